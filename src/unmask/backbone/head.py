@@ -1,0 +1,56 @@
+"""The language-model head: from states to logits, only at the positions asked for."""
+
+import torch
+from torch import nn
+
+from unmask.backbone.structure import family, text_config, token_states
+from unmask.errors import ConversionError
+
+
+class LanguageModelHead(nn.Module):
+    """The frozen output projection of a causal language model, with the scaling its family applies.
+
+    Attributes:
+        projection: the output embedding, shared with the model it was taken from.
+        scale: factor on the logits (Cohere multiplies, Granite divides).
+        softcap: logits become softcap * tanh(logits / softcap) (Gemma 2), or None.
+    """
+
+    def __init__(self, causal_lm: nn.Module) -> None:
+        super().__init__()
+        projection = causal_lm.get_output_embeddings()  # type: ignore[operator]
+        if not isinstance(projection, nn.Module):
+            raise ConversionError(f"{family(causal_lm)} has no language-model head; MNTP needs one.")
+        config = text_config(causal_lm)
+        self.projection = projection
+        self.scale = float(getattr(config, "logit_scale", None) or 1.0)
+        self.scale /= float(getattr(config, "logits_scaling", None) or 1.0)
+        self.softcap = getattr(config, "final_logit_softcapping", None)
+        for parameter in self.projection.parameters():
+            parameter.requires_grad_(False)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """Logits in float32, [positions, vocabulary], of states [positions, width]."""
+        logits = self.projection(states.to(self.projection.weight.dtype)).float() * self.scale
+        return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
+
+    @torch.no_grad()
+    def check(self, causal_lm: nn.Module) -> None:
+        """Compare with the model's own logits on a few tokens, so that an unknown scaling cannot pass unseen.
+
+        Raises:
+            ConversionError: the logits differ.
+        """
+        device = next(causal_lm.parameters()).device
+        vocabulary = text_config(causal_lm).vocab_size
+        ids = torch.arange(vocabulary // 2, vocabulary // 2 + 4, device=device)[None]
+        was_training = causal_lm.training
+        causal_lm.eval()
+        expected = causal_lm(input_ids=ids).logits[0].float()
+        found = self(token_states(causal_lm, ids)[0])
+        causal_lm.train(was_training)
+        if not torch.allclose(found, expected, rtol=1e-2, atol=1e-2 * float(expected.abs().max())):
+            raise ConversionError(
+                f"{family(causal_lm)} computes its logits in a way this package does not know "
+                f"(largest difference {float((found - expected).abs().max()):.3g}), so MNTP would train on wrong ones."
+            )

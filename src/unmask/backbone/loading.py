@@ -1,0 +1,126 @@
+"""Opening models and tokenizers: a hub id, a folder, or `pocket`, the decoder that comes with the package."""
+
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from unmask.errors import ArtifactError
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+_WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json")
+_MODELS = ("AutoModel", "AutoModelForCausalLM")
+
+
+def resolve_model(name: str) -> str:
+    """A local folder as it is, `pocket` as the bundled decoder, anything else as a hub id.
+
+    Raises:
+        ArtifactError: a path that is not there, or a folder that holds no model, or one without tokenizer.
+    """
+    folder = Path(name)
+    if name == "pocket" and not folder.exists():
+        with as_file(files("unmask") / "demo" / "pocket") as bundled:
+            return str(bundled)
+    if folder.is_file():
+        raise ArtifactError(f"{name} is a file; give the folder that holds config.json, weights and tokenizer.")
+    if folder.is_dir():
+        _check_folder(folder)
+        return str(folder)
+    looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or not name.strip()
+    if looks_like_path:
+        raise ArtifactError(f"No folder {name!r}. Give a model folder, a hub id, or `pocket`.")
+    return name
+
+
+def _check_folder(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise ArtifactError(f"{folder} holds no config.json, so it is not a model folder.")
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        raise ArtifactError(
+            f"{folder} holds a model but no tokenizer (looked for {', '.join(_TOKENIZER_FILES)}). "
+            "Save the tokenizer beside it with tokenizer.save_pretrained."
+        )
+    if not any(any(folder.glob(pattern)) for pattern in _WEIGHT_FILES):
+        raise ArtifactError(f"{folder} holds no .safetensors weights. Pickled weights are not read; convert them.")
+
+
+def load_tokenizer(name: str) -> Any:
+    """The fast tokenizer of a model; where it has no pad token, EOS stands in (padding is masked everywhere).
+
+    Raises:
+        ArtifactError: there is none, or it cannot be read.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(resolve_model(name))
+    except (OSError, ValueError, KeyError) as error:
+        raise ArtifactError(f"{name}: no usable tokenizer ({_first_line(error)})") from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.bos_token or tokenizer.unk_token
+    return tokenizer
+
+
+def load_model(
+    name: str,
+    *,
+    head: bool,
+    dtype: Dtype = "auto",
+    attention_implementation: str | None = None,
+    device: str | torch.device = "cpu",
+) -> Any:
+    """A transformers model in evaluation mode, with or without its language-model head.
+
+    Raises:
+        ArtifactError: missing, unreadable, or (with `head`) not a causal language model.
+    """
+    import transformers
+
+    source = resolve_model(name)
+    loader = getattr(transformers, _MODELS[head])
+    extra = {"attn_implementation": attention_implementation} if attention_implementation else {}
+    try:
+        model = loader.from_pretrained(source, dtype=dtype, use_safetensors=True, **extra)
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        raise ArtifactError(f"{name}: cannot be loaded ({_first_line(error)})") from error
+    return model.to(device).eval()
+
+
+def empty_model(name: str, *, head: bool) -> Any:
+    """The model's shape without its weights (on the meta device), from its config alone.
+
+    Raises:
+        ArtifactError: there is no readable config.
+    """
+    import transformers
+
+    try:
+        config = transformers.AutoConfig.from_pretrained(resolve_model(name))
+        with torch.device("meta"):
+            return getattr(transformers, _MODELS[head]).from_config(config)
+    except (OSError, ValueError, KeyError) as error:
+        raise ArtifactError(f"{name}: no usable config ({_first_line(error)})") from error
+
+
+def default_device() -> torch.device:
+    """CUDA, Apple's GPU or the CPU, whichever is there first."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def max_positions(model: Any, tokenizer: Any) -> int:
+    """The longest text, in tokens, that both the model's positions and its tokenizer allow; 512 if neither says."""
+    from unmask.backbone.structure import text_config
+
+    limits = [getattr(text_config(model), "max_position_embeddings", None), tokenizer.model_max_length]
+    known = [int(limit) for limit in limits if limit and limit < 10**8]
+    return min(known, default=512)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__

@@ -1,0 +1,72 @@
+"""Finding one's way in a transformers decoder: its text config, its body, its layers, its head."""
+
+import inspect
+from typing import Any
+
+import torch
+from torch import nn
+
+from unmask.errors import ConversionError
+
+
+def text_config(model: nn.Module) -> Any:
+    """The config that the text layers read (nested in multimodal models)."""
+    config: Any = model.config
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+
+def family(model: nn.Module) -> str:
+    """The model type that transformers knows the architecture by, for example `llama`."""
+    return str(getattr(text_config(model), "model_type", type(model).__name__))
+
+
+def body(model: nn.Module) -> nn.Module:
+    """The model without its language-model head."""
+    inner = getattr(model, "base_model", None)
+    return inner if isinstance(inner, nn.Module) else model
+
+
+def decoder_layers(model: nn.Module) -> list[nn.Module]:
+    """The stack of layers, first to last.
+
+    Raises:
+        ConversionError: no module list has as many entries as the config has layers.
+    """
+    count = getattr(text_config(model), "num_hidden_layers", None)
+    stacks = [m for m in body(model).modules() if isinstance(m, nn.ModuleList) and len(m) == count]
+    if not stacks:
+        raise ConversionError(
+            f"{family(model)}: found no stack of {count} layers in {type(model).__name__}; "
+            "is this a decoder-only language model?"
+        )
+    return list(max(stacks, key=lambda stack: sum(p.numel() for p in stack.parameters())))
+
+
+def token_states(
+    model: nn.Module,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor | None = None,
+    position_ids: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Last hidden states after the final norm, [rows, tokens, width]. The one forward path of the package.
+
+    Args:
+        model: with or without a language-model head; the head is not run.
+        input_ids: [rows, tokens].
+        attention_mask: [rows, tokens], or a prepared [rows, 1, tokens, tokens] mask.
+        position_ids: [rows, tokens]; left out for the families that take none (ALiBi).
+    """
+    decoder = body(model)
+    extra: dict[str, Any] = {}
+    accepted = inspect.signature(decoder.forward).parameters
+    if position_ids is not None and "position_ids" in accepted:
+        extra["position_ids"] = position_ids
+    if "use_cache" in accepted:
+        extra["use_cache"] = False
+    states: torch.Tensor = decoder(input_ids=input_ids, attention_mask=attention_mask, **extra)[0]
+    return states
+
+
+def first_tensor(output: Any) -> torch.Tensor:
+    """The hidden states in what a layer returned (some return a tuple)."""
+    return output if isinstance(output, torch.Tensor) else output[0]

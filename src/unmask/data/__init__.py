@@ -1,0 +1,1 @@
+"""Files to records, documents to blocks, labelled words: readers whose errors name file and line."""

@@ -1,0 +1,149 @@
+"""Documents to packed blocks for MNTP: full rows of tokens in which documents do not see each other.
+
+Each piece of a document looks like a text the encoder will read later: the tokenizer's special tokens around it,
+positions from 0. A long document is cut into pieces; a short rest of a block is left to padding.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from unmask.errors import DataError
+from unmask.text.spans import special_affixes
+
+_SHORTEST = 16  # tokens of text; a shorter piece teaches little
+_TOKENIZED_AT_ONCE = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One row: token ids and the piece each belongs to (1, 2, ...), int64 [tokens]; `special` marks added tokens."""
+
+    ids: NDArray[np.int64]
+    pieces: NDArray[np.int64]
+    special: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class BlockBatch:
+    """Blocks as tensors, [rows, tokens].
+
+    Attributes:
+        input_ids: token ids; padding holds the pad id.
+        pieces: 0 on padding, else the number of the piece within its row.
+        position_ids: from 0 in every piece.
+        maskable: True where a token may be masked and predicted: text, and not the first token of its piece.
+    """
+
+    input_ids: torch.Tensor
+    pieces: torch.Tensor
+    position_ids: torch.Tensor
+    maskable: torch.Tensor
+
+    def to(self, device: torch.device | str) -> "BlockBatch":
+        """The same batch on another device."""
+        return BlockBatch(*(getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)))
+
+    @property
+    def num_tokens(self) -> int:
+        """Real tokens, padding not counted."""
+        return int((self.pieces > 0).sum())
+
+
+def pack(
+    texts: Iterable[str], tokenizer: Any, *, block_size: int, one_piece_a_block: bool = False
+) -> Iterator[Block]:
+    """Pack texts into blocks of at most `block_size` tokens.
+
+    Args:
+        texts: documents.
+        tokenizer: a fast tokenizer.
+        block_size: tokens a row, special tokens included.
+        one_piece_a_block: never put two pieces into a row, for models that cannot keep them apart.
+
+    Raises:
+        DataError: `block_size` leaves no room for text.
+    """
+    before, after = special_affixes(tokenizer)
+    frame = len(before) + len(after)
+    if block_size - frame < _SHORTEST:
+        raise DataError(f"block_size={block_size} is too short; use at least {frame + _SHORTEST}.")
+    pieces: list[list[int]] = []
+    used = 0
+    for ids in _token_lists(texts, tokenizer):
+        start = 0
+        while start < len(ids):
+            room = block_size - used - frame
+            if pieces and (room < _SHORTEST or one_piece_a_block):
+                yield _block(pieces, len(before), len(after))
+                pieces, used = [], 0
+                continue
+            piece = ids[start : start + room]
+            start += len(piece)
+            if len(piece) >= _SHORTEST or start == len(piece):  # a short tail is dropped, a short text is not
+                pieces.append([*before, *piece, *after])
+                used += len(pieces[-1])
+    if pieces:
+        yield _block(pieces, len(before), len(after))
+
+
+def collect(blocks: Iterator[Block], count: int | None) -> list[Block]:
+    """The first `count` blocks, or all."""
+    found: list[Block] = []
+    for block in blocks:
+        found.append(block)
+        if count is not None and len(found) >= count:
+            break
+    return found
+
+
+def stack(blocks: Sequence[Block], *, pad_id: int, never_mask: int) -> BlockBatch:
+    """Stack blocks into a batch; tokens that already are the mask token (`never_mask`) are not predicted."""
+    width = max(len(block.ids) for block in blocks)
+    shape = (len(blocks), width)
+    input_ids = np.full(shape, pad_id, dtype=np.int64)
+    pieces = np.zeros(shape, dtype=np.int64)
+    positions = np.zeros(shape, dtype=np.int64)
+    maskable = np.zeros(shape, dtype=bool)
+    for row, block in enumerate(blocks):
+        n = len(block.ids)
+        input_ids[row, :n] = block.ids
+        pieces[row, :n] = block.pieces
+        first = np.flatnonzero(np.diff(block.pieces, prepend=0))
+        positions[row, :n] = np.arange(n) - np.repeat(first, np.diff([*first, n]))
+        maskable[row, :n] = ~block.special & (block.ids != never_mask) & (positions[row, :n] > 0)
+    return BlockBatch(*(torch.from_numpy(a) for a in (input_ids, pieces, positions, maskable)))
+
+
+def _token_lists(texts: Iterable[str], tokenizer: Any) -> Iterator[list[int]]:
+    """Token ids of each text, without special tokens; tokenized a few hundred texts at a time."""
+    pending: list[str] = []
+    for text in texts:
+        pending.append(text)
+        if len(pending) == _TOKENIZED_AT_ONCE:
+            yield from _encode(pending, tokenizer)
+            pending = []
+    if pending:
+        yield from _encode(pending, tokenizer)
+
+
+def _encode(texts: list[str], tokenizer: Any) -> list[list[int]]:
+    encoding = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
+    ids: list[list[int]] = encoding["input_ids"]
+    return ids
+
+
+def _block(pieces: list[list[int]], num_before: int, num_after: int) -> Block:
+    ids = np.concatenate([np.asarray(piece, dtype=np.int64) for piece in pieces])
+    numbers = np.repeat(np.arange(1, len(pieces) + 1), [len(piece) for piece in pieces])
+    special = np.concatenate(
+        [
+            np.r_[np.ones(num_before), np.zeros(len(piece) - num_before - num_after), np.ones(num_after)]
+            for piece in pieces
+        ]
+    ).astype(bool)
+    return Block(ids, numbers, special)

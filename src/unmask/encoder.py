@@ -1,0 +1,334 @@
+"""TextEncoder: text -> vector, tokens, words. One forward path: what is trained is what is evaluated and exported."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from tqdm import tqdm
+
+from unmask.artifact import EncoderSettings, read_settings, write_encoder
+from unmask.backbone.attention import AttentionMode, attention_mode, set_attention_mode
+from unmask.backbone.loading import (
+    Dtype,
+    default_device,
+    load_model,
+    load_tokenizer,
+    max_positions,
+    resolve_model,
+)
+from unmask.backbone.structure import text_config, token_states
+from unmask.backbone.verify import first_sees_last
+from unmask.errors import ArtifactError, ConversionError, DataError, EncodingError
+from unmask.pooling import Pooling, pool
+from unmask.text.batching import PaddedBatch, PaddingSide, pad, token_budget
+from unmask.text.prompts import ChatWrapper, Rendered, render
+from unmask.text.spans import TokenizedText, check_tokenizer, tokenize
+from unmask.text.words import append_eos, word_tokens
+
+Floats = NDArray[np.float32]
+WordPosition = Literal["same", "previous"]
+_WINDOW = 4096  # texts tokenized and sorted at a time, so that memory does not grow with the input
+
+
+@dataclass(frozen=True, slots=True)
+class TokenVectors:
+    """The states of one text's own tokens: vectors float32 [tokens, width], offsets int64 [tokens, 2] (characters)."""
+
+    vectors: Floats
+    offsets: NDArray[np.int64]
+
+
+class EncoderModule(nn.Module):
+    """Backbone and pooling as one module: padded batch in, vectors [rows, width] float32 out."""
+
+    def __init__(self, model: nn.Module, pooling: Pooling) -> None:
+        super().__init__()
+        self.model = model
+        self.pooling = pooling
+
+    def forward(self, batch: PaddedBatch) -> torch.Tensor:
+        """Vectors of a batch, with gradients if the context asks for them."""
+        states = token_states(self.model, batch.input_ids, batch.attention_mask, batch.position_ids)
+        return pool(states, batch.attention_mask, batch.pooled, self.pooling)
+
+
+class TextEncoder:
+    """A decoder (or encoder) model, its tokenizer and the settings that turn text into vectors.
+
+    Attributes:
+        model: the transformers model without head, in evaluation mode.
+        tokenizer: its fast tokenizer.
+        settings: pooling, length, prompts; see `EncoderSettings`.
+        padding_side: where batches are padded; vectors do not depend on it.
+        lineage: where the weights came from, as saved.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, settings: EncoderSettings | None = None) -> None:
+        check_tokenizer(tokenizer)
+        self.model = model
+        self.tokenizer = tokenizer
+        self.settings = settings or EncoderSettings(max_length=max_positions(model, tokenizer))
+        self.padding_side: PaddingSide = "right"
+        self.lineage: dict[str, Any] = {}
+        self.module = EncoderModule(model, self.settings.pooling)
+        self._chat = ChatWrapper.from_tokenizer(tokenizer) if self.settings.chat_template else None
+        if self.settings.pooling == "eos":
+            append_eos(tokenizer)
+
+    @classmethod
+    def load(
+        cls,
+        name: str | Path,
+        *,
+        attention: AttentionMode | None = None,
+        pooling: Pooling | None = None,
+        max_length: int | None = None,
+        chat_template: bool | None = None,
+        include_special_tokens: bool | None = None,
+        dtype: Dtype = "auto",
+        device: str | torch.device | None = None,
+        attention_implementation: str | None = None,
+    ) -> "TextEncoder":
+        """Open an encoder folder, any sentence-transformers folder of a plain model, or a bare transformers model.
+
+        Args:
+            name: folder, hub id, or `pocket`.
+            attention: make a decoder causal or bidirectional; by default what its config says.
+            pooling: overrides what was saved; a bare model is mean-pooled.
+            max_length: overrides what was saved.
+            chat_template: overrides what was saved.
+            include_special_tokens: overrides what was saved.
+            dtype: of the weights; by default as saved.
+            device: by default the GPU if there is one.
+            attention_implementation: for example eager or sdpa.
+
+        Raises:
+            ArtifactError: the folder is missing, broken, or holds modules this package cannot run.
+            ConversionError: bidirectional by its config or by request, but its layers do not see the future.
+        """
+        source = resolve_model(str(name))
+        tokenizer = load_tokenizer(source)
+        model = load_model(
+            source,
+            head=False,
+            dtype=dtype,
+            attention_implementation=attention_implementation,
+            device=device or default_device(),
+        )
+        _apply_attention(model, attention)
+        saved = read_settings(Path(source)) if Path(source).is_dir() else None
+        settings = saved or EncoderSettings(max_length=max_positions(model, tokenizer))
+        asked = {
+            "pooling": pooling,
+            "max_length": max_length,
+            "chat_template": chat_template,
+            "include_special_tokens": include_special_tokens,
+        }
+        return cls(model, tokenizer, replace(settings, **{k: v for k, v in asked.items() if v is not None}))
+
+    @property
+    def dimension(self) -> int:
+        """Width of the vectors."""
+        return int(text_config(self.model).hidden_size)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device
+
+    def tokenize(self, texts: Sequence[str], prompt: str = "") -> list[TokenizedText]:
+        """Texts as the model reads them, with their spans; the same for training and for encoding."""
+        for index, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise DataError(f"Text {index} is a {type(text).__name__}, not a string.")
+        return self._tokenize(render(texts, prompt, self._chat))
+
+    def _tokenize(self, rendered: Sequence[Rendered]) -> list[TokenizedText]:
+        return tokenize(
+            self.tokenizer,
+            rendered,
+            max_length=self.settings.max_length,
+            include_special_tokens=self.settings.include_special_tokens,
+            include_prompt=self.settings.include_prompt,
+        )
+
+    @overload
+    def encode(self, texts: str, **options: Any) -> Floats: ...
+    @overload
+    def encode(self, texts: Sequence[str], **options: Any) -> Floats: ...
+    def encode(
+        self,
+        texts: str | Sequence[str],
+        *,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        normalize: bool | None = None,
+        batch_tokens: int = 8192,
+        progress: bool = False,
+    ) -> Floats:
+        """Encode texts into vectors, in the order given.
+
+        Args:
+            texts: a list, or one string.
+            prompt: instruction put in front of every text; not pooled.
+            prompt_name: one of the saved prompts instead.
+            normalize: scale vectors to length 1; by default as saved.
+            batch_tokens: most tokens in a batch, padding included.
+            progress: show a progress bar.
+
+        Returns:
+            float32 [texts, width], or [width] for one string.
+
+        Raises:
+            DataError: something that is not a string, or an unknown prompt name.
+            EncodingError: a vector that is not finite, with the numbers of the texts.
+        """
+        if isinstance(texts, str):
+            options = {"prompt": prompt, "prompt_name": prompt_name, "normalize": normalize}
+            vector: Floats = self.encode([texts], **options)[0]
+            return vector
+        text_prompt = self._prompt(prompt, prompt_name)
+        vectors = np.empty((len(texts), self.dimension), dtype=np.float32)
+        with tqdm(total=len(texts), unit="text", disable=not progress, desc="encoding") as bar:
+            for start in range(0, len(texts), _WINDOW):
+                tokenized = self.tokenize(texts[start : start + _WINDOW], text_prompt)
+                for rows, batch in self._batches(tokenized, batch_tokens):
+                    with torch.inference_mode():
+                        vectors[start + np.asarray(rows)] = self.module(batch).cpu().numpy()
+                    bar.update(len(rows))
+        _check_finite(vectors)
+        if self.settings.normalize if normalize is None else normalize:
+            vectors /= np.linalg.norm(vectors, axis=1, keepdims=True).clip(min=1e-12)
+        return vectors
+
+    def encode_tokens(self, texts: Sequence[str], *, batch_tokens: int = 8192) -> list[TokenVectors]:
+        """The states of each text's own tokens (no prompt, template or special tokens), with their offsets."""
+        tokenized = self.tokenize(texts)
+        found: list[TokenVectors | None] = [None] * len(texts)
+        for rows, batch in self._batches(tokenized, batch_tokens):
+            states = self._states(batch)
+            for position, row in enumerate(rows):
+                text = tokenized[row]
+                own = states[position, batch.attention_mask[position].bool()][torch.from_numpy(text.in_text)]
+                found[row] = TokenVectors(own.cpu().numpy(), text.offsets[text.in_text])
+        return [vectors for vectors in found if vectors is not None]
+
+    def encode_words(
+        self,
+        texts: Sequence[Sequence[str]],
+        *,
+        position: WordPosition = "same",
+        batch_tokens: int = 8192,
+    ) -> list[Floats]:
+        """One vector a word: the mean of its tokens' states.
+
+        Args:
+            texts: each a list of words; the model reads them joined by single spaces.
+            position: `same` takes a token's own state; `previous` the state one token before, where a model
+                trained by MNTP predicts it (section 3.1 of the paper).
+            batch_tokens: most tokens in a batch.
+
+        Returns:
+            For each text float32 [words, width].
+
+        Raises:
+            DataError: a text that is longer than `max_length` tokens, or not a list of words.
+        """
+        joined = [" ".join(_checked_words(words, index)) for index, words in enumerate(texts)]
+        tokenized = self._tokenize(render(joined, "", self._chat))
+        found: list[Floats] = [np.empty((0, self.dimension), dtype=np.float32)] * len(texts)
+        for rows, batch in self._batches(tokenized, batch_tokens):
+            states = self._states(batch)
+            for index, row in enumerate(rows):
+                tokens, words = word_tokens(tokenized[row], texts[row], row, self.settings.max_length)
+                if position == "previous":
+                    tokens = np.maximum(tokens - 1, 0)
+                own = states[index, batch.attention_mask[index].bool()][torch.from_numpy(tokens)]
+                sums = torch.zeros(len(texts[row]), self.dimension)
+                sums.index_add_(0, torch.from_numpy(words), own.cpu())
+                counts = np.bincount(words, minlength=len(texts[row]))[:, None]
+                found[row] = (sums.numpy() / np.maximum(counts, 1)).astype(np.float32)
+        for index, vectors in enumerate(found):
+            _check_finite(vectors, f"words of text {index}, rows")
+        return found
+
+    def save(self, folder: str | Path) -> None:
+        """Write an encoder folder that sentence-transformers opens without this package.
+
+        Raises:
+            ArtifactError: the folder exists already and is not empty.
+        """
+        write_encoder(Path(folder), self.model, self.tokenizer, self.settings, self.lineage)
+
+    def _states(self, batch: PaddedBatch) -> torch.Tensor:
+        with torch.inference_mode():
+            return token_states(
+                self.model, batch.input_ids, batch.attention_mask, batch.position_ids
+            ).float()
+
+    def _batches(
+        self, tokenized: Sequence[TokenizedText], batch_tokens: int
+    ) -> Iterator[tuple[list[int], PaddedBatch]]:
+        """Token-budget batches on the model's device, with the numbers of their rows."""
+        self.model.eval()
+        for rows in token_budget([len(text) for text in tokenized], batch_tokens):
+            yield rows, self.pad([tokenized[row] for row in rows])
+
+    def pad(self, texts: Sequence[TokenizedText]) -> PaddedBatch:
+        """Stack tokenized texts into one batch on the model's device."""
+        pad_id = self.tokenizer.pad_token_id
+        batch = pad(texts, pad_id=0 if pad_id is None else pad_id, padding_side=self.padding_side)
+        return batch.to(self.device)
+
+    def _prompt(self, prompt: str | None, prompt_name: str | None) -> str:
+        if prompt is not None:
+            return prompt
+        name = prompt_name or self.settings.default_prompt_name
+        if name is None:
+            return ""
+        if name not in self.settings.prompts:
+            known = ", ".join(sorted(self.settings.prompts)) or "none"
+            raise DataError(f"This encoder has no prompt named {name!r}; saved prompts: {known}.")
+        return self.settings.prompts[name]
+
+
+def _apply_attention(model: Any, wanted: AttentionMode | None) -> None:
+    """Set the switches as asked for, or as the config says, and look once whether the model obeys."""
+    says = attention_mode(model)
+    if wanted is None and says == "causal":
+        return  # a causal decoder as it comes, or an encoder that knows no such switch
+    mode = wanted or says
+    try:
+        set_attention_mode(model, mode)
+    except ConversionError as error:
+        raise ArtifactError(str(error)) from error
+    if first_sees_last(model) != (mode == "bidirectional"):
+        raise ConversionError(
+            f"{text_config(model).model_type} was to be {mode}, but its first token "
+            f"{'does not see' if mode == 'bidirectional' else 'sees'} its last. `unmask verify` shows the layers."
+        )
+
+
+def _check_finite(vectors: Floats, what: str = "texts") -> None:
+    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if len(bad):
+        shown = ", ".join(map(str, bad[:5])) + (" ..." if len(bad) > 5 else "")
+        raise EncodingError(
+            f"{len(bad)} of {len(vectors)} vectors are not finite ({what} {shown}). "
+            "Try dtype float32 or another attention implementation."
+        )
+
+
+def _checked_words(words: Iterable[str], index: int) -> list[str]:
+    if isinstance(words, str):
+        raise DataError(f"Text {index} is a string; encode_words takes lists of words.")
+    listed = list(words)
+    for word in listed:
+        if not isinstance(word, str) or not word.strip():
+            raise DataError(f"Text {index} has an empty or non-string word: {word!r}.")
+    return listed

@@ -1,0 +1,47 @@
+"""Masked-token loss and accuracy on held-out text, by the model's own frozen head, on fixed masks."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from unmask.backbone.head import LanguageModelHead
+from unmask.backbone.packing import PackedStates
+from unmask.data.blocks import collect, pack, stack
+from unmask.encoder import TextEncoder
+from unmask.objectives.masking import build_masking
+from unmask.objectives.mntp import MaskedNextToken
+
+
+def evaluate_masked(
+    encoder: TextEncoder,
+    causal_lm: Any,
+    texts: Sequence[str],
+    *,
+    block_size: int,
+    num_blocks: int,
+    mask_token: str = "_",
+    mask_rate: float = 0.2,
+) -> dict[str, float]:
+    """BERT-style masking at `mask_rate`; the state one position before a masked token predicts it.
+
+    Args:
+        encoder: causal or bidirectional; a causal one predicts from the words before only.
+        causal_lm: the base model, for its head.
+        texts: held-out documents, in the order given.
+        block_size: tokens a block; one piece of a document each, so that causal models are treated alike.
+        num_blocks: how many blocks.
+        mask_token: as in training.
+        mask_rate: share of tokens masked.
+
+    Returns:
+        masked_loss (nats), masked_accuracy (0 to 1), masked_tokens.
+    """
+    tokenizer = encoder.tokenizer
+    masking = build_masking(tokenizer, token=mask_token, rate=mask_rate, style="bert")
+    blocks = collect(pack(texts, tokenizer, block_size=block_size, one_piece_a_block=True), num_blocks)
+    head = LanguageModelHead(causal_lm).to(encoder.device)
+    encoder.model.eval()
+    batches = [
+        stack(blocks[i : i + 16], pad_id=tokenizer.pad_token_id, never_mask=masking.mask_id).to(encoder.device)
+        for i in range(0, len(blocks), 16)
+    ]
+    return MaskedNextToken(head, masking).evaluate(PackedStates(encoder.model), batches)

@@ -1,0 +1,294 @@
+"""The recipe: one YAML a run, typed; unknown keys are refused with the nearest name, all mistakes at once."""
+
+import difflib
+import os
+import re
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from unmask.artifact import EncoderSettings
+from unmask.backbone.attention import AttentionMode
+from unmask.backbone.loading import Dtype
+from unmask.data.records import FORMATS
+from unmask.errors import RecipeError
+from unmask.pooling import Pooling
+from unmask.training.config import AnyStage, MntpSettings, Settings, StageSettings
+
+_VARIABLE = re.compile(r"\$\{?(\w+)\}?")
+
+
+class ModelSettings(Settings):
+    """The decoder and how its encoder will read texts."""
+
+    name: str = Field(description="hub id, folder, or `pocket`")
+    dtype: Dtype = Field("auto", description="of the weights, in memory and saved; auto is the model's own")
+    attention: AttentionMode = "bidirectional"
+    attention_implementation: str | None = None
+    pooling: Pooling = "mean"
+    max_length: int = Field(512, ge=1)
+    prompts: dict[str, str] = Field(default_factory=dict)
+    chat_template: bool = False
+    include_special_tokens: bool = False
+
+    def encoder_settings(self) -> EncoderSettings:
+        """What is saved with the encoder."""
+        names = ("pooling", "max_length", "prompts", "chat_template", "include_special_tokens")
+        return EncoderSettings(**{name: getattr(self, name) for name in names})
+
+
+class SourceSettings(Settings):
+    """Texts from files; a $VARIABLE in a path is taken from the environment."""
+
+    files: list[str] = Field(min_length=1)
+    field: str = "text"
+    limit: int | None = Field(None, ge=1, description="first so many texts only")
+
+
+class MaskedTask(Settings):
+    """Masked-token accuracy on held-out text, at every rung."""
+
+    data: str
+    block_size: int = Field(256, ge=24)
+    blocks: int = Field(128, ge=1)
+    mask_token: str = "_"
+
+
+class StsTask(Settings):
+    """Sentence pairs with scores."""
+
+    file: str
+    columns: tuple[str, str, str] | None = Field(None, strict=False)
+
+
+class WordsTask(Settings):
+    """Labelled words for a linear probe."""
+
+    train: str
+    test: str
+    word_column: int | None = None
+    label_column: int | None = None
+    limit: int | None = Field(None, ge=1, description="train the probe on the first so many sentences")
+    positions: list[Literal["same", "previous"]] = Field(default_factory=lambda: ["same"], min_length=1)
+
+
+class EvaluationSettings(Settings):
+    """Tasks by name; each is run at every rung."""
+
+    masked: MaskedTask | None = None
+    sts: dict[str, StsTask] = Field(default_factory=dict)
+    words: dict[str, WordsTask] = Field(default_factory=dict)
+
+
+class Recipe(Settings):
+    """A run: model, data, stages, evaluation."""
+
+    name: str = Field(pattern=r"^[\w.-]+$")
+    description: str = ""
+    seed: int = Field(0, ge=0)
+    precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="of the arithmetic while training")
+    model: ModelSettings
+    data: dict[str, SourceSettings]
+    stages: list[AnyStage]
+    evaluation: EvaluationSettings = EvaluationSettings()
+
+    @model_validator(mode="after")
+    def _references(self) -> "Recipe":
+        wanted = {f"stages.{i}.data": stage.data for i, stage in enumerate(self.stages)}
+        wanted |= {
+            f"stages.{i}.held_out": stage.held_out
+            for i, stage in enumerate(self.stages)
+            if isinstance(stage, MntpSettings) and stage.held_out
+        }
+        if self.evaluation.masked:
+            wanted["evaluation.masked.data"] = self.evaluation.masked.data
+        unknown = [
+            f"{place}: no data source {name!r}{_nearest(name, self.data)}"
+            for place, name in wanted.items()
+            if name not in self.data
+        ]
+        names = [stage_name(stage) for stage in self.stages]
+        unknown += [f"stages: two are named {n!r}; give them names" for n in {*names} if names.count(n) > 1]
+        if unknown:
+            raise ValueError("\n".join(unknown))
+        return self
+
+
+def stage_name(stage: StageSettings) -> str:
+    """The name of a stage's folder."""
+    return stage.name or str(getattr(stage, "objective", "stage"))
+
+
+def shipped() -> list[str]:
+    """Names of the recipes that come with the package."""
+    return sorted(p.name.removesuffix(".yaml") for p in (files("unmask") / "recipes").iterdir())
+
+
+def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe from a file, a shipped name or a mapping, and apply `key.path=value` overrides.
+
+    Raises:
+        RecipeError: every mistake, one a line.
+    """
+    where, raw = (("recipe", dict(source)) if isinstance(source, Mapping) else _read(str(source)))
+    for override in overrides:
+        _override(raw, override)
+    try:
+        return Recipe.model_validate(raw)
+    except ValidationError as error:
+        mistakes = [line for item in error.errors() for line in _explain(dict(item))]
+        heading = f"{where}: {len(mistakes)} mistake{'s' if len(mistakes) > 1 else ''}"
+        raise RecipeError("\n  ".join([heading, *mistakes])) from None
+
+
+def check_files(recipe: Recipe) -> None:
+    """Refuse a recipe whose files are missing, before anything heavy happens.
+
+    Raises:
+        RecipeError: every missing file and unset variable, one a line.
+    """
+    named = [(f"data.{name}", path) for name, source in recipe.data.items() for path in source.files]
+    named += [(f"evaluation.sts.{name}", task.file) for name, task in recipe.evaluation.sts.items()]
+    for name, task in recipe.evaluation.words.items():
+        named += [(f"evaluation.words.{name}", task.train), (f"evaluation.words.{name}", task.test)]
+    mistakes = []
+    for place, path in named:
+        try:
+            found = resolve_path(path)
+        except RecipeError as error:
+            mistakes.append(f"{place}: {error}")
+            continue
+        if not found.is_file():
+            mistakes.append(f"{place}: no file {str(found)!r}")
+        elif place.startswith("data.") and found.suffix not in FORMATS:
+            mistakes.append(f"{place}: {found.name} is not one of {', '.join(FORMATS)}")
+    if mistakes:
+        raise RecipeError("\n  ".join([f"recipe {recipe.name}: files", *dict.fromkeys(mistakes)]))
+
+
+def resolve_path(path: str) -> Path:
+    """A path of a recipe with its $VARIABLES filled in.
+
+    Raises:
+        RecipeError: a variable that is not set.
+    """
+    for variable in _VARIABLE.findall(path):
+        if variable not in os.environ:
+            raise RecipeError(f"{path!r} needs the environment variable {variable}, which is not set")
+    return Path(os.path.expandvars(path)).expanduser()
+
+
+def _read(source: str) -> tuple[str, dict[str, Any]]:
+    path = Path(source)
+    if path.is_file():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise RecipeError(f"{path} is a binary file; a recipe is YAML text.") from None
+        where = str(path)
+    else:
+        name = path.name.removesuffix(".yaml")
+        if name not in shipped():
+            raise RecipeError(f"No recipe file {source!r}, and no shipped recipe of that name{_nearest(name, shipped())}.")
+        where, text = name, (files("unmask") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
+    try:
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{where} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise RecipeError(f"{where} holds {'nothing' if raw is None else type(raw).__name__}; expected keys and values.")
+    return where, raw
+
+
+def _override(raw: dict[str, Any], override: str) -> None:
+    """Apply `stages.mntp.steps=10` (a stage by number, name or objective) to the raw recipe.
+
+    Raises:
+        RecipeError: not of that form, or a path that leads nowhere.
+    """
+    path, equals, value = override.partition("=")
+    if not equals or not path:
+        raise RecipeError(f"--set {override!r}: expected key.path=value, for example stages.mntp.steps=100.")
+    at: Any = raw
+    *parents, last = path.split(".")
+    for key in parents:
+        at = _enter(at, key, override)
+    parsed = yaml.safe_load(value)
+    if isinstance(at, list):
+        at[_index(at, last, override)] = parsed
+    else:
+        at[last] = parsed
+
+
+def _enter(at: Any, key: str, override: str) -> Any:
+    if isinstance(at, list):
+        return at[_index(at, key, override)]
+    if at.get(key) is None:
+        at[key] = {}
+    if not isinstance(at[key], dict | list):
+        raise RecipeError(f"--set {override!r}: {key!r} holds a value, not keys.")
+    return at[key]
+
+
+def _index(entries: list[Any], key: str, override: str) -> int:
+    names = [str(e.get("name") or e.get("objective")) if isinstance(e, dict) else "" for e in entries]
+    if key.isdigit() and int(key) < len(entries):
+        return int(key)
+    if key in names:
+        return names.index(key)
+    raise RecipeError(f"--set {override!r}: no entry {key!r}; there are {', '.join(names)}.")
+
+
+def _explain(item: dict[str, Any]) -> list[str]:
+    """One pydantic error as a line a person can act on."""
+    location = [part for part in item["loc"] if part not in ("mntp", "simcse")]
+    place = ".".join(map(str, location)) or "recipe"
+    if item["type"] == "extra_forbidden":
+        known = _known_keys(Recipe, list(item["loc"])[:-1])
+        return [f"{place}: unknown key{_nearest(str(location[-1]), known)}"]
+    if item["type"] == "value_error":
+        prefix = f"{place}: " if location else ""
+        return [prefix + line for line in str(item["ctx"]["error"]).splitlines()]
+    if item["type"] == "missing":
+        return [f"{place}: missing"]
+    message = str(item["msg"])
+    return [f"{place}: {message[0].lower()}{message[1:]}, found {item['input']!r}"]
+
+
+def _known_keys(model: Any, location: list[Any]) -> list[str]:
+    """The keys that the settings class at a location knows."""
+    for part in location:
+        if part in ("mntp", "simcse"):
+            model = MntpSettings if part == "mntp" else _stage_class(part)
+            continue
+        if isinstance(model, type) and issubclass(model, BaseModel) and part in model.model_fields:
+            model = _inner_class(model.model_fields[part].annotation) or model
+    return list(model.model_fields)
+
+
+def _stage_class(objective: str) -> type[BaseModel]:
+    from typing import get_args
+
+    union = get_args(get_args(AnyStage)[0] if not hasattr(AnyStage, "__origin__") else AnyStage.__origin__)
+    return next(c for c in union if c.model_fields["objective"].default == objective)
+
+
+def _inner_class(annotation: Any) -> type[BaseModel] | None:
+    """The settings class inside an annotation such as `dict[str, StsTask]` or `MaskedTask | None`."""
+    from typing import get_args
+
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for arg in get_args(annotation) if (found := _inner_class(arg))), None)
+
+
+def _nearest(name: str, known: Any) -> str:
+    """`; did you mean X?`, or what there is."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; known: {', '.join(sorted(known))}" if known else ""

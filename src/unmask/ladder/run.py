@@ -1,0 +1,262 @@
+"""Running a recipe from end to end: every stage, every rung evaluated, one encoder folder, one results file.
+
+run folder:  recipe.yaml (resolved)  stages/N-NAME/  rungs/NAME.json  lineage.json  results.json  encoder/
+Every part appears whole or not at all, so the same command goes on where a killed run stopped.
+"""
+
+import contextlib
+import hashlib
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from unmask import __version__
+from unmask.artifact import new_folder, read_json, write_json
+from unmask.backbone.attention import AttentionMode
+from unmask.backbone.loading import resolve_model
+from unmask.data.records import read_texts
+from unmask.encoder import TextEncoder
+from unmask.errors import ArtifactError, RecipeError
+from unmask.ladder.evaluate import evaluate_rung
+from unmask.ladder.recipe import Recipe, check_files, resolve_path, stage_name
+from unmask.training.stages import StageContext, run_stage
+
+_PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers")
+_TITLES = {"mntp": "MNTP", "simcse": "SimCSE"}
+Evaluate = Callable[[TextEncoder], dict[str, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """One rung of the ladder.
+
+    Attributes:
+        name: for example `Bi+MNTP`.
+        encoder: model name or encoder folder.
+        attention: how it is opened.
+        figures: task -> figure.
+    """
+
+    name: str
+    encoder: str
+    attention: AttentionMode
+    figures: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What a run left behind: its rungs, the final encoder folder and the seconds this call took."""
+
+    rungs: list[Rung]
+    encoder: Path
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        rungs = [{"name": rung.name, **rung.figures} for rung in self.rungs]
+        return {"rungs": rungs, "encoder": str(self.encoder), "seconds": round(self.seconds, 1)}
+
+
+def train(
+    recipe: Recipe, out: str | Path, *, progress: bool = False, evaluate: Evaluate | None = None
+) -> RunResult:
+    """Run a recipe in a folder; a folder with the same recipe is gone on with.
+
+    Args:
+        recipe: what `load_recipe` made.
+        out: run folder.
+        progress: show bars.
+        evaluate: scores an encoder, instead of the recipe's own evaluation.
+
+    Raises:
+        RecipeError: missing files, or a folder that holds a run of another recipe.
+        TrainingError: a stage had to stop.
+    """
+    started = time.perf_counter()
+    check_files(recipe)
+    resolve_model(recipe.model.name)
+    folder = Path(out)
+    _claim(folder, recipe)
+    texts = _text_source(recipe)
+    score = evaluate or (lambda encoder: evaluate_rung(encoder, recipe, texts, progress=progress))
+    current: AttentionMode = recipe.model.attention
+    prefix = "Bi" if current == "bidirectional" else "Uni"
+    rungs = [_rung(folder, recipe, "Uni", recipe.model.name, "causal", score)]
+    if current == "bidirectional":
+        rungs.append(_rung(folder, recipe, "Bi", recipe.model.name, current, score))
+    start, lineage = recipe.model.name, _origin(recipe)
+    accelerator = _accelerator(recipe, folder) if recipe.stages else None
+    for number, stage in enumerate(recipe.stages, 1):
+        place = folder / "stages" / f"{number}-{stage_name(stage)}"
+        sources = {stage.data: recipe.data[stage.data]}
+        lineage = {
+            **lineage,
+            "stages": [
+                *lineage["stages"],
+                {
+                    "name": stage_name(stage),
+                    "settings": stage.model_dump(mode="json"),
+                    "data": {k: [_fingerprint(resolve_path(f)) for f in s.files] for k, s in sources.items()},
+                },
+            ],
+        }
+        accelerator.project_configuration.set_directories(str(place))  # type: ignore[union-attr]
+        context = StageContext(
+            base=recipe.model.name,
+            start=start,
+            attention=current,
+            dtype=recipe.model.dtype,
+            attention_implementation=recipe.model.attention_implementation,
+            encoder=recipe.model.encoder_settings(),
+            texts=texts,
+            seed=recipe.seed,
+            lineage=lineage,
+            accelerator=accelerator,
+            progress=progress,
+        )
+        start = str(run_stage(stage, context, place))
+        prefix += "+" + (stage.name or _TITLES[stage.objective])
+        rungs.append(_rung(folder, recipe, prefix, start, current, score))
+    write_json(folder / "lineage.json", lineage)
+    encoder = _final_encoder(folder, start, rungs[-1], recipe)
+    result = RunResult(rungs, encoder, time.perf_counter() - started)
+    write_json(folder / "results.json", result.to_dict())
+    return result
+
+
+def _claim(folder: Path, recipe: Recipe) -> None:
+    """Make the run folder, or see that it holds a run of this very recipe."""
+    path = folder / "recipe.yaml"
+    resolved = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    if path.is_file():
+        if path.read_text(encoding="utf-8") != resolved:
+            raise RecipeError(
+                f"{folder} holds a run of another recipe (compare {path}). Choose another --out, or remove the folder."
+            )
+        return
+    if folder.exists() and any(folder.iterdir()):
+        raise ArtifactError(f"{folder} is not empty and holds no run. Choose another --out.")
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(resolved, encoding="utf-8")
+    partial.rename(path)
+
+
+def _rung(
+    folder: Path, recipe: Recipe, name: str, encoder: str, attention: AttentionMode, score: Evaluate
+) -> Rung:
+    """Evaluate a rung, or read what an earlier call found."""
+    path = folder / "rungs" / f"{name}.json"
+    if path.is_file():
+        return Rung(name, encoder, attention, read_json(path))
+    figures = score(open_rung(recipe, encoder, attention))
+    path.parent.mkdir(exist_ok=True)
+    partial = path.with_suffix(".partial")
+    write_json(partial, figures)
+    partial.rename(path)
+    return Rung(name, encoder, attention, figures)
+
+
+def open_rung(recipe: Recipe, encoder: str, attention: AttentionMode) -> TextEncoder:
+    """The encoder of a rung, in float32 so that figures do not depend on the processor."""
+    model = recipe.model
+    return TextEncoder.load(
+        encoder,
+        attention=attention,
+        pooling=model.pooling,
+        max_length=model.max_length,
+        chat_template=model.chat_template,
+        include_special_tokens=model.include_special_tokens,
+        dtype="float32",
+        attention_implementation=model.attention_implementation,
+    )
+
+
+def _text_source(recipe: Recipe) -> Callable[[str], Sequence[str]]:
+    """Data sources by name, each read once."""
+    read: dict[str, list[str]] = {}
+
+    def texts(name: str) -> Sequence[str]:
+        if name not in read:
+            source = recipe.data[name]
+            read[name] = read_texts(
+                [resolve_path(f) for f in source.files], field=source.field, limit=source.limit
+            )
+        return read[name]
+
+    return texts
+
+
+def _accelerator(recipe: Recipe, folder: Path) -> Any:
+    from accelerate import Accelerator
+    from accelerate.utils import ProjectConfiguration
+
+    return Accelerator(
+        mixed_precision="bf16" if resolve_precision(recipe.precision) == "bf16" else "no",
+        log_with="tensorboard",
+        project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder)),
+    )
+
+
+def resolve_precision(wanted: str) -> str:
+    """`auto` is bfloat16 where the hardware multiplies it fast, else float32."""
+    import torch
+
+    if wanted != "auto":
+        return wanted
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    fast = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return "bf16" if fast else "fp32"
+
+
+def _origin(recipe: Recipe) -> dict[str, Any]:
+    """Where a run starts: the base model, the code, the machine's libraries."""
+    source = Path(resolve_model(recipe.model.name))
+    weights = sorted(source.glob("*.safetensors")) if source.is_dir() else []
+    return {
+        "recipe": recipe.name,
+        "seed": recipe.seed,
+        "base": recipe.model.name,
+        "base_weights": [_fingerprint(path) for path in weights],
+        "attention": recipe.model.attention,
+        "code": {"unmask": __version__, **{name: version(name) for name in _PACKAGES}},
+        "python": sys.version.split()[0],
+        "stages": [],
+    }
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    """Name, size and SHA-256 of a file."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256") if hasattr(hashlib, "file_digest") else None
+        sha256 = digest.hexdigest() if digest else hashlib.sha256(file.read()).hexdigest()
+    return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256}
+
+
+def _final_encoder(folder: Path, start: str, last: Rung, recipe: Recipe) -> Path:
+    """The last stage's encoder as `encoder/`; hard links where the file system has them."""
+    target = folder / "encoder"
+    if target.exists():
+        return target
+    if not recipe.stages:
+        open_rung(recipe, last.encoder, last.attention).save(target)
+        return target
+    with new_folder(target) as partial:
+        shutil.copytree(start, partial, dirs_exist_ok=True, copy_function=_link)
+    return target
+
+
+def _link(source: str, target: str) -> str:
+    with contextlib.suppress(OSError):
+        os.link(source, target)
+        return target
+    return str(shutil.copy2(source, target))

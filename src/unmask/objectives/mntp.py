@@ -1,0 +1,133 @@
+"""Masked next-token prediction (BehnamGhader et al. 2024, arXiv 2404.05961, section 2.1).
+
+Some tokens are masked; each is predicted from the state one position before it. Logits are computed only where a
+label is, in chunks, so that no [rows, tokens, vocabulary] tensor ever exists. The head is frozen.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from unmask.objectives.base import Backward, StepOutput
+
+if TYPE_CHECKING:
+    from unmask.data.blocks import BlockBatch
+
+IGNORED = -100
+MaskingStyle = Literal["bert", "roberta"]
+# (masked ids, piece numbers, positions), each [rows, tokens] -> states [rows, tokens, width]
+PackedModel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+_CHUNK = 2048  # labels whose logits exist at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Masking:
+    """How tokens are chosen and replaced.
+
+    Attributes:
+        mask_id: id of the mask token.
+        random_ids: ids that a random replacement may be, int64 [ids]; no special tokens.
+        rate: share of the maskable tokens that is chosen.
+        style: `bert` replaces 80% of the chosen by the mask, 10% by a random token and keeps 10%; `roberta`
+            (the paper's name) replaces all by the mask.
+    """
+
+    mask_id: int
+    random_ids: torch.Tensor
+    rate: float
+    style: MaskingStyle
+
+
+def mask_tokens(
+    input_ids: torch.Tensor, maskable: torch.Tensor, masking: Masking, generator: torch.Generator | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Choose and replace tokens.
+
+    Returns:
+        Masked ids and labels (the original id where chosen, else -100), both [rows, tokens].
+    """
+    chosen = (torch.rand(input_ids.shape, generator=generator) < masking.rate) & maskable
+    labels = torch.where(chosen, input_ids, IGNORED)
+    if masking.style == "roberta":
+        return torch.where(chosen, masking.mask_id, input_ids), labels
+    fate = torch.rand(input_ids.shape, generator=generator)
+    draw = torch.randint(len(masking.random_ids), input_ids.shape, generator=generator)
+    masked = torch.where(chosen & (fate < 0.8), masking.mask_id, input_ids)
+    return torch.where(chosen & (fate >= 0.9), masking.random_ids[draw], masked), labels
+
+
+class MaskedNextToken:
+    """The objective: mean cross-entropy in float32 over the labels of a whole step.
+
+    Args:
+        head: states [labels, width] -> logits [labels, vocabulary].
+        masking: how tokens are chosen and replaced.
+    """
+
+    def __init__(self, head: nn.Module, masking: Masking) -> None:
+        self.head = head
+        self.masking = masking
+
+    def step(
+        self, model: PackedModel, batch: Sequence["BlockBatch"], backward: Backward
+    ) -> StepOutput:
+        """Masks come from torch's global generator, which the loop seeds for each step."""
+        masked = [self._mask(blocks) for blocks in batch]
+        count = max(1, sum(int((labels != IGNORED).sum()) for _, labels in masked))
+        total, correct = 0.0, 0
+        for blocks, (ids, labels) in zip(batch, masked, strict=True):
+            loss, right = self._loss(model(ids, blocks.pieces, blocks.position_ids), labels)
+            backward(loss / count)
+            total += float(loss.detach())
+            correct += right
+        return StepOutput(total / count, count, {"accuracy": correct / count})
+
+    @torch.no_grad()
+    def evaluate(
+        self, model: PackedModel, batches: Iterable["BlockBatch"], seed: int = 0
+    ) -> dict[str, float]:
+        """Masked-token loss (nats) and accuracy on held-out blocks; the masks are the same for every model."""
+        generator = torch.Generator().manual_seed(seed)
+        total, correct, count = 0.0, 0, 0
+        for blocks in batches:
+            ids, labels = self._mask(blocks, generator)
+            loss, right = self._loss(model(ids, blocks.pieces, blocks.position_ids), labels)
+            total += float(loss)
+            correct += right
+            count += int((labels != IGNORED).sum())
+        count = max(1, count)
+        return {"masked_loss": total / count, "masked_accuracy": correct / count, "masked_tokens": float(count)}
+
+    def _mask(
+        self, blocks: "BlockBatch", generator: torch.Generator | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Masked ids and labels; drawn on the CPU, so that every device sees the same masks."""
+        device = blocks.input_ids.device
+        masked, labels = mask_tokens(blocks.input_ids.cpu(), blocks.maskable.cpu(), self.masking, generator)
+        return masked.to(device), labels.to(device)
+
+    def _loss(self, states: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, int]:
+        """Summed cross-entropy and number of right guesses; position i-1 answers for the label at i."""
+        rows, columns = torch.nonzero(labels != IGNORED, as_tuple=True)
+        before, targets = states[rows, columns - 1], labels[rows, columns]
+        loss = states.new_zeros((), dtype=torch.float32)
+        correct = 0
+        for start in range(0, len(targets), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            if torch.is_grad_enabled() and len(targets) > _CHUNK:
+                # More than a chunk: logits are computed again in the backward pass instead of being kept.
+                chunk_loss, right = checkpoint(self._chunk, before[part], targets[part], use_reentrant=False)
+            else:
+                chunk_loss, right = self._chunk(before[part], targets[part])
+            loss = loss + chunk_loss
+            correct += int(right)
+        return loss, correct
+
+    def _chunk(self, states: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits = self.head(states).float()
+        loss = nn.functional.cross_entropy(logits, targets, reduction="sum")
+        return loss, (logits.detach().argmax(dim=-1) == targets).sum()

@@ -1,0 +1,1 @@
+"""From a text to padded batches of tokens: prompts, spans, batching. Knows tokenizers, not models."""

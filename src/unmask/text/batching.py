@@ -1,0 +1,72 @@
+"""Batches filled to a token budget: texts of like length together, padding explicit, order remembered."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Literal
+
+import numpy as np
+import torch
+
+from unmask.text.spans import TokenizedText
+
+PaddingSide = Literal["left", "right"]
+
+
+@dataclass(frozen=True, slots=True)
+class PaddedBatch:
+    """Texts as tensors, [rows, tokens] each; in every mask, True (or 1) means "this token is real/counts".
+
+    Attributes:
+        input_ids: token ids; padding holds the pad id.
+        attention_mask: 1 where a text's own tokens are, 0 on padding.
+        position_ids: 0, 1, 2 ... from each text's first token, so that absolute positions survive left padding.
+        pooled: True where a token counts for the vector.
+    """
+
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    position_ids: torch.Tensor
+    pooled: torch.Tensor
+
+    def to(self, device: torch.device | str) -> "PaddedBatch":
+        """The same batch on another device."""
+        return PaddedBatch(*(getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)))
+
+    @property
+    def num_tokens(self) -> int:
+        """Real tokens, padding not counted."""
+        return int(self.attention_mask.sum())
+
+
+def token_budget(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
+    """Group row numbers, longest first, so that rows x longest stays within `max_tokens`.
+
+    A row longer than the budget is a batch of its own. Longest first: what runs out of memory does so at once.
+    """
+    order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
+    group: list[int] = []
+    for row in order.tolist():
+        if group and lengths[group[0]] * (len(group) + 1) > max_tokens:
+            yield group
+            group = []
+        group.append(row)
+    if group:
+        yield group
+
+
+def pad(texts: Sequence[TokenizedText], *, pad_id: int, padding_side: PaddingSide = "right") -> PaddedBatch:
+    """Stack texts into one batch, padded to the longest."""
+    width = max(len(text) for text in texts)
+    shape = (len(texts), width)
+    input_ids = np.full(shape, pad_id, dtype=np.int64)
+    attention_mask = np.zeros(shape, dtype=np.int64)
+    position_ids = np.zeros(shape, dtype=np.int64)
+    pooled = np.zeros(shape, dtype=bool)
+    for row, text in enumerate(texts):
+        n = len(text)
+        where = slice(0, n) if padding_side == "right" else slice(width - n, width)
+        input_ids[row, where] = text.ids
+        attention_mask[row, where] = 1
+        position_ids[row, where] = np.arange(n)
+        pooled[row, where] = text.pooled
+    return PaddedBatch(*(torch.from_numpy(a) for a in (input_ids, attention_mask, position_ids, pooled)))

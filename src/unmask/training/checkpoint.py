@@ -1,0 +1,71 @@
+"""Checkpoints that are whole or not there: written aside, renamed at the end; safetensors and JSON only.
+
+Random state is not kept, because every step seeds its own (see loop.py): weights, optimizer and step number are all
+that a resumed run needs to end where an uninterrupted one does.
+"""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from unmask.artifact import new_folder, read_json, write_json
+from unmask.errors import ArtifactError
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def save(
+    folder: Path, step: int, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, keep: int
+) -> None:
+    """Write `folder/step-N` for N finished steps and remove all but the newest `keep`."""
+    target = folder / f"step-{step:08d}"
+    if target.exists():
+        return
+    weights = {name: p.detach().contiguous() for name, p in parameters.items()}
+    moments = {
+        f"{moment}/{name}": optimizer.state[p][moment].contiguous()
+        for name, p in parameters.items()
+        for moment in _MOMENTS
+        if p in optimizer.state
+    }
+    with new_folder(target) as partial:
+        save_file(weights, partial / "weights.safetensors")
+        save_file(moments, partial / "optimizer.safetensors")
+        write_json(partial / "state.json", {"step": step})
+    for old in _all(folder)[:-keep]:
+        shutil.rmtree(old)
+
+
+def restore(folder: Path, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> int:
+    """Load the newest checkpoint, if there is one. Returns how many steps are done.
+
+    Raises:
+        ArtifactError: the checkpoint belongs to other parameters.
+    """
+    found = _all(folder)
+    if not found:
+        return 0
+    newest = found[-1]
+    weights = load_file(newest / "weights.safetensors")
+    moments = load_file(newest / "optimizer.safetensors")
+    step = int(read_json(newest / "state.json")["step"])
+    if set(weights) != set(parameters):
+        raise ArtifactError(f"{newest} belongs to other parameters than this recipe trains; use a new run folder.")
+    for name, parameter in parameters.items():
+        with torch.no_grad():
+            parameter.copy_(weights[name])
+        if f"exp_avg/{name}" in moments:
+            optimizer.state[parameter] = {
+                "step": torch.tensor(float(step)),
+                **{m: moments[f"{m}/{name}"].to(parameter.device) for m in _MOMENTS},
+            }
+    return step
+
+
+def _all(folder: Path) -> list[Path]:
+    """Whole checkpoints, oldest first."""
+    return sorted(p for p in folder.glob("step-*") if p.is_dir() and not p.name.endswith(".partial"))

@@ -1,0 +1,107 @@
+"""The settings of a stage. YAML maps onto these one to one; unknown keys are refused where the recipe is read."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Schedule = Literal["linear", "cosine", "constant"]
+Tuning = Literal["lora", "full"]
+
+
+class Settings(BaseModel):
+    """Base of every settings class: unknown keys are errors, values are not coerced from other types."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class LoraSettings(Settings):
+    """LoRA as in the paper: r=16, alpha=32, dropout 0.05, on all linear layers."""
+
+    rank: int = Field(16, ge=1)
+    alpha: float = Field(32, gt=0)
+    dropout: float = Field(0.05, ge=0, lt=1)
+    targets: str | list[str] = "all-linear"
+
+
+class OptimSettings(Settings):
+    """AdamW and its learning rate over the steps of one stage."""
+
+    lr: float = Field(gt=0)
+    warmup_steps: int = Field(0, ge=0)
+    schedule: Schedule = "linear"
+    final_lr_share: float = Field(0.0, ge=0, le=1, description="the schedule ends at this share of lr")
+    weight_decay: float = Field(0.0, ge=0)
+    betas: tuple[float, float] = Field((0.9, 0.999), strict=False)
+    epsilon: float = Field(1e-8, gt=0)
+    clip_norm: float = Field(1.0, gt=0)
+
+
+class StageSettings(OptimSettings):
+    """What every stage has, whatever it minimises."""
+
+    name: str | None = Field(None, description="folder and rung name; by default the objective")
+    data: str = Field(description="name of a data source of the recipe")
+    steps: int = Field(ge=1)
+    tuning: Tuning = "lora"
+    lora: LoraSettings = LoraSettings()
+    gradient_checkpointing: bool = False
+    micro_batch_tokens: int = Field(8192, ge=1, description="most tokens in one forward pass")
+    log_every: int = Field(10, ge=1)
+    save_every: int = Field(100, ge=1)
+    keep_checkpoints: int = Field(1, ge=1)
+
+    @model_validator(mode="after")
+    def _warmup_fits(self) -> "StageSettings":
+        if self.warmup_steps > self.steps:
+            raise ValueError(f"warmup_steps={self.warmup_steps} is more than steps={self.steps}")
+        return self
+
+
+class MntpSettings(StageSettings):
+    """Masked next-token prediction; defaults as in the paper (section 2.2, appendix D.1.1)."""
+
+    objective: Literal["mntp"] = "mntp"
+    lr: float = Field(5e-5, gt=0)
+    batch_tokens: int = Field(16384, ge=1, description="tokens a step: 32 blocks of 512 in the paper")
+    block_size: int = Field(512, ge=24)
+    mask_rate: float = Field(0.2, gt=0, lt=1)
+    masking: Literal["bert", "roberta"] = "bert"
+    mask_token: str = Field("_", description="a token of the vocabulary, or `own`: the tokenizer's mask token")
+    held_out: str | None = Field(None, description="name of a data source to evaluate on while training")
+    held_out_blocks: int = Field(64, ge=1)
+    eval_every: int = Field(100, ge=1)
+
+    @model_validator(mode="after")
+    def _block_fits(self) -> "MntpSettings":
+        if self.batch_tokens < self.block_size:
+            raise ValueError(f"batch_tokens={self.batch_tokens} is less than one block_size={self.block_size}")
+        return self
+
+    @property
+    def batch_size(self) -> int:
+        """Blocks a step."""
+        return self.batch_tokens // self.block_size
+
+
+class SimcseSettings(StageSettings):
+    """Unsupervised SimCSE; defaults as in the paper (section 2.2, appendix D.1.2) and its released code."""
+
+    objective: Literal["simcse"] = "simcse"
+    lr: float = Field(3e-5, gt=0)
+    batch_size: int = Field(128, ge=2, description="texts a step")
+    max_length: int = Field(128, ge=4)
+    scale: float = Field(20.0, gt=0)
+    attention_dropout: float = Field(0.3, ge=0, lt=1)
+    hidden_dropout: float = Field(0.0, ge=0, lt=1, description="on what each layer adds to the residual stream")
+
+    @model_validator(mode="after")
+    def _views_can_differ(self) -> "SimcseSettings":
+        lora_dropout = self.lora.dropout if self.tuning == "lora" else 0.0
+        if not (self.attention_dropout or self.hidden_dropout or lora_dropout):
+            raise ValueError(
+                "the two views of a text would be identical: set attention_dropout, hidden_dropout or lora.dropout"
+            )
+        return self
+
+
+AnyStage = Annotated[MntpSettings | SimcseSettings, Field(discriminator="objective")]

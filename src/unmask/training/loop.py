@@ -1,0 +1,105 @@
+"""The one training loop, on accelerate. It knows steps, gradients and checkpoints, not what is minimised.
+
+Every step seeds torch from (run seed, step, process), so its masks and dropout do not depend on what ran before:
+a run that was killed goes on from its last checkpoint and ends with the weights of an uninterrupted one.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from unmask.errors import TrainingError
+from unmask.objectives.base import Objective
+from unmask.training import checkpoint
+from unmask.training.config import StageSettings
+from unmask.training.monitor import Monitor
+from unmask.training.optim import adamw, learning_rate, trainable
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One stage as the loop sees it.
+
+    Attributes:
+        name: for the bar and the log.
+        module: what is trained and called; its frozen parameters stay.
+        objective: turns a batch into gradients.
+        batch: step number -> (batch, its real tokens); a pure function.
+        evaluate: figures to log besides the loss, or None.
+        evaluate_every: steps between two calls of it.
+        seed: of the run.
+    """
+
+    name: str
+    module: nn.Module
+    objective: Objective
+    batch: Callable[[int], tuple[Any, int]]
+    evaluate: Callable[[Any], dict[str, float]] | None
+    evaluate_every: int
+    seed: int
+
+
+def fit(job: Job, settings: StageSettings, folder: Path, accelerator: Any, *, progress: bool = False) -> None:
+    """Train until `settings.steps` are done, from the newest checkpoint in `folder` if there is one.
+
+    Raises:
+        TrainingError: a loss or gradient norm that is not finite; the update is not made and the last checkpoint
+            stands.
+    """
+    parameters = trainable(job.module)
+    optimizer = adamw(parameters, settings)
+    checkpoints = folder / "checkpoints"
+    done = checkpoint.restore(checkpoints, parameters, optimizer)
+    model, prepared = accelerator.prepare(job.module, optimizer)
+    monitor = Monitor(folder, job.name, settings.steps, done, accelerator, progress)
+    try:
+        if job.evaluate and done == 0:
+            _evaluate(job, model, monitor, 0)
+        for step in range(done, settings.steps):
+            seed_step(job.seed, step, accelerator.process_index)
+            model.train()
+            batch, tokens = job.batch(step)
+            out = job.objective.step(model, batch, accelerator.backward)
+            norm = float(accelerator.clip_grad_norm_(parameters.values(), settings.clip_norm))
+            _check_finite(job.name, step, out.loss, norm)
+            rate = learning_rate(step, settings.steps, settings)
+            for group in prepared.param_groups:
+                group["lr"] = rate
+            prepared.step()
+            prepared.zero_grad()
+            monitor.step(tokens)
+            finished = step + 1
+            last = finished == settings.steps
+            if last or finished % settings.log_every == 0:
+                monitor.log(finished, {"loss": out.loss, **out.metrics, "grad_norm": norm, "lr": rate})
+            if job.evaluate and (last or finished % job.evaluate_every == 0):
+                _evaluate(job, model, monitor, finished)
+            if (last or finished % settings.save_every == 0) and accelerator.is_main_process:
+                checkpoint.save(checkpoints, finished, parameters, optimizer, settings.keep_checkpoints)
+    finally:
+        monitor.close()
+
+
+def seed_step(seed: int, step: int, process: int) -> None:
+    """Seed torch (every device) for one step of one process."""
+    torch.manual_seed(int(np.random.SeedSequence((seed, step, process)).generate_state(1, np.uint64)[0] >> 1))
+
+
+def _evaluate(job: Job, model: Any, monitor: Monitor, step: int) -> None:
+    assert job.evaluate is not None
+    model.eval()
+    monitor.log(step, job.evaluate(model))
+
+
+def _check_finite(name: str, step: int, loss: float, norm: float) -> None:
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        raise TrainingError(
+            f"{name}: loss {loss} and gradient norm {norm} at step {step + 1}; stopped before the update. Lower lr, "
+            "use float32, or look at the data of this step. The last checkpoint is untouched."
+        )
