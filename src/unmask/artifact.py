@@ -164,9 +164,7 @@ def _write_layout(folder: Path, tokenizer: Any, settings: EncoderSettings, width
         folder / "modules.json",
         [{"idx": i, "name": str(i), "path": path, "type": _ST + kind} for i, (path, kind) in enumerate(modules)],
     )
-    write_json(
-        folder / "sentence_bert_config.json", {"max_seq_length": settings.max_length, "do_lower_case": False}
-    )
+    write_json(folder / "sentence_bert_config.json", {"max_seq_length": settings.max_length, "do_lower_case": False})
     write_json(
         folder / "config_sentence_transformers.json",
         {

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from unmask.artifact import EncoderSettings, read_settings, write_encoder
 from unmask.backbone.attention import AttentionMode, attention_mode, set_attention_mode
+from unmask.backbone.convert import convert
 from unmask.backbone.loading import (
     Dtype,
     default_device,
@@ -22,7 +23,7 @@ from unmask.backbone.loading import (
     resolve_model,
 )
 from unmask.backbone.structure import text_config, token_states
-from unmask.backbone.verify import first_sees_last
+from unmask.backbone.verify import VerificationReport, first_sees_last
 from unmask.errors import ArtifactError, ConversionError, DataError, EncodingError
 from unmask.pooling import Pooling, pool
 from unmask.text.batching import PaddedBatch, PaddingSide, pad, token_budget
@@ -123,7 +124,7 @@ class TextEncoder:
         _apply_attention(model, attention)
         saved = read_settings(Path(source)) if Path(source).is_dir() else None
         settings = saved or EncoderSettings(max_length=max_positions(model, tokenizer))
-        asked = {
+        asked: dict[str, Any] = {
             "pooling": pooling,
             "max_length": max_length,
             "chat_template": chat_template,
@@ -157,10 +158,6 @@ class TextEncoder:
             include_prompt=self.settings.include_prompt,
         )
 
-    @overload
-    def encode(self, texts: str, **options: Any) -> Floats: ...
-    @overload
-    def encode(self, texts: Sequence[str], **options: Any) -> Floats: ...
     def encode(
         self,
         texts: str | Sequence[str],
@@ -189,8 +186,7 @@ class TextEncoder:
             EncodingError: a vector that is not finite, with the numbers of the texts.
         """
         if isinstance(texts, str):
-            options = {"prompt": prompt, "prompt_name": prompt_name, "normalize": normalize}
-            vector: Floats = self.encode([texts], **options)[0]
+            vector: Floats = self.encode([texts], prompt=prompt, prompt_name=prompt_name, normalize=normalize)[0]
             return vector
         text_prompt = self._prompt(prompt, prompt_name)
         vectors = np.empty((len(texts), self.dimension), dtype=np.float32)
@@ -267,9 +263,7 @@ class TextEncoder:
 
     def _states(self, batch: PaddedBatch) -> torch.Tensor:
         with torch.inference_mode():
-            return token_states(
-                self.model, batch.input_ids, batch.attention_mask, batch.position_ids
-            ).float()
+            return token_states(self.model, batch.input_ids, batch.attention_mask, batch.position_ids).float()
 
     def _batches(
         self, tokenized: Sequence[TokenizedText], batch_tokens: int
@@ -295,6 +289,34 @@ class TextEncoder:
             known = ", ".join(sorted(self.settings.prompts)) or "none"
             raise DataError(f"This encoder has no prompt named {name!r}; saved prompts: {known}.")
         return self.settings.prompts[name]
+
+
+def convert_and_save(
+    name: str,
+    folder: str | Path,
+    *,
+    pooling: Pooling = "mean",
+    max_length: int | None = None,
+    attention_implementation: str | None = None,
+) -> VerificationReport:
+    """Step 1 alone: load a decoder, make it bidirectional, verify, and save it as an encoder folder.
+
+    Raises:
+        ArtifactError: the model cannot be read, or the folder exists already.
+        ConversionError: it cannot be converted; nothing is written.
+    """
+    target = Path(folder)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ArtifactError(f"{folder} exists already and is not empty; choose another folder or remove it.")
+    source = resolve_model(name)
+    tokenizer = load_tokenizer(source)
+    model = load_model(source, head=False, attention_implementation=attention_implementation)
+    report = convert(model)
+    length = max_length or max_positions(model, tokenizer)
+    encoder = TextEncoder(model, tokenizer, EncoderSettings(pooling=pooling, max_length=length))
+    encoder.lineage = {"base": name, "attention": "bidirectional", "stages": []}
+    encoder.save(target)
+    return report
 
 
 def _apply_attention(model: Any, wanted: AttentionMode | None) -> None:

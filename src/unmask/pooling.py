@@ -11,13 +11,12 @@ Pooling = Literal["mean", "weighted_mean", "last", "eos", "first"]
 POOLINGS: tuple[str, ...] = get_args(Pooling)
 
 
-def pool(
-    states: torch.Tensor, attention_mask: torch.Tensor, pooled: torch.Tensor, how: Pooling
-) -> torch.Tensor:
+def pool(states: torch.Tensor, attention_mask: torch.Tensor, pooled: torch.Tensor, how: Pooling) -> torch.Tensor:
     """Pool token states into vectors.
 
     `mean` and `weighted_mean` average the span, the latter with weights that grow by one a token, counted from the
-    first token the model reads (Muennighoff 2022, arXiv 2202.08904; as sentence-transformers does); `last` takes the last token of the span; `first` and `eos` take the first and last token that the model reads.
+    first token the model reads (Muennighoff 2022, arXiv 2202.08904; as sentence-transformers does); `last` takes
+    the last token of the span; `first` and `eos` take the first and last token that the model reads.
     Sums run in float32 whatever the states are.
     """
     if how in ("mean", "weighted_mean"):

@@ -1,6 +1,7 @@
 """Step 1: turn a decoder's attention bidirectional and prove it, or refuse."""
 
 import logging
+
 from torch import nn
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 

@@ -23,6 +23,7 @@ class LanguageModelHead(nn.Module):
             raise ConversionError(f"{family(causal_lm)} has no language-model head; MNTP needs one.")
         config = text_config(causal_lm)
         self.projection = projection
+        self.weight = next(projection.parameters())
         self.scale = float(getattr(config, "logit_scale", None) or 1.0)
         self.scale /= float(getattr(config, "logits_scaling", None) or 1.0)
         self.softcap = getattr(config, "final_logit_softcapping", None)
@@ -31,7 +32,7 @@ class LanguageModelHead(nn.Module):
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """Logits in float32, [positions, vocabulary], of states [positions, width]."""
-        logits = self.projection(states.to(self.projection.weight.dtype)).float() * self.scale
+        logits = self.projection(states.to(self.weight.dtype)).float() * self.scale
         return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
 
     @torch.no_grad()

@@ -30,9 +30,7 @@ def add_lora(
     import peft  # 4 s to import; only training needs it
 
     wanted = targets if isinstance(targets, str) else list(targets)
-    config = peft.LoraConfig(
-        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=wanted, bias="none"
-    )
+    config = peft.LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=wanted, bias="none")
     try:
         return peft.get_peft_model(base, config)
     except ValueError as error:

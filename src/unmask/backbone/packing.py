@@ -32,9 +32,7 @@ class PackedStates(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(
-        self, input_ids: torch.Tensor, pieces: torch.Tensor, position_ids: torch.Tensor
-    ) -> torch.Tensor:
+    def forward(self, input_ids: torch.Tensor, pieces: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
         """States [rows, tokens, width] of ids, piece numbers and positions, each [rows, tokens]."""
         return token_states(self.model, input_ids, piece_mask(pieces, self.model), position_ids)
 

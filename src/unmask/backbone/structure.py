@@ -39,7 +39,8 @@ def decoder_layers(model: nn.Module) -> list[nn.Module]:
             f"{family(model)}: found no stack of {count} layers in {type(model).__name__}; "
             "is this a decoder-only language model?"
         )
-    return list(max(stacks, key=lambda stack: sum(p.numel() for p in stack.parameters())))
+    largest: nn.ModuleList = max(stacks, key=lambda stack: sum(p.numel() for p in stack.parameters()))
+    return list(largest)
 
 
 def token_states(

@@ -240,9 +240,7 @@ def _probes(
 
     handles = []
     for index, layer in enumerate(layers):
-        handles.append(
-            layer.register_forward_pre_hook(lambda _, a, k, i=index: cut(i, a, k), with_kwargs=True)
-        )
+        handles.append(layer.register_forward_pre_hook(lambda _, a, k, i=index: cut(i, a, k), with_kwargs=True))
         handles.append(
             layer.register_forward_hook(lambda _, __, out, i=index: outputs.__setitem__(i, first_tensor(out)))
         )

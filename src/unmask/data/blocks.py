@@ -54,9 +54,7 @@ class BlockBatch:
         return int((self.pieces > 0).sum())
 
 
-def pack(
-    texts: Iterable[str], tokenizer: Any, *, block_size: int, one_piece_a_block: bool = False
-) -> Iterator[Block]:
+def pack(texts: Iterable[str], tokenizer: Any, *, block_size: int, one_piece_a_block: bool = False) -> Iterator[Block]:
     """Pack texts into blocks of at most `block_size` tokens.
 
     Args:

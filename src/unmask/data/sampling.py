@@ -19,9 +19,7 @@ class EpochSampler:
 
     def __init__(self, num_rows: int, batch_size: int, seed: int, what: str = "rows") -> None:
         if num_rows < batch_size:
-            raise DataError(
-                f"{num_rows} {what} are fewer than one batch of {batch_size}; add data or lower the batch."
-            )
+            raise DataError(f"{num_rows} {what} are fewer than one batch of {batch_size}; add data or lower the batch.")
         self.num_rows = num_rows
         self.batch_size = batch_size
         self.seed = seed

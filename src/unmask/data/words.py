@@ -1,5 +1,6 @@
 """Labelled words from CoNLL column files and CoNLL-U."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,14 +38,33 @@ def read_labelled(
     sentences: list[LabelledSentence] = []
     words: list[str] = []
     labels: list[str] = []
-    num_columns = 0
-    for number, line in [*read_lines(path), (0, "")]:
+    for number, columns in _rows(path, universal):
         if limit is not None and len(sentences) >= limit:
             break
-        if not line.strip():
+        if columns is None:
             if words:
                 sentences.append(LabelledSentence(tuple(words), tuple(labels)))
                 words, labels = [], []
+            continue
+        count = len(columns)
+        if not -count <= label_at < count or not 0 <= word_at < count:
+            raise DataError(f"{path}:{number}: {count} columns; asked for word column {word_at}, label {label_at}.")
+        word = columns[word_at].strip()
+        if not word:
+            raise DataError(f"{path}:{number}: empty word.")
+        words.append(word.replace(" ", "\u00a0"))  # a space inside a word would split it
+        labels.append(columns[label_at].strip())
+    if not sentences:
+        raise DataError(f"{path}: no sentence found.")
+    return sentences
+
+
+def _rows(path: Path, universal: bool) -> Iterator[tuple[int, list[str] | None]]:
+    """Line numbers and columns; None between sentences and at the end."""
+    num_columns = 0
+    for number, line in read_lines(path):
+        if not line.strip():
+            yield number, None
             continue
         if (universal and line.startswith("#")) or line.startswith("-DOCSTART-"):
             continue
@@ -54,15 +74,5 @@ def read_labelled(
             raise DataError(f"{path}:{number}: {len(columns)} columns, the lines before it have {num_columns}.")
         if universal and not columns[0].isdigit():
             continue  # multi-word ranges (3-4) and empty nodes (5.1) repeat or add no word of the text
-        if not -num_columns <= label_at < num_columns or not 0 <= word_at < num_columns:
-            raise DataError(
-                f"{path}:{number}: {num_columns} columns; asked for word column {word_at}, label {label_at}."
-            )
-        word = columns[word_at].strip()
-        if not word:
-            raise DataError(f"{path}:{number}: empty word.")
-        words.append(word.replace(" ", "\u00a0"))  # a space inside a word would split it
-        labels.append(columns[label_at].strip())
-    if not sentences:
-        raise DataError(f"{path}: no sentence found.")
-    return sentences
+        yield number, columns
+    yield 0, None

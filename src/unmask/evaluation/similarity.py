@@ -79,9 +79,7 @@ def evaluate_similarity(
 
     if len(set(pairs.scores)) < 2:
         raise DataError("All scores are equal; a correlation needs at least two different ones.")
-    vectors = encoder.encode(
-        [*pairs.first, *pairs.second], prompt=prompt, normalize=True, progress=progress
-    )
+    vectors = encoder.encode([*pairs.first, *pairs.second], prompt=prompt, normalize=True, progress=progress)
     first, second = np.split(vectors, 2)
     cosines = (first * second).sum(axis=1)
     return SimilarityResult(

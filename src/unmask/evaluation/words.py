@@ -110,9 +110,7 @@ def fit_predict(train: Floats, labels: Sequence[str], test: Floats) -> list[str]
     return predicted
 
 
-def score_words(
-    sentences: Sequence[LabelledSentence], predicted: Sequence[str], position: WordPosition
-) -> WordsResult:
+def score_words(sentences: Sequence[LabelledSentence], predicted: Sequence[str], position: WordPosition) -> WordsResult:
     """Accuracy over words; for BIO labels also entity F1 as conlleval and seqeval define it."""
     truth = _flat(sentences)
     right = sum(a == b for a, b in zip(truth, predicted, strict=True))
@@ -121,9 +119,7 @@ def score_words(
         from seqeval.metrics import f1_score
 
         with _quiet():
-            f1 = 100 * float(
-                f1_score([list(s.labels) for s in sentences], list(_unflat(sentences, predicted)))
-            )
+            f1 = 100 * float(f1_score([list(s.labels) for s in sentences], list(_unflat(sentences, predicted))))
     return WordsResult(100 * right / len(truth), f1, len(truth), len(set(truth)), position)
 
 

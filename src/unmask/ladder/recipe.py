@@ -15,6 +15,7 @@ from unmask.artifact import EncoderSettings
 from unmask.backbone.attention import AttentionMode
 from unmask.backbone.loading import Dtype
 from unmask.data.records import FORMATS
+from unmask.encoder import WordPosition
 from unmask.errors import RecipeError
 from unmask.pooling import Pooling
 from unmask.training.config import AnyStage, MntpSettings, Settings, StageSettings
@@ -73,7 +74,7 @@ class WordsTask(Settings):
     word_column: int | None = None
     label_column: int | None = None
     limit: int | None = Field(None, ge=1, description="train the probe on the first so many sentences")
-    positions: list[Literal["same", "previous"]] = Field(default_factory=lambda: ["same"], min_length=1)
+    positions: list[WordPosition] = Field(["same"], min_length=1)
 
 
 class EvaluationSettings(Settings):
@@ -134,7 +135,7 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
     Raises:
         RecipeError: every mistake, one a line.
     """
-    where, raw = (("recipe", dict(source)) if isinstance(source, Mapping) else _read(str(source)))
+    where, raw = ("recipe", dict(source)) if isinstance(source, Mapping) else _read(str(source))
     for override in overrides:
         _override(raw, override)
     try:
@@ -193,14 +194,18 @@ def _read(source: str) -> tuple[str, dict[str, Any]]:
     else:
         name = path.name.removesuffix(".yaml")
         if name not in shipped():
-            raise RecipeError(f"No recipe file {source!r}, and no shipped recipe of that name{_nearest(name, shipped())}.")
+            raise RecipeError(
+                f"No recipe file {source!r}, and no shipped recipe of that name{_nearest(name, shipped())}."
+            )
         where, text = name, (files("unmask") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
     try:
         raw = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise RecipeError(f"{where} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
-        raise RecipeError(f"{where} holds {'nothing' if raw is None else type(raw).__name__}; expected keys and values.")
+        raise RecipeError(
+            f"{where} holds {'nothing' if raw is None else type(raw).__name__}; expected keys and values."
+        )
     return where, raw
 
 

@@ -65,9 +65,7 @@ class RunResult:
         return {"rungs": rungs, "encoder": str(self.encoder), "seconds": round(self.seconds, 1)}
 
 
-def train(
-    recipe: Recipe, out: str | Path, *, progress: bool = False, evaluate: Evaluate | None = None
-) -> RunResult:
+def train(recipe: Recipe, out: str | Path, *, progress: bool = False, evaluate: Evaluate | None = None) -> RunResult:
     """Run a recipe in a folder; a folder with the same recipe is gone on with.
 
     Args:
@@ -108,7 +106,8 @@ def train(
                 },
             ],
         }
-        accelerator.project_configuration.set_directories(str(place))  # type: ignore[union-attr]
+        assert accelerator is not None
+        accelerator.project_configuration.logging_dir = str(place / "logs")
         context = StageContext(
             base=recipe.model.name,
             start=start,
@@ -150,9 +149,7 @@ def _claim(folder: Path, recipe: Recipe) -> None:
     partial.rename(path)
 
 
-def _rung(
-    folder: Path, recipe: Recipe, name: str, encoder: str, attention: AttentionMode, score: Evaluate
-) -> Rung:
+def _rung(folder: Path, recipe: Recipe, name: str, encoder: str, attention: AttentionMode, score: Evaluate) -> Rung:
     """Evaluate a rung, or read what an earlier call found."""
     path = folder / "rungs" / f"{name}.json"
     if path.is_file():
@@ -187,9 +184,7 @@ def _text_source(recipe: Recipe) -> Callable[[str], Sequence[str]]:
     def texts(name: str) -> Sequence[str]:
         if name not in read:
             source = recipe.data[name]
-            read[name] = read_texts(
-                [resolve_path(f) for f in source.files], field=source.field, limit=source.limit
-            )
+            read[name] = read_texts([resolve_path(f) for f in source.files], field=source.field, limit=source.limit)
         return read[name]
 
     return texts

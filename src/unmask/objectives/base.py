@@ -27,6 +27,6 @@ class StepOutput:
 class Objective(Protocol):
     """Anything that can turn one step's batch into gradients."""
 
-    def step(self, model: Callable[[Any], torch.Tensor], batch: Any, backward: Backward) -> StepOutput:
+    def step(self, model: Callable[..., torch.Tensor], batch: Any, backward: Backward) -> StepOutput:
         """Run forward and `backward` for the whole step, leaving gradients in place; the loop does the rest."""
         ...

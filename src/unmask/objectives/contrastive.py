@@ -13,9 +13,7 @@ if TYPE_CHECKING:
     from unmask.text.batching import PaddedBatch
 
 
-def info_nce(
-    anchors: torch.Tensor, positives: torch.Tensor, *, scale: float
-) -> tuple[torch.Tensor, torch.Tensor]:
+def info_nce(anchors: torch.Tensor, positives: torch.Tensor, *, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Cross-entropy of finding each anchor's positive among all positives of the batch.
 
     van den Oord et al. 2018 (arXiv 1807.03748); cosine similarity times `scale` (1 / temperature), all in float32,
@@ -66,9 +64,7 @@ class SimCSE:
     def __init__(self, scale: float = 20.0) -> None:
         self.scale = scale
 
-    def step(
-        self, model: Callable[["PaddedBatch"], torch.Tensor], batch: ViewBatch, backward: Backward
-    ) -> StepOutput:
+    def step(self, model: Callable[["PaddedBatch"], torch.Tensor], batch: ViewBatch, backward: Backward) -> StepOutput:
         """One forward over all views, one loss, one backward."""
         vectors = torch.cat([model(part) for part in batch.parts])[batch.order]
         first, second = vectors.chunk(2)

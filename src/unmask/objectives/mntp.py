@@ -43,7 +43,10 @@ class Masking:
 
 
 def mask_tokens(
-    input_ids: torch.Tensor, maskable: torch.Tensor, masking: Masking, generator: torch.Generator | None = None
+    input_ids: torch.Tensor,
+    maskable: torch.Tensor,
+    masking: Masking,
+    generator: torch.Generator | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Choose and replace tokens.
 
@@ -72,9 +75,7 @@ class MaskedNextToken:
         self.head = head
         self.masking = masking
 
-    def step(
-        self, model: PackedModel, batch: Sequence["BlockBatch"], backward: Backward
-    ) -> StepOutput:
+    def step(self, model: PackedModel, batch: Sequence["BlockBatch"], backward: Backward) -> StepOutput:
         """Masks come from torch's global generator, which the loop seeds for each step."""
         masked = [self._mask(blocks) for blocks in batch]
         count = max(1, sum(int((labels != IGNORED).sum()) for _, labels in masked))
@@ -87,9 +88,7 @@ class MaskedNextToken:
         return StepOutput(total / count, count, {"accuracy": correct / count})
 
     @torch.no_grad()
-    def evaluate(
-        self, model: PackedModel, batches: Iterable["BlockBatch"], seed: int = 0
-    ) -> dict[str, float]:
+    def evaluate(self, model: PackedModel, batches: Iterable["BlockBatch"], seed: int = 0) -> dict[str, float]:
         """Masked-token loss (nats) and accuracy on held-out blocks; the masks are the same for every model."""
         generator = torch.Generator().manual_seed(seed)
         total, correct, count = 0.0, 0, 0
@@ -100,7 +99,11 @@ class MaskedNextToken:
             correct += right
             count += int((labels != IGNORED).sum())
         count = max(1, count)
-        return {"masked_loss": total / count, "masked_accuracy": correct / count, "masked_tokens": float(count)}
+        return {
+            "masked_loss": total / count,
+            "masked_accuracy": correct / count,
+            "masked_tokens": float(count),
+        }
 
     def _mask(
         self, blocks: "BlockBatch", generator: torch.Generator | None = None

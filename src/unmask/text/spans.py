@@ -92,9 +92,7 @@ def tokenize(
         truncation=False,
         verbose=False,
     )
-    rows = zip(
-        texts, encoding["input_ids"], encoding["offset_mapping"], encoding["special_tokens_mask"], strict=True
-    )
+    rows = zip(texts, encoding["input_ids"], encoding["offset_mapping"], encoding["special_tokens_mask"], strict=True)
     filler = _filler_id(tokenizer)
     marked = []
     for rendered, ids, offsets, special in rows:
@@ -107,7 +105,11 @@ def tokenize(
 
 
 def _mark_span(
-    rendered: Rendered, ids: NDArray[np.int64], spans: NDArray[np.int64], own: NDArray[np.bool_], max_length: int
+    rendered: Rendered,
+    ids: NDArray[np.int64],
+    spans: NDArray[np.int64],
+    own: NDArray[np.bool_],
+    max_length: int,
 ) -> tuple[TokenizedText, NDArray[np.bool_]]:
     """Find the span of one text and shorten it where it is too long; `own` is False on special tokens."""
     # The text's tokens run from the first that ends behind its start to the last that begins before its end.

@@ -36,11 +36,11 @@ def word_tokens(
     # First and last word that each token touches; a token of white space alone touches none.
     first = np.searchsorted(ends, token_starts, side="right")
     last = np.searchsorted(starts, token_ends, side="left") - 1
-    tokens = [t for t, a, b in zip(own, first, last, strict=True) for _ in range(a, b + 1)]
+    tokens: list[int] = [t for t, a, b in zip(own.tolist(), first, last, strict=True) for _ in range(a, b + 1)]
     numbers = [w for a, b in zip(first, last, strict=True) for w in range(a, b + 1)]
     for missing in sorted(set(range(len(words))) - set(numbers)):
         before = own[token_starts <= starts[missing]]
-        tokens.append(before[-1] if len(before) else (own[0] if len(own) else 0))
+        tokens.append(int(before[-1] if len(before) else own[0] if len(own) else 0))
         numbers.append(missing)
     return np.asarray(tokens, dtype=np.int64), np.asarray(numbers, dtype=np.int64)
 

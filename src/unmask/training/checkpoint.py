@@ -19,7 +19,11 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def save(
-    folder: Path, step: int, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, keep: int
+    folder: Path,
+    step: int,
+    parameters: Mapping[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    keep: int,
 ) -> None:
     """Write `folder/step-N` for N finished steps and remove all but the newest `keep`."""
     target = folder / f"step-{step:08d}"

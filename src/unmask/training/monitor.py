@@ -21,9 +21,7 @@ class Monitor:
         progress: show the bar.
     """
 
-    def __init__(
-        self, folder: Path, stage: str, steps: int, start: int, accelerator: Any, progress: bool
-    ) -> None:
+    def __init__(self, folder: Path, stage: str, steps: int, start: int, accelerator: Any, progress: bool) -> None:
         self.path = folder / "metrics.jsonl"
         self.main = bool(accelerator.is_main_process)
         self._accelerator = accelerator
@@ -34,9 +32,7 @@ class Monitor:
             folder.mkdir(parents=True, exist_ok=True)
             _truncate(self.path, start)
         accelerator.init_trackers(stage)
-        self._bar = tqdm(
-            total=steps, initial=start, desc=stage, unit="step", disable=not (progress and self.main)
-        )
+        self._bar = tqdm(total=steps, initial=start, desc=stage, unit="step", disable=not (progress and self.main))
 
     def step(self, tokens: int) -> None:
         """Count a finished step."""
@@ -53,7 +49,7 @@ class Monitor:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
         self._accelerator.log({f"{self._stage}/{k}": v for k, v in row.items() if k != "step"}, step=step)
-        shown = {k: f"{row[k]:.3g}" for k in ("loss", "accuracy", "masked_accuracy") if k in row}
+        shown: dict[str, str] = {k: f"{row[k]:.3g}" for k in ("loss", "accuracy", "masked_accuracy") if k in row}
         if rate:
             shown["tokens/s"] = f"{rate:,.0f}"
         self._bar.set_postfix(shown)

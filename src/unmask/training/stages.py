@@ -27,11 +27,11 @@ from unmask.data.sampling import EpochSampler
 from unmask.encoder import TextEncoder
 from unmask.errors import RecipeError
 from unmask.objectives.contrastive import SimCSE, ViewBatch
+from unmask.objectives.masking import build_masking
 from unmask.objectives.mntp import MaskedNextToken
 from unmask.text.batching import token_budget
 from unmask.training.config import MntpSettings, SimcseSettings, StageSettings
 from unmask.training.loop import Job, fit, seed_step
-from unmask.objectives.masking import build_masking
 
 Texts = Callable[[str], Sequence[str]]  # name of a data source -> its texts
 
@@ -102,9 +102,7 @@ def _run_mntp(settings: MntpSettings, context: StageContext, folder: Path) -> tu
     adapter = _make_trainable(model, settings)  # shares the head's weights where they are tied: those stay frozen
     for parameter in head.parameters():
         parameter.requires_grad_(False)
-    masking = build_masking(
-        tokenizer, token=settings.mask_token, rate=settings.mask_rate, style=settings.masking
-    )
+    masking = build_masking(tokenizer, token=settings.mask_token, rate=settings.mask_rate, style=settings.masking)
     alone = not keeps_pieces_apart(model)
     if alone:
         context.accelerator.print(f"{family(model)} cannot keep packed documents apart: one piece a block.")
@@ -112,9 +110,7 @@ def _run_mntp(settings: MntpSettings, context: StageContext, folder: Path) -> tu
     def blocks(source: str, count: int) -> list[Block]:
         texts = context.texts(source)
         order = np.random.default_rng(context.seed).permutation(len(texts))
-        packed = pack(
-            (texts[i] for i in order), tokenizer, block_size=settings.block_size, one_piece_a_block=alone
-        )
+        packed = pack((texts[i] for i in order), tokenizer, block_size=settings.block_size, one_piece_a_block=alone)
         return collect(packed, count)
 
     def micro_batches(chosen: Sequence[Block]) -> list[BlockBatch]:
@@ -154,9 +150,7 @@ def _run_simcse(settings: SimcseSettings, context: StageContext, folder: Path) -
     model = _load(context.start, context, head=False)
     _turn(model, context.attention)
     adapter = _make_trainable(model, settings)
-    encoder = TextEncoder(
-        model, load_tokenizer(context.base), replace(context.encoder, max_length=settings.max_length)
-    )
+    encoder = TextEncoder(model, load_tokenizer(context.base), replace(context.encoder, max_length=settings.max_length))
     texts = context.texts(settings.data)
     sampler = EpochSampler(len(texts), settings.batch_size, context.seed, "texts")
 
@@ -206,9 +200,7 @@ def _make_trainable(model: Any, settings: StageSettings) -> Any | None:
     adapter = None
     if settings.tuning == "lora":
         lora = settings.lora
-        adapter = add_lora(
-            model, rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, targets=lora.targets
-        )
+        adapter = add_lora(model, rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, targets=lora.targets)
     else:
         model.requires_grad_(True)
     for parameter in model.parameters():
@@ -240,9 +232,9 @@ def _saved_dtype(context: StageContext) -> torch.dtype:
     if context.dtype != "auto":
         dtype: torch.dtype = getattr(torch, context.dtype)
         return dtype
-    from unmask.backbone.loading import resolve_model
-
     import transformers
+
+    from unmask.backbone.loading import resolve_model
 
     config = transformers.AutoConfig.from_pretrained(resolve_model(context.base))
     return getattr(config, "dtype", None) or torch.float32

@@ -1,0 +1,70 @@
+"""Plots as SVG text that reads on light and dark pages: transparent ground, grey ink, two clear colours."""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from unmask.analysis.attention import AttentionMap
+
+_INK = "#808894"
+_COLOURS = ("#3b82f6", "#f97316")
+
+
+def curves_figure(rows: Sequence[Mapping[str, float]], series: Mapping[str, str], label: str) -> str:
+    """Figures over steps: `series` maps a key of the metric rows to the name shown."""
+    figure, axes = _figure(6.4, 3.0)
+    for colour, (key, name) in zip(_COLOURS, series.items(), strict=False):
+        points = [(row["step"], row[key]) for row in rows if key in row]
+        if points:
+            axes.plot(*zip(*points, strict=True), color=colour, label=name, marker="o", markersize=3)
+    axes.set_xlabel("step")
+    axes.set_ylabel(label)
+    axes.set_ylim(bottom=0)
+    if len(series) > 1:
+        axes.legend(frameon=False, labelcolor=_INK)
+    return _svg(figure)
+
+
+def attention_figure(maps: Sequence[AttentionMap], titles: Sequence[str]) -> str:
+    """Heat maps side by side, on one scale."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.2 * len(maps), 4.6), layout="constrained")
+    grid: Any = figure.subplots(1, len(maps), squeeze=False)[0]
+    # The first token soaks up most attention in any decoder; the scale is set by the rest.
+    top = max(float(m.weights[:, 1:].max()) for m in maps)
+    for axes, attention, title in zip(grid, maps, titles, strict=True):
+        axes.imshow(attention.weights, cmap="viridis", vmin=0, vmax=top)
+        positions = range(len(attention.tokens))
+        axes.set_xticks(positions, attention.tokens, rotation=90, fontsize=7)
+        axes.set_yticks(positions, attention.tokens, fontsize=7)
+        axes.set_title(title, color=_INK, fontsize=10)
+        _ink(axes)
+    return _svg(figure)
+
+
+def _figure(width: float, height: float) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots()
+    axes.grid(alpha=0.2)
+    axes.spines[["top", "right"]].set_visible(False)
+    _ink(axes)
+    return figure, axes
+
+
+def _ink(axes: Any) -> None:
+    axes.tick_params(colors=_INK)
+    axes.xaxis.label.set_color(_INK)
+    axes.yaxis.label.set_color(_INK)
+    for spine in axes.spines.values():
+        spine.set_color(_INK)
+
+
+def _svg(figure: Any) -> str:
+    """The figure as an inline SVG element, without XML header and without fixed size."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]

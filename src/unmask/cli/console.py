@@ -1,0 +1,80 @@
+"""What the commands share: JSON on stdout, tables, common options, quiet libraries."""
+
+import argparse
+import json
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+
+def print_json(value: Any) -> None:
+    """One JSON object on stdout."""
+    print(json.dumps(value, ensure_ascii=False))
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns aligned for a terminal; the first to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in [header, *rows]
+    ]
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def rungs_table(rungs: Sequence[dict[str, Any]]) -> str:
+    """The ladder: a row a rung, a column a figure; `-` where a rung has none."""
+    names = list(dict.fromkeys(key for rung in rungs for key in rung if key != "name"))
+    rows = [[str(rung["name"]), *(f"{rung[n]:.1f}" if n in rung else "-" for n in names)] for rung in rungs]
+    return table(["rung", *names], rows)
+
+
+def progress_wanted() -> bool:
+    """Bars are for people: only where stderr is a terminal."""
+    return sys.stderr.isatty()
+
+
+def quiet_transformers() -> None:
+    """Turn off transformers' own bars; import it first, so call this inside a command."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """`--json`, the same everywhere."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+
+
+def add_encoder_options(parser: argparse.ArgumentParser) -> None:
+    """How an encoder is opened."""
+    parser.add_argument(
+        "--attention", choices=("causal", "bidirectional"), help="default: what the model's config says"
+    )
+    parser.add_argument(
+        "--pooling", choices=("mean", "weighted_mean", "last", "eos", "first"), help="default: as saved"
+    )
+    parser.add_argument("--max-length", type=int, metavar="N", help="most tokens of a text (default: as saved)")
+    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto")
+    parser.add_argument("--device", help="for example cpu or cuda:0 (default: the GPU if there is one)")
+
+
+def open_encoder(arguments: argparse.Namespace) -> Any:
+    """The encoder that a command's options ask for."""
+    quiet_transformers()
+    from unmask import TextEncoder
+
+    return TextEncoder.load(
+        arguments.encoder,
+        attention=arguments.attention,
+        pooling=arguments.pooling,
+        max_length=arguments.max_length,
+        dtype=arguments.dtype,
+        device=arguments.device,
+    )

@@ -1,0 +1,47 @@
+"""`unmask convert MODEL --out DIR`: step 1 alone, verified."""
+
+import argparse
+import sys
+from typing import Any
+
+from unmask.cli.console import add_json, print_json, quiet_transformers
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "convert",
+        help="make a decoder bidirectional, verify every layer, save it as an encoder",
+        epilog="example: unmask convert pocket --out pocket-bi",
+    )
+    parser.add_argument("model", metavar="MODEL", help="folder, hub id, or `pocket`")
+    parser.add_argument("--out", required=True, metavar="DIR", help="new folder for the encoder")
+    parser.add_argument("--pooling", default="mean", choices=("mean", "weighted_mean", "last", "eos", "first"))
+    parser.add_argument(
+        "--max-length", type=int, metavar="N", help="most tokens of a text (default: what the model takes)"
+    )
+    parser.add_argument(
+        "--attention-implementation", metavar="NAME", help="eager, sdpa, ... (default: transformers' choice)"
+    )
+    add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Convert, save, say what was found."""
+    quiet_transformers()
+    from unmask.encoder import convert_and_save
+
+    report = convert_and_save(
+        arguments.model,
+        arguments.out,
+        pooling=arguments.pooling,
+        max_length=arguments.max_length,
+        attention_implementation=arguments.attention_implementation,
+    )
+    if arguments.json:
+        print_json(report.to_dict() | {"encoder": arguments.out})
+    else:
+        print(report.table())
+        print(f"encoder written to {arguments.out}", file=sys.stderr)
+    return 0

@@ -1,0 +1,56 @@
+"""`unmask encode ENCODER INPUT... --out OUT`: texts to a Parquet file of ids and vectors."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from unmask.cli.console import add_encoder_options, add_json, open_encoder, print_json, progress_wanted
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "encode",
+        help="encode txt, csv, tsv, jsonl or Parquet files into a Parquet file of ids and vectors",
+        epilog="example: unmask encode pocket-bi articles.jsonl --field text --id-field id --out vectors.parquet",
+    )
+    parser.add_argument("encoder", metavar="ENCODER", help="folder, hub id, or `pocket`")
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="files; a txt file holds one text a line")
+    parser.add_argument("--out", required=True, metavar="FILE", help="Parquet file to write")
+    parser.add_argument("--field", default="text", help="column or key of the text (default: text)")
+    parser.add_argument("--id-field", metavar="NAME", help="column or key of the id (default: file name and line)")
+    parser.add_argument("--prompt", help="instruction put in front of every text")
+    parser.add_argument("--prompt-name", metavar="NAME", help="one of the encoder's saved prompts")
+    parser.add_argument("--normalize", action="store_true", default=None, help="scale vectors to length 1")
+    parser.add_argument(
+        "--batch-tokens", type=int, default=8192, metavar="N", help="most tokens in a batch (default: 8192)"
+    )
+    add_encoder_options(parser)
+    add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Look at the files before the model is loaded."""
+    from unmask.corpus.encode import check_inputs, encode_files
+
+    inputs, out = [Path(p) for p in arguments.inputs], Path(arguments.out)
+    check_inputs(inputs, out, field=arguments.field, id_field=arguments.id_field)
+    count = encode_files(
+        open_encoder(arguments),
+        inputs,
+        out,
+        field=arguments.field,
+        id_field=arguments.id_field,
+        prompt=arguments.prompt,
+        prompt_name=arguments.prompt_name,
+        normalize=arguments.normalize,
+        batch_tokens=arguments.batch_tokens,
+        progress=progress_wanted(),
+    )
+    if arguments.json:
+        print_json({"texts": count, "out": str(out)})
+    else:
+        print(f"{count:,} vectors written to {out}", file=sys.stderr)
+    return 0

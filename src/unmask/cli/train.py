@@ -1,0 +1,56 @@
+"""`unmask train RECIPE`: all stages of a recipe; resumes by itself."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from unmask.cli.console import add_json, print_json, progress_wanted, quiet_transformers, rungs_table
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "train",
+        help="run a recipe: train every stage, evaluate every rung; goes on where it was stopped",
+        epilog="example: unmask train pocket-wiki --out runs/first --set seed=1 --set stages.mntp.steps=100",
+    )
+    parser.add_argument(
+        "recipe", metavar="RECIPE", help="YAML file, or the name of a recipe that comes with the package"
+    )
+    parser.add_argument("--out", metavar="DIR", help="run folder (default: runs/NAME)")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a key, for example stages.mntp.lr=1e-4",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved plan, parameters, tokens and memory")
+    add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Read the recipe first: its mistakes cost no waiting."""
+    from unmask.ladder.recipe import check_files, load_recipe
+
+    recipe = load_recipe(arguments.recipe, arguments.set)
+    check_files(recipe)
+    quiet_transformers()
+    if arguments.dry_run:
+        from unmask.ladder.plan import make_plan
+
+        plan = make_plan(recipe)
+        print_json(plan.to_dict()) if arguments.json else print(plan.text())
+        return 0
+    from unmask.ladder.run import train
+
+    out = arguments.out or str(Path("runs") / recipe.name)
+    result = train(recipe, out, progress=progress_wanted()).to_dict()
+    if arguments.json:
+        print_json(result)
+    else:
+        print(rungs_table(result["rungs"]))
+        print(f"encoder: {result['encoder']}", file=sys.stderr)
+    return 0

@@ -1,0 +1,194 @@
+"""The commands, through main(argv): what they print, what they write, and what they say when input is wrong."""
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from unmask import TextEncoder
+from unmask.cli.main import main
+
+
+@pytest.fixture(scope="module")
+def encoder_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli") / "pocket-bi"
+    assert main(["convert", "pocket", "--out", str(folder)]) == 0
+    return folder
+
+
+def test_convert_writes_an_encoder_that_verifies(encoder_folder, capsys):
+    assert main(["verify", str(encoder_folder)]) == 0
+    assert "bidirectional" in capsys.readouterr().out
+    assert main(["verify", str(encoder_folder), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["bidirectional"] is True
+    assert len(report["layers"]) == 2 * 6
+
+
+def test_verify_of_a_causal_model_ends_with_1(capsys):
+    assert main(["verify", "pocket"]) == 1
+    assert "reads left to right" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "options", "ids"),
+    [
+        ("a.txt", "one\ntwo\n", [], ["a.txt:1", "a.txt:2"]),
+        ("a.csv", "id,body\nx,one\ny,two\n", ["--field", "body", "--id-field", "id"], ["x", "y"]),
+        ("a.jsonl", '{"text": "one", "id": 1}\n{"text": "two", "id": 2}\n', ["--id-field", "id"], ["1", "2"]),
+    ],
+)
+def test_encode_writes_ids_and_vectors(encoder_folder, tmp_path, name, content, options, ids):
+    (tmp_path / name).write_text(content)
+    out = tmp_path / "out.parquet"
+    assert main(["encode", str(encoder_folder), str(tmp_path / name), "--out", str(out), *options]) == 0
+    table = pq.read_table(out)
+    assert table["id"].to_pylist() == ids
+    expected = TextEncoder.load(encoder_folder).encode(["one", "two"])
+    np.testing.assert_allclose(np.stack(table["vector"].to_numpy()), expected, atol=1e-5)
+
+
+def test_eval_sts_and_words_print_one_json_object(encoder_folder, tmp_path, capsys):
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text("A cat sleeps.,A cat is asleep.,5\nA cat sleeps.,Stocks fell.,0\nRain fell.,It rained.,4.5\n")
+    assert main(["eval", "sts", str(encoder_folder), "--data", str(pairs), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["task"] == "sts"
+    assert -100 <= found["spearman"] <= 100
+    assert found["pairs"] == 3
+    words = tmp_path / "words.txt"
+    words.write_text("The B-NP\ncat I-NP\nsat B-VP\n. O\n\nA B-NP\ndog I-NP\nran B-VP\n. O\n")
+    arguments = ["eval", "words", str(encoder_folder), "--train", str(words), "--test", str(words), "--json"]
+    assert main(arguments) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["accuracy"] == 100.0
+    assert found["f1"] == 100.0
+
+
+@pytest.mark.data
+@pytest.mark.slow
+def test_a_probe_finds_chunks_in_real_text(encoder_folder, data_folder, capsys):
+    files = [str(data_folder / "conll2000" / name) for name in ("train.txt", "test.txt")]
+    arguments = [
+        "eval",
+        "words",
+        str(encoder_folder),
+        "--train",
+        files[0],
+        "--test",
+        files[1],
+        "--limit",
+        "600",
+    ]
+    assert main([*arguments, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["words"] == 47377
+    assert 80 < found["accuracy"] < 95
+    assert 65 < found["f1"] < found["accuracy"]
+
+
+@pytest.mark.data
+def test_the_pocket_decoder_has_the_published_sts_figure(data_folder, capsys):
+    file = str(data_folder / "stsb" / "stsb-en-dev.csv")
+    for attention, expected in [("causal", 50.2), ("bidirectional", 56.7)]:
+        assert main(["eval", "sts", "pocket", "--attention", attention, "--data", file, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["spearman"] == pytest.approx(expected, abs=0.3)
+
+
+def bad_inputs(folder):
+    (folder / "empty.txt").write_text("")
+    (folder / "binary.txt").write_bytes(b"\x00\x01\x02")
+    (folder / "broken.jsonl").write_text('{"text": "ok"}\n{"text": "ok"}\n{"text" "no"}\n')
+    (folder / "good.txt").write_text("fine\n")
+    (folder / "wrong.yaml").write_text("name: x\nmodel: {name: pocket}\ndata: {}\nstages: three\n")
+    out = str(folder / "out")
+    return [
+        (["encode", "pocket", str(folder / "none.txt"), "--out", out], "no such file"),
+        (["encode", "pocket", str(folder / "empty.txt"), "--out", out], "is empty"),
+        (["encode", "pocket", str(folder / "binary.txt"), "--out", out], "binary file"),
+        (["encode", "pocket", str(folder / "broken.jsonl"), "--out", out], "broken.jsonl:3: broken JSON"),
+        (["encode", "./nowhere", str(folder / "good.txt"), "--out", out], "No folder './nowhere'"),
+        (["encode", "pocket", str(folder / "good.txt"), "--out", out + "/x/y.parquet"], "is not a folder"),
+        (
+            ["encode", "pocket", str(folder / "good.txt"), "--out", out, "--prompt-name", "q"],
+            "no prompt named 'q'",
+        ),
+        (["convert", str(folder), "--out", out], "no config.json"),
+        (["convert", str(folder / "good.txt"), "--out", out], "is a file"),
+        (["verify", str(folder / "good.txt")], "is a file"),
+        (["train", str(folder / "wrong.yaml"), "--out", out], "stages: "),
+        (["train", str(folder / "none.yaml"), "--out", out], "No recipe file"),
+        (["train", str(folder / "good.txt"), "--out", out], "holds str"),
+        (["eval", "sts", "pocket", "--data", str(folder / "good.txt")], "pairs are read from"),
+        (
+            [
+                "eval",
+                "words",
+                "pocket",
+                "--train",
+                str(folder / "empty.txt"),
+                "--test",
+                str(folder / "good.txt"),
+            ],
+            "is empty",
+        ),
+        (["demo", "--out", str(folder)], "something else than an earlier demo"),
+    ]
+
+
+def test_bad_input_is_one_sentence_and_exit_code_2(tmp_path, capsys):
+    cases = bad_inputs(tmp_path)
+    before = sorted(p.name for p in tmp_path.iterdir())
+    for arguments, message in cases:
+        code = main(arguments)
+        errors = capsys.readouterr().err
+        assert code == 2, arguments
+        assert message in errors, (arguments, errors)
+        assert "Traceback" not in errors
+        assert sorted(p.name for p in tmp_path.iterdir()) == before, arguments
+
+
+def test_a_model_without_tokenizer_and_an_encoder_are_refused(tiny, tokenizer, tmp_path, capsys):
+    tiny("llama").save_pretrained(tmp_path / "bare")
+    assert main(["convert", str(tmp_path / "bare"), "--out", str(tmp_path / "out")]) == 2
+    assert "no tokenizer" in capsys.readouterr().err
+    tiny("bert", head=False).save_pretrained(tmp_path / "bert")
+    tokenizer.save_pretrained(tmp_path / "bert")
+    assert main(["convert", str(tmp_path / "bert"), "--out", str(tmp_path / "out")]) == 2
+    assert "bert is an encoder" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_wrong_usage_ends_with_2(capsys):
+    for arguments in ([], ["conver"], ["eval", "sts"]):
+        with pytest.raises(SystemExit) as stopped:
+            main(arguments)
+        assert stopped.value.code == 2
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path, capsys):
+    (tmp_path / "docs.txt").write_text("Some text about nothing in particular.\n" * 50)
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(
+        f"name: r\nmodel: {{name: pocket}}\ndata: {{docs: {{files: [{tmp_path}/docs.txt]}}}}\n"
+        "stages:\n- {objective: mntp, data: docs, steps: 3, tuning: full}\n"
+        "- {objective: simcse, data: docs, steps: 2}\n"
+    )
+    arguments = [
+        "train",
+        str(recipe),
+        "--out",
+        str(tmp_path / "run"),
+        "--set",
+        "stages.mntp.steps=5",
+        "--dry-run",
+    ]
+    assert main(arguments) == 0
+    assert "trainable parameters" in capsys.readouterr().out
+    assert main([*arguments, "--json"]) == 0
+    mntp, simcse = json.loads(capsys.readouterr().out)["stages"]
+    assert mntp["tokens"] == 5 * 16384
+    assert mntp["trainable"] == 6843648 - 8192 * 256  # the tied head is frozen, and with it the embedding
+    assert simcse["trainable"] == 16 * 6 * (4 * 2 * 256 + 3 * (256 + 688))
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,183 @@
+"""Figures: losses against the plain formula, gradients against one big batch, masks against their promise."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from unmask import convert
+from unmask.backbone.head import LanguageModelHead
+from unmask.backbone.packing import PackedStates, keeps_pieces_apart
+from unmask.backbone.structure import body, token_states
+from unmask.data.blocks import pack, stack
+from unmask.errors import RecipeError
+from unmask.objectives.contrastive import SimCSE, ViewBatch, info_nce
+from unmask.objectives.masking import build_masking, mask_token_id
+from unmask.objectives.mntp import IGNORED, MaskedNextToken, mask_tokens
+
+
+def masking(tokenizer, **options):
+    return build_masking(tokenizer, **{"token": "_", "rate": 0.2, "style": "bert", **options})
+
+
+def blocks(tokenizer, articles, size=32, count=12):
+    return list(pack(articles, tokenizer, block_size=size))[:count]
+
+
+@pytest.mark.parametrize(("style", "rate"), [("bert", 0.2), ("roberta", 0.8)])
+def test_masks_keep_their_promise(tokenizer, articles, style, rate):
+    batch = stack(blocks(tokenizer, articles, 64, 200), pad_id=0, never_mask=66)
+    made = masking(tokenizer, rate=rate, style=style)
+    ids, labels = mask_tokens(batch.input_ids, batch.maskable, made, torch.Generator().manual_seed(0))
+    chosen = labels != IGNORED
+    assert not (chosen & ~batch.maskable).any()
+    assert torch.equal(labels[chosen], batch.input_ids[chosen])
+    assert torch.equal(ids[~chosen], batch.input_ids[~chosen])
+    share = float(chosen.sum() / batch.maskable.sum())
+    assert abs(share - rate) < 0.02
+    masked = float((ids[chosen] == made.mask_id).float().mean())
+    kept = float((ids[chosen] == labels[chosen]).float().mean())
+    if style == "roberta":
+        assert masked == 1.0
+    else:
+        assert abs(masked - 0.8) < 0.03
+        assert abs(kept - 0.1) < 0.03
+    assert not set(made.random_ids.tolist()) & set(tokenizer.all_special_ids)
+
+
+def test_the_mask_token_is_one_real_token(tokenizer):
+    assert mask_token_id(tokenizer, "_") == 66
+    assert mask_token_id(tokenizer, "own") == tokenizer.mask_token_id == 3
+    with pytest.raises(RecipeError, match="must be one known token"):
+        mask_token_id(tokenizer, "certainly not a single piece")
+
+
+def test_the_loss_is_that_of_the_models_own_logits_one_position_before(tiny, tokenizer, articles):
+    model = tiny("llama")
+    convert(model)
+    batch = stack(blocks(tokenizer, articles, count=4), pad_id=0, never_mask=66)
+    objective = MaskedNextToken(LanguageModelHead(model), masking(tokenizer))
+    torch.manual_seed(3)
+    states = PackedStates(body(model))
+    out = objective.step(states, [batch], lambda loss: loss.backward())
+    torch.manual_seed(3)
+    ids, labels = mask_tokens(batch.input_ids, batch.maskable, objective.masking)
+    total, count = 0.0, 0
+    for row in range(len(ids)):
+        for piece in range(1, int(batch.pieces[row].max()) + 1):
+            inside = batch.pieces[row] == piece
+            logits = model(input_ids=ids[row][inside][None]).logits[0]
+            wanted = labels[row][inside]
+            total += float(nn.functional.cross_entropy(logits[:-1], wanted[1:], ignore_index=IGNORED, reduction="sum"))
+            count += int((wanted != IGNORED).sum())
+    assert out.count == count
+    assert out.loss == pytest.approx(total / count, rel=1e-5)
+
+
+def test_micro_batches_give_the_gradients_of_one_batch(tiny, tokenizer, articles):
+    model = tiny("llama")
+    convert(model)
+    rows = blocks(tokenizer, articles)
+    objective = MaskedNextToken(LanguageModelHead(model), masking(tokenizer, style="roberta"))
+    found = []
+    width = max(len(block.ids) for block in rows)
+    for size in (len(rows), 3):
+        model.zero_grad()
+        torch.manual_seed(0)
+        whole = stack(rows, pad_id=0, never_mask=66)
+        ids, labels = mask_tokens(whole.input_ids, whole.maskable, objective.masking)
+        parts = [stack(rows[i : i + size], pad_id=0, never_mask=66) for i in range(0, len(rows), size)]
+        fixed = [(ids[i : i + size], labels[i : i + size]) for i in range(0, len(rows), size)]
+        fixed = [
+            (a[:, : p.input_ids.shape[1]], b[:, : p.input_ids.shape[1]]) for (a, b), p in zip(fixed, parts, strict=True)
+        ]
+        assert width >= parts[0].input_ids.shape[1]
+        given = iter(fixed)
+        objective._mask = lambda *_, given=given: next(given)
+        out = objective.step(PackedStates(body(model)), parts, lambda loss: loss.backward())
+        found.append((out.loss, {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-6)
+    for name, gradient in found[0][1].items():
+        torch.testing.assert_close(found[1][1][name], gradient, rtol=1e-4, atol=1e-7)
+
+
+def test_more_labels_than_a_chunk_give_the_same_gradients(tiny, tokenizer, articles, monkeypatch):
+    model = tiny("llama")
+    convert(model)
+    batch = stack(blocks(tokenizer, articles), pad_id=0, never_mask=66)
+    found = []
+    for chunk in (10_000, 16):
+        monkeypatch.setattr("unmask.objectives.mntp._CHUNK", chunk)
+        model.zero_grad()
+        torch.manual_seed(0)
+        objective = MaskedNextToken(LanguageModelHead(model), masking(tokenizer))
+        objective.step(PackedStates(body(model)), [batch], lambda loss: loss.backward())
+        found.append(model.model.layers[0].mlp.up_proj.weight.grad.clone())
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-7)
+
+
+def test_the_head_is_frozen_and_knows_the_familys_scaling(tiny):
+    for family, extra in [
+        ("llama", {}),
+        ("gemma2", {}),
+        ("cohere", {"logit_scale": 0.25}),
+        ("granite", {"logits_scaling": 8.0}),
+    ]:
+        model = tiny(family, attention_implementation="eager", **extra)
+        head = LanguageModelHead(model)
+        head.check(model)
+        assert not any(p.requires_grad for p in head.parameters())
+
+
+@pytest.mark.parametrize("backend", ["eager", "sdpa"])
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gpt2"])
+def test_packed_pieces_do_not_see_each_other(tiny, tokenizer, articles, family, backend):
+    model = tiny(family, attention_implementation=backend)
+    convert(model)
+    assert keeps_pieces_apart(model)
+    batch = stack(list(pack([a[:90] for a in articles], tokenizer, block_size=64))[:3], pad_id=0, never_mask=66)
+    with torch.no_grad():
+        packed = PackedStates(body(model))(batch.input_ids, batch.pieces, batch.position_ids)
+        assert int(batch.pieces.max()) > 1
+        for row in range(len(packed)):
+            for piece in range(1, int(batch.pieces[row].max()) + 1):
+                inside = batch.pieces[row] == piece
+                alone = token_states(body(model), batch.input_ids[row][inside][None])[0]
+                torch.testing.assert_close(packed[row][inside], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_info_nce_is_cross_entropy_over_scaled_cosines():
+    torch.manual_seed(0)
+    first, second = torch.randn(5, 8), torch.randn(5, 8)
+    cosines = nn.functional.cosine_similarity(first[:, None], second[None], dim=-1)
+    expected = -(torch.softmax(20 * cosines, dim=1).diagonal().log()).mean()
+    loss, accuracy = info_nce(first, second, scale=20)
+    assert float(loss) == pytest.approx(float(expected), rel=1e-5)
+    assert float(accuracy) == pytest.approx(float((cosines.argmax(1) == torch.arange(5)).float().mean()))
+
+
+def test_the_contrastive_loss_is_float32_under_autocast():
+    torch.manual_seed(0)
+    first = torch.randn(4, 64)
+    second = first + 0.01 * torch.randn(4, 64)
+    plain, _ = info_nce(first, second, scale=50)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed, _ = info_nce(first, second, scale=50)
+    assert mixed.dtype == torch.float32
+    assert float(mixed) == float(plain)
+
+
+def test_length_groups_do_not_change_the_contrastive_gradients(bidirectional):
+    import copy
+
+    encoder = copy.copy(bidirectional)
+    encoder.module = copy.deepcopy(bidirectional.module)
+    texts = encoder.tokenize(["one two three", "a", "a longer sentence about nothing at all", "two words"]) * 2
+    gradients = []
+    for groups in ([list(range(8))], [[2, 6], [0, 4, 3, 7], [1, 5]]):
+        order = torch.from_numpy(np.argsort(np.concatenate(groups)))
+        batch = ViewBatch([encoder.pad([texts[i] for i in group]) for group in groups], order)
+        encoder.module.zero_grad()
+        SimCSE(20).step(encoder.module, batch, lambda loss: loss.backward())
+        gradients.append(encoder.module.model.layers[0].mlp.up_proj.weight.grad.clone())
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-3, atol=1e-6)

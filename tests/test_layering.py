@@ -1,0 +1,146 @@
+"""The arrows of ARCHITECTURE.md, and other promises about the shape of the code."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import unmask
+
+SOURCE = Path(unmask.__file__).parent
+# room -> rooms it may import; nothing points up. Top-level modules are rooms of their own.
+ARROWS = {
+    "errors": set(),
+    "pooling": set(),
+    "text": {"errors"},
+    "backbone": {"errors", "text"},
+    "artifact": {"errors", "pooling", "text"},
+    "encoder": {"errors", "pooling", "text", "backbone", "artifact"},
+    "data": {"errors", "text"},
+    "objectives": {"errors"},
+    "evaluation": {"errors", "data", "backbone", "encoder", "objectives"},
+    "analysis": {"errors", "backbone", "encoder"},
+    "corpus": {"errors", "data", "encoder"},
+    "training": {"errors", "artifact", "text", "backbone", "data", "encoder", "objectives"},
+    "ladder": {
+        "errors",
+        "artifact",
+        "pooling",
+        "backbone",
+        "data",
+        "encoder",
+        "evaluation",
+        "training",
+        "<package>",
+    },
+    "demo": {"errors", "analysis", "backbone", "data", "encoder", "evaluation", "ladder", "training"},
+    "cli": {
+        "errors",
+        "artifact",
+        "backbone",
+        "corpus",
+        "data",
+        "demo",
+        "encoder",
+        "evaluation",
+        "ladder",
+        "<package>",
+    },
+}
+MODULES = sorted(SOURCE.rglob("*.py"))
+
+
+def room(path):
+    parts = path.relative_to(SOURCE).with_suffix("").parts
+    return "<package>" if parts == ("__init__",) else parts[0]
+
+
+def imports(path):
+    """Names imported from unmask at run time; what stands under TYPE_CHECKING does not count."""
+    tree = ast.parse(path.read_text())
+    typing_only = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_imports_follow_the_arrows(path):
+    here = room(path)
+    if here == "<package>":
+        return
+    for name in imports(path):
+        if name == "unmask":
+            target = "<package>"
+        elif name.startswith("unmask."):
+            target = name.split(".")[1]
+        else:
+            continue
+        assert target == here or target in ARROWS[here], f"{here} must not import {target} ({path.name})"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_only_the_backbone_touches_model_libraries(path):
+    allowed = {
+        "peft": {"backbone"},
+        "transformers": {"backbone", "cli"},  # cli only turns its bars off
+        "accelerate": {"ladder"},
+        "sentence_transformers": set(),
+    }
+    for name in imports(path):
+        library = name.split(".")[0]
+        if library in allowed:
+            assert room(path) in allowed[library], f"{path.name} imports {library}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_files_and_functions_stay_short(path):
+    lines = path.read_text().splitlines()
+    assert len(lines) <= 400
+    for node in ast.walk(ast.parse("\n".join(lines))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            length = node.end_lineno - node.lineno + 1
+            docstring = ast.get_docstring(node)
+            length -= len(docstring.splitlines()) if docstring else 0
+            assert length <= 60, f"{path.name}: {node.name} has {length} lines"
+
+
+def test_every_room_has_its_place_in_the_map():
+    assert {room(path) for path in MODULES} - {"<package>"} == set(ARROWS)
+    text = (SOURCE.parents[1] / "ARCHITECTURE.md").read_text()
+    for name in ARROWS:
+        assert name in text
+
+
+def test_public_names_are_listed_sorted_and_there():
+    assert unmask.__all__ == sorted(unmask.__all__)
+    assert set(unmask.__all__) == set(unmask._HOMES)
+    for name in unmask.__all__:
+        assert getattr(unmask, name).__name__ == name
+
+
+def test_help_loads_nothing_heavy():
+    code = (
+        "import sys; from unmask.cli.main import build_parser; build_parser(); "
+        "heavy = {'torch', 'transformers', 'numpy', 'peft', 'pydantic', 'pyarrow'} & set(sys.modules); "
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_nothing_is_pickled_and_no_remote_code_is_trusted():
+    for path in MODULES:
+        text = path.read_text()
+        for word in ("import pickle", "torch.save", "torch.load", "trust_remote_code=True"):
+            assert word not in text, f"{path.name}: {word}"

@@ -1,0 +1,143 @@
+"""Readers: what they read, and the one clear sentence when they cannot."""
+
+import numpy as np
+import pytest
+
+from unmask.data.blocks import pack, stack
+from unmask.data.records import read_records, read_texts
+from unmask.data.sampling import EpochSampler
+from unmask.data.words import read_labelled
+from unmask.errors import DataError
+from unmask.evaluation.similarity import read_pairs
+
+
+def write(folder, name, content):
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def test_texts_of_every_format_are_read_alike(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    files = [
+        write(tmp_path, "a.txt", "one\n\ntwo\n"),
+        write(tmp_path, "a.csv", 'id,text\n1,one\n2,"two"\n'),
+        write(tmp_path, "a.tsv", "text\tid\none\t1\ntwo\t2\n"),
+        write(tmp_path, "a.jsonl", '{"text": "one", "id": 1}\n\n{"text": "two", "id": 2}\n'),
+    ]
+    pq.write_table(pa.table({"text": ["one", "two"], "id": ["1", "2"]}), tmp_path / "a.parquet")
+    for path in [*files, tmp_path / "a.parquet"]:
+        assert [r.text for r in read_records(path)] == ["one", "two"], path
+    assert [r.id for r in read_records(files[3], id_field="id")] == ["1", "2"]
+    assert [r.id for r in read_records(files[3])] == ["a.jsonl:1", "a.jsonl:3"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", "", "is empty"),
+        ("a.txt", b"\x00\x01binary", "binary file"),
+        ("a.txt", b"fine\n\xff\xfe\n", "a.txt:2: not UTF-8"),
+        ("a.jsonl", '{"text": "ok"}\n{"text": \n', "a.jsonl:2: broken JSON"),
+        ("a.jsonl", '["a"]\n', "a.jsonl:1: expected a JSON object"),
+        ("a.jsonl", '{"text": 3}\n', "a.jsonl:1: 'text' is a int"),
+        ("a.jsonl", '{"body": "x"}\n', "no 'text' here; found 'body'"),
+        ("a.csv", "text,id\none\n", "a.csv:2: the header has 2 columns"),
+        ("a.parquet", b"not parquet", "not a readable Parquet"),
+        ("a.txt", "\n \n", "no text found"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(tmp_path, name, content, message):
+    with pytest.raises(DataError, match=message):
+        read_texts([write(tmp_path, name, content)])
+
+
+def test_missing_files_and_folders_are_named(tmp_path):
+    with pytest.raises(DataError, match="no such file"):
+        read_texts([tmp_path / "none.txt"])
+    with pytest.raises(DataError, match="is a folder"):
+        read_texts([tmp_path])
+
+
+def test_blocks_keep_document_borders(tokenizer, articles):
+    blocks = list(pack(articles, tokenizer, block_size=64))
+    assert all(len(block.ids) <= 64 for block in blocks)
+    assert np.mean([len(block.ids) for block in blocks[:-1]]) > 56  # packed, not padded
+    for block in blocks:
+        starts = np.flatnonzero(np.diff(block.pieces, prepend=0))
+        assert (block.ids[starts] == tokenizer.bos_token_id).all()
+        assert block.special.sum() == len(starts)
+    text = " ".join(articles)
+    for block in blocks[:20]:
+        for piece in np.unique(block.pieces):
+            assert tokenizer.decode(block.ids[(block.pieces == piece) & ~block.special]) in text
+
+
+def test_batches_of_blocks_know_what_may_be_masked(tokenizer, articles):
+    underscore = tokenizer.convert_tokens_to_ids("_")
+    blocks = list(pack([*articles, "snake_case_name " * 20], tokenizer, block_size=64))
+    batch = stack(blocks, pad_id=0, never_mask=underscore)
+    assert not batch.maskable[batch.pieces == 0].any()
+    assert not batch.maskable[batch.input_ids == tokenizer.bos_token_id].any()
+    assert not batch.maskable[batch.input_ids == underscore].any()
+    assert not batch.maskable[batch.position_ids == 0].any()
+    for row, block in enumerate(blocks):
+        for piece in np.unique(block.pieces):
+            inside = batch.pieces[row].numpy() == piece
+            assert batch.position_ids[row].numpy()[inside].tolist() == list(range(inside.sum()))
+
+
+def test_steps_are_a_pure_function_of_seed_and_number():
+    sampler, again = EpochSampler(10, 3, seed=1), EpochSampler(10, 3, seed=1)
+    later = [again.rows(step) for step in reversed(range(9))][::-1]
+    assert [sampler.rows(step) for step in range(9)] == later
+    epoch = [row for step in range(3) for row in sampler.rows(step)]
+    assert len(set(epoch)) == 9
+    assert epoch != sorted(epoch)
+    assert EpochSampler(10, 3, seed=2).rows(0) != sampler.rows(0)
+    with pytest.raises(DataError, match="2 rows are fewer than one batch of 3"):
+        EpochSampler(2, 3, seed=0)
+
+
+def test_labelled_words_from_columns_and_conllu(tmp_path):
+    conll = write(tmp_path, "a.txt", "The DT B-NP\ncat NN I-NP\n\n#tag NN O\n")
+    sentences = read_labelled(conll)
+    assert [s.words for s in sentences] == [("The", "cat"), ("#tag",)]
+    assert sentences[0].labels == ("B-NP", "I-NP")
+    assert read_labelled(conll, label_column=1)[0].labels == ("DT", "NN")
+    line = "{}\t{}\t_\t{}\t_\t_\t_\t_\t_\t_\n"
+    universal = write(
+        tmp_path,
+        "a.conllu",
+        "# text = don't\n"
+        + line.format("1-2", "don't", "_")
+        + line.format(1, "do", "AUX")
+        + line.format(2, "n't", "PART"),
+    )
+    assert read_labelled(universal)[0].words == ("do", "n't")
+    assert read_labelled(universal)[0].labels == ("AUX", "PART")
+
+
+def test_unequal_columns_are_named_with_their_line(tmp_path):
+    with pytest.raises(DataError, match=r"a.txt:2: 2 columns, the lines before it have 3"):
+        read_labelled(write(tmp_path, "a.txt", "The DT B-NP\ncat NN\n"))
+    with pytest.raises(DataError, match="no sentence found"):
+        read_labelled(write(tmp_path, "a.txt", "\n\n"))
+
+
+def test_pairs_with_and_without_header(tmp_path):
+    rows = "A man, walking,5\n".replace("A man, walking", '"A man, walking",A man walks') + "x,y,0.5\n"
+    plain = read_pairs(write(tmp_path, "a.csv", rows))
+    headed = read_pairs(write(tmp_path, "b.csv", "sentence1,sentence2,score\n" + rows))
+    named = read_pairs(write(tmp_path, "c.csv", "l,r,gold\n" + rows), columns=("l", "r", "gold"))
+    assert plain == headed == named
+    assert plain.first[0] == "A man, walking"
+    assert plain.scores == [5.0, 0.5]
+    for content, message in [
+        ("a,b,c\na,b,1\n", "score 'c' is not a number"),
+        ("a,b\n", "2 columns, expected 3"),
+    ]:
+        with pytest.raises(DataError, match=message):
+            read_pairs(write(tmp_path, "d.csv", content))

@@ -1,0 +1,180 @@
+"""TextEncoder: vectors that do not depend on company, edges of the input, words, saving and loading."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from unmask import ArtifactError, ConversionError, DataError, EncodingError, TextEncoder
+from unmask.artifact import EncoderSettings
+
+TEXTS = [
+    "Hello world, this is a test.",
+    "",
+    "short",
+    "A much longer sentence about the history of rail transport in Great Britain and its many consequences. " * 3,
+    "naïve café _ 日本語",
+    " leading space",
+]
+
+
+def cosine(a, b):
+    return (a * b).sum(-1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1))
+
+
+@pytest.mark.parametrize("pooling", ["mean", "weighted_mean", "last", "eos", "first"])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_vector_does_not_depend_on_its_batch_or_padding(pooling, side):
+    encoder = TextEncoder.load("pocket", attention="bidirectional", dtype="float32", pooling=pooling)
+    alone = np.stack([encoder.encode(text) for text in TEXTS])
+    encoder.padding_side = side
+    for budget in (64, 8192):
+        np.testing.assert_allclose(encoder.encode(TEXTS, batch_tokens=budget), alone, atol=1e-5)
+
+
+def test_in_bfloat16_the_direction_stays(articles):
+    encoder = TextEncoder.load("pocket", attention="bidirectional", dtype="bfloat16")
+    texts = [piece for text in articles for piece in text.split(". ") if piece.strip()][:200]
+    alone = np.stack([encoder.encode(text) for text in texts])
+    together = encoder.encode(texts)
+    encoder.padding_side = "left"
+    assert cosine(alone, together).min() > 0.9999
+    assert cosine(alone, encoder.encode(texts)).min() > 0.9999
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gpt2", "gemma"])
+def test_absolute_and_rotary_positions_survive_padding(tiny, tokenizer, family):
+    model = tiny(family, head=False)
+    from unmask import convert
+
+    convert(model)
+    encoder = TextEncoder(model, tokenizer, EncoderSettings(max_length=100))
+    alone = np.stack([encoder.encode(text) for text in TEXTS])
+    for side in ("left", "right"):
+        encoder.padding_side = side
+        np.testing.assert_allclose(encoder.encode(TEXTS), alone, atol=1e-5)
+
+
+def test_one_string_gives_one_vector_and_no_text_none(bidirectional):
+    one = bidirectional.encode("Hello")
+    assert one.shape == (bidirectional.dimension,)
+    assert one.dtype == np.float32
+    assert bidirectional.encode([]).shape == (0, bidirectional.dimension)
+    np.testing.assert_allclose(bidirectional.encode(["Hello"])[0], one, atol=1e-6)
+
+
+def test_the_mean_is_over_the_texts_own_tokens(bidirectional):
+    text = "Hello world, this is a test."
+    ids = torch.tensor([bidirectional.tokenizer(text).input_ids])
+    with torch.no_grad():
+        states = bidirectional.model(input_ids=ids).last_hidden_state[0]
+    np.testing.assert_allclose(bidirectional.encode(text), states[1:].mean(0).numpy(), atol=1e-5)
+
+
+def test_a_prompt_changes_the_vector_but_is_not_pooled(bidirectional):
+    prompt, text = "Classify the topic:", "The match ended in a draw."
+    ids = torch.tensor([bidirectional.tokenizer(prompt + text).input_ids])
+    count = len(bidirectional.tokenizer(text, add_special_tokens=False).input_ids)
+    with torch.no_grad():
+        states = bidirectional.model(input_ids=ids).last_hidden_state[0]
+    vector = bidirectional.encode(text, prompt=prompt)
+    np.testing.assert_allclose(vector, states[-count:].mean(0).numpy(), atol=1e-5)
+    assert cosine(vector, bidirectional.encode(text)) < 0.9999
+
+
+def test_unknown_prompts_and_non_strings_are_named(bidirectional):
+    with pytest.raises(DataError, match="no prompt named 'query'"):
+        bidirectional.encode(["a"], prompt_name="query")
+    with pytest.raises(DataError, match="Text 1 is a float"):
+        bidirectional.encode(["a", float("nan")])
+
+
+def test_a_vector_that_is_not_finite_is_an_error_with_its_row():
+    encoder = TextEncoder.load("pocket", dtype="float32")
+    token = encoder.tokenizer("zebra", add_special_tokens=False).input_ids[0]
+    with torch.no_grad():
+        encoder.model.get_input_embeddings().weight[token] = float("nan")
+    with pytest.raises(EncodingError, match=r"1 of 3 vectors are not finite \(texts 1\)"):
+        encoder.encode(["one", "zebra", "two"])
+
+
+def test_normalised_vectors_have_length_one(bidirectional):
+    vectors = bidirectional.encode(TEXTS, normalize=True)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+
+
+def test_token_states_are_those_of_the_text(bidirectional):
+    (found,) = bidirectional.encode_tokens(["Hello world"])
+    np.testing.assert_allclose(found.vectors.mean(0), bidirectional.encode("Hello world"), atol=1e-5)
+    assert found.offsets.tolist()[0][0] == 0
+    assert len(found.vectors) == len(found.offsets)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_word_is_the_mean_of_its_tokens(bidirectional, side):
+    words = ["Unbelievable", "things", "happen", "."]
+    (tokens,) = bidirectional.encode_tokens([" ".join(words)])
+    bidirectional.padding_side = side
+    own = bidirectional.encode_words([words, ["Much", "longer", "company", "for", "the", "first", "text", "."] * 3])[0]
+    bidirectional.padding_side = "right"
+    starts = np.cumsum([0] + [len(w) + 1 for w in words])
+    for i, word in enumerate(words):
+        inside = (tokens.offsets[:, 1] > starts[i]) & (tokens.offsets[:, 0] < starts[i] + len(word))
+        np.testing.assert_allclose(own[i], tokens.vectors[inside].mean(0), atol=1e-5)
+
+
+def test_the_previous_position_is_one_token_before(bidirectional):
+    text = ["cat", "sat"]
+    ids = bidirectional.tokenizer("cat sat").input_ids
+    with torch.no_grad():
+        states = bidirectional.model(input_ids=torch.tensor([ids])).last_hidden_state[0].numpy()
+    (previous,) = bidirectional.encode_words([text], position="previous")
+    second = len(bidirectional.tokenizer("cat", add_special_tokens=False).input_ids)
+    np.testing.assert_allclose(previous[0], states[0:second].mean(0), atol=1e-5)
+
+
+def test_saving_and_loading_gives_the_same_vectors(bidirectional, tmp_path):
+    settings = EncoderSettings(pooling="last", max_length=64, prompts={"query": "query:"}, normalize=True)
+    encoder = TextEncoder(bidirectional.model, bidirectional.tokenizer, settings)
+    encoder.save(tmp_path / "encoder")
+    again = TextEncoder.load(tmp_path / "encoder")
+    assert again.settings == settings
+    np.testing.assert_array_equal(again.encode(TEXTS), encoder.encode(TEXTS))
+    np.testing.assert_array_equal(again.encode(TEXTS, prompt_name="query"), encoder.encode(TEXTS, prompt="query:"))
+    with pytest.raises(ArtifactError, match="exists already"):
+        encoder.save(tmp_path / "encoder")
+
+
+def test_the_folder_holds_the_keys_that_every_runtime_reads(bidirectional, tmp_path):
+    bidirectional.save(tmp_path / "encoder")
+    config = json.loads((tmp_path / "encoder" / "config.json").read_text())
+    assert config["is_causal"] is False
+    assert config["use_bidirectional_attention"] is True
+    assert config["rope_theta"] == config["rope_parameters"]["rope_theta"] == 10000.0
+    pooling = json.loads((tmp_path / "encoder" / "1_Pooling" / "config.json").read_text())
+    assert pooling["pooling_mode"] == "mean"
+    assert pooling["pooling_mode_mean_tokens"] is True
+    assert not list((tmp_path / "encoder").rglob("*.bin"))
+
+
+def test_a_config_that_lies_is_not_loaded(tiny, tokenizer, tmp_path):
+    model = tiny(
+        "gpt_neo",
+        head=False,
+        attention_types=[[["global", "local"], 1]],
+        attention_layers=["global", "local"],
+    )
+    model.config.is_causal = False
+    model.save_pretrained(tmp_path / "m")
+    tokenizer.save_pretrained(tmp_path / "m")
+    with pytest.raises(ConversionError, match="does not see"):
+        TextEncoder.load(tmp_path / "m")
+
+
+def test_folders_that_are_no_encoders_are_named(tiny, tmp_path):
+    with pytest.raises(ArtifactError, match="No folder"):
+        TextEncoder.load(tmp_path / "nothing")
+    tiny("llama").save_pretrained(tmp_path / "bare")
+    with pytest.raises(ArtifactError, match="no tokenizer"):
+        TextEncoder.load(tmp_path / "bare")

@@ -1,0 +1,106 @@
+"""Recipes: every mistake at once, the nearest name, overrides, missing files."""
+
+import copy
+
+import pytest
+
+from unmask.errors import RecipeError
+from unmask.ladder.recipe import check_files, load_recipe, shipped
+
+GOOD = {
+    "name": "test",
+    "model": {"name": "pocket"},
+    "data": {"docs": {"files": ["docs.txt"]}},
+    "stages": [
+        {"objective": "mntp", "data": "docs", "steps": 10},
+        {"objective": "simcse", "data": "docs", "steps": 10},
+    ],
+}
+
+
+def broken(**changes):
+    recipe = copy.deepcopy(GOOD)
+    for path, value in changes.items():
+        at = recipe
+        *parents, last = path.split("__")
+        for key in parents:
+            at = at[int(key)] if isinstance(at, list) else at[key]
+        at[last] = value
+    return recipe
+
+
+def test_a_good_recipe_has_the_papers_defaults():
+    recipe = load_recipe(GOOD)
+    mntp, simcse = recipe.stages
+    assert (mntp.batch_size, mntp.block_size, mntp.mask_rate, mntp.mask_token) == (32, 512, 0.2, "_")
+    assert (mntp.lora.rank, mntp.lora.alpha, mntp.lora.targets) == (16, 32, "all-linear")
+    assert (simcse.batch_size, simcse.scale, simcse.attention_dropout) == (128, 20.0, 0.3)
+
+
+def test_all_mistakes_are_reported_at_once_with_the_nearest_name():
+    wrong = broken(stages__0__step=5, stages__1__steps="ten", model__poolin="mean", stages__0__data="doc")
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(wrong)
+    message = str(caught.value)
+    assert "3 mistakes" in message
+    assert "stages.0.step: unknown key; did you mean 'steps'?" in message
+    assert "model.poolin: unknown key; did you mean 'pooling'?" in message
+    assert "stages.1.steps: " in message
+    assert "found 'ten'" in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"stages__0__data": "doc"}, "stages.0.data: no data source 'doc'; did you mean 'docs'"),
+        ({"stages__0__objective": "mlm"}, "mlm"),
+        ({"stages__0__warmup_steps": 20}, "warmup_steps=20 is more than steps=10"),
+        ({"stages__0__mask_rate": 1.5}, "mask_rate"),
+        ({"stages__0__batch_tokens": 100}, "less than one block_size"),
+        (
+            {"stages__1__attention_dropout": 0.0, "stages__1__tuning": "full"},
+            "views of a text would be identical",
+        ),
+        ({"name": "has a space"}, "name"),
+        ({"stages__1__objective": "mntp", "stages__1__data": "docs"}, "two are named 'mntp'"),
+    ],
+)
+def test_each_mistake_has_its_sentence(changes, message):
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(broken(**changes))
+
+
+def test_overrides_by_number_and_name():
+    recipe = load_recipe(GOOD, ["stages.0.lr=1e-4", "stages.simcse.steps=3", "stages.mntp.lora.rank=4", "seed=7"])
+    assert recipe.stages[0].lr == 1e-4
+    assert recipe.stages[0].lora.rank == 4
+    assert recipe.stages[1].steps == 3
+    assert recipe.seed == 7
+    with pytest.raises(RecipeError, match=r"expected key.path=value"):
+        load_recipe(GOOD, ["steps"])
+    with pytest.raises(RecipeError, match="no entry 'mnt'; there are mntp, simcse"):
+        load_recipe(GOOD, ["stages.mnt.lr=1"])
+
+
+def test_files_that_are_not_yaml_recipes_are_named(tmp_path):
+    for content, message in [("a: [", "is not YAML"), ("", "holds nothing"), ("- a", "holds list")]:
+        path = tmp_path / "r.yaml"
+        path.write_text(content)
+        with pytest.raises(RecipeError, match=message):
+            load_recipe(path)
+    with pytest.raises(RecipeError, match="did you mean 'pocket-wiki'"):
+        load_recipe("pocket-wik")
+
+
+def test_missing_files_and_unset_variables_are_found_before_anything_heavy(monkeypatch):
+    monkeypatch.delenv("NOT_SET_ANYWHERE", raising=False)
+    wrong = broken(data={"docs": {"files": ["/nowhere/a.txt", "$NOT_SET_ANYWHERE/b.txt"]}})
+    with pytest.raises(RecipeError) as caught:
+        check_files(load_recipe(wrong))
+    assert "no file '/nowhere/a.txt'" in str(caught.value)
+    assert "NOT_SET_ANYWHERE" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_every_shipped_recipe_loads(name):
+    assert load_recipe(name).name == name
