@@ -17,6 +17,7 @@ from unmask.backbone.convert import convert
 from unmask.backbone.loading import (
     Dtype,
     default_device,
+    layout_folder,
     load_model,
     load_tokenizer,
     max_positions,
@@ -122,8 +123,7 @@ class TextEncoder:
             device=device or default_device(),
         )
         _apply_attention(model, attention)
-        saved = read_settings(Path(source)) if Path(source).is_dir() else None
-        settings = saved or EncoderSettings(max_length=max_positions(model, tokenizer))
+        settings = read_settings(layout_folder(source)) or EncoderSettings(max_length=max_positions(model, tokenizer))
         asked: dict[str, Any] = {
             "pooling": pooling,
             "max_length": max_length,

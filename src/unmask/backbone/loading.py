@@ -11,6 +11,7 @@ from unmask.errors import ArtifactError
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 _WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json")
+_LAYOUT_FILES = ("*.json", "*/config.json")
 _MODELS = ("AutoModel", "AutoModelForCausalLM")
 
 
@@ -78,15 +79,33 @@ def load_model(
         ArtifactError: missing, unreadable, or (with `head`) not a causal language model.
     """
     import transformers
+    from safetensors import SafetensorError
 
     source = resolve_model(name)
     loader = getattr(transformers, _MODELS[head])
     extra = {"attn_implementation": attention_implementation} if attention_implementation else {}
     try:
         model = loader.from_pretrained(source, dtype=dtype, use_safetensors=True, **extra)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise ArtifactError(f"{name}: cannot be loaded ({_first_line(error)})") from error
     return model.to(device).eval()
+
+
+def layout_folder(name: str) -> Path:
+    """A local folder with the small layout files of an encoder: the folder itself, or fetched from the hub.
+
+    Raises:
+        ArtifactError: the hub does not know the name, or cannot be reached and has nothing cached.
+    """
+    folder = Path(resolve_model(name))
+    if folder.is_dir():
+        return folder
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(_LAYOUT_FILES)))
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{name}: not found as a folder or on the hub ({_first_line(error)})") from error
 
 
 def empty_model(name: str, *, head: bool) -> Any:

@@ -32,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     arguments = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("unmask").setLevel(logging.INFO)
     try:
         code: int = arguments.run(arguments)
     except TrainingError as error:

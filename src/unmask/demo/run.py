@@ -133,7 +133,8 @@ def _write_report(
         folder / "report.html",
         title="From a decoder to an encoder",
         lead="A 6.8M-parameter decoder, pretrained on Wikipedia, became a text encoder by the three steps of LLM2Vec. "
-        "Everything below was measured in this run, on text that it was not trained on.",
+        "Everything below was measured in this run, on text that it was not trained on; small figures say what each "
+        "step changed.",
         columns={
             "masked_accuracy": "masked tokens guessed, %",
             "retrieval": f"docstring retrieval, MRR@10 of {len(queries)}",

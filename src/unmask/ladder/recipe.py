@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -18,7 +18,7 @@ from unmask.data.records import FORMATS
 from unmask.encoder import WordPosition
 from unmask.errors import RecipeError
 from unmask.pooling import Pooling
-from unmask.training.config import AnyStage, MntpSettings, Settings, StageSettings
+from unmask.training.config import STAGES, AnyStage, MntpSettings, Settings, StageSettings
 
 _VARIABLE = re.compile(r"\$\{?(\w+)\}?")
 
@@ -222,7 +222,10 @@ def _override(raw: dict[str, Any], override: str) -> None:
     *parents, last = path.split(".")
     for key in parents:
         at = _enter(at, key, override)
-    parsed = yaml.safe_load(value)
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise RecipeError(f"--set {override!r}: {value!r} is not a YAML value.") from None
     if isinstance(at, list):
         at[_index(at, last, override)] = parsed
     else:
@@ -250,7 +253,7 @@ def _index(entries: list[Any], key: str, override: str) -> int:
 
 def _explain(item: dict[str, Any]) -> list[str]:
     """One pydantic error as a line a person can act on."""
-    location = [part for part in item["loc"] if part not in ("mntp", "simcse")]
+    location = [part for part in item["loc"] if part not in STAGES]
     place = ".".join(map(str, location)) or "recipe"
     if item["type"] == "extra_forbidden":
         known = _known_keys(Recipe, list(item["loc"])[:-1])
@@ -267,25 +270,16 @@ def _explain(item: dict[str, Any]) -> list[str]:
 def _known_keys(model: Any, location: list[Any]) -> list[str]:
     """The keys that the settings class at a location knows."""
     for part in location:
-        if part in ("mntp", "simcse"):
-            model = MntpSettings if part == "mntp" else _stage_class(part)
+        if part in STAGES:
+            model = STAGES[part]
             continue
         if isinstance(model, type) and issubclass(model, BaseModel) and part in model.model_fields:
             model = _inner_class(model.model_fields[part].annotation) or model
     return list(model.model_fields)
 
 
-def _stage_class(objective: str) -> type[BaseModel]:
-    from typing import get_args
-
-    union = get_args(get_args(AnyStage)[0] if not hasattr(AnyStage, "__origin__") else AnyStage.__origin__)
-    return next(c for c in union if c.model_fields["objective"].default == objective)
-
-
 def _inner_class(annotation: Any) -> type[BaseModel] | None:
     """The settings class inside an annotation such as `dict[str, StsTask]` or `MaskedTask | None`."""
-    from typing import get_args
-
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next((found for arg in get_args(annotation) if (found := _inner_class(arg))), None)

@@ -6,6 +6,7 @@ Every part appears whole or not at all, so the same command goes on where a kill
 
 import contextlib
 import hashlib
+import logging
 import os
 import shutil
 import sys
@@ -28,6 +29,8 @@ from unmask.errors import ArtifactError, RecipeError
 from unmask.ladder.evaluate import evaluate_rung
 from unmask.ladder.recipe import Recipe, check_files, resolve_path, stage_name
 from unmask.training.stages import StageContext, run_stage
+
+logger = logging.getLogger(__name__)
 
 _PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers")
 _TITLES = {"mntp": "MNTP", "simcse": "SimCSE"}
@@ -121,6 +124,7 @@ def train(recipe: Recipe, out: str | Path, *, progress: bool = False, evaluate: 
             accelerator=accelerator,
             progress=progress,
         )
+        logger.info("%s: %d steps", stage_name(stage), stage.steps)
         start = str(run_stage(stage, context, place))
         prefix += "+" + (stage.name or _TITLES[stage.objective])
         rungs.append(_rung(folder, recipe, prefix, start, current, score))
@@ -154,7 +158,9 @@ def _rung(folder: Path, recipe: Recipe, name: str, encoder: str, attention: Atte
     path = folder / "rungs" / f"{name}.json"
     if path.is_file():
         return Rung(name, encoder, attention, read_json(path))
+    logger.info("%s: evaluating", name)
     figures = score(open_rung(recipe, encoder, attention))
+    logger.info("%s: %s", name, ", ".join(f"{key} {value:.2f}" for key, value in figures.items()))
     path.parent.mkdir(exist_ok=True)
     partial = path.with_suffix(".partial")
     write_json(partial, figures)

@@ -104,4 +104,5 @@ class SimcseSettings(StageSettings):
         return self
 
 
+STAGES: dict[str, type[StageSettings]] = {"mntp": MntpSettings, "simcse": SimcseSettings}
 AnyStage = Annotated[MntpSettings | SimcseSettings, Field(discriminator="objective")]
