@@ -6,6 +6,7 @@ forms of the pooling config, `rope_parameters` and the older rope keys.
 """
 
 import json
+import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ from typing import Any
 
 from unmask.errors import ArtifactError
 from unmask.pooling import POOLINGS, Pooling
+
+logger = logging.getLogger(__name__)
 
 # our name -> (sentence-transformers' compact name, its older boolean key)
 _POOLING_NAMES: dict[str, tuple[str, str]] = {
@@ -111,7 +114,9 @@ def read_json(path: Path) -> Any:
 def write_encoder(
     folder: Path, model: Any, tokenizer: Any, settings: EncoderSettings, lineage: dict[str, Any] | None = None
 ) -> None:
-    """Write model, tokenizer and layout files into a new folder."""
+    """Write model, tokenizer and layout files into a new folder, and say what other runtimes will do differently."""
+    for gap in interop_gaps(tokenizer, settings):
+        logger.warning(gap)
     with new_folder(folder) as partial:
         model.save_pretrained(partial, safe_serialization=True)
         tokenizer.save_pretrained(partial)
@@ -120,6 +125,22 @@ def write_encoder(
         _write_layout(partial, tokenizer, settings, width)
         write_json(partial / "unmask.json", {"settings": asdict(settings), "lineage": lineage or {}})
         (partial / "README.md").write_text(_card(settings), encoding="utf-8")
+
+
+def interop_gaps(tokenizer: Any, settings: EncoderSettings) -> list[str]:
+    """What sentence-transformers cannot reproduce of these settings, in words."""
+    found = []
+    if settings.chat_template:
+        found.append("sentence-transformers applies no chat template; load this folder with unmask.TextEncoder.")
+    for name, prompt in settings.prompts.items():
+        alone = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        joined = tokenizer(prompt + "word", add_special_tokens=False)["input_ids"]
+        if joined[: len(alone)] != alone and not settings.include_prompt:
+            found.append(
+                f"prompt {name!r} ({prompt!r}) ends inside a token: sentence-transformers will leave one token of the "
+                "text out of the mean. End it with a full token, for example a colon or a newline."
+            )
+    return found
 
 
 def _complete_config(path: Path) -> None:

@@ -158,6 +158,16 @@ def test_the_folder_holds_the_keys_that_every_runtime_reads(bidirectional, tmp_p
     assert not list((tmp_path / "encoder").rglob("*.bin"))
 
 
+def test_what_other_runtimes_do_differently_is_said(bidirectional, tokenizer):
+    from unmask.artifact import interop_gaps
+
+    assert interop_gaps(tokenizer, EncoderSettings(prompts={"query": "query:"})) == []
+    (gap,) = interop_gaps(tokenizer, EncoderSettings(prompts={"query": "query: "}))
+    assert "'query'" in gap
+    (gap,) = interop_gaps(tokenizer, EncoderSettings(chat_template=True))
+    assert "chat template" in gap
+
+
 def test_a_config_that_lies_is_not_loaded(tiny, tokenizer, tmp_path):
     model = tiny(
         "gpt_neo",
