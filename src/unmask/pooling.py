@@ -23,8 +23,7 @@ def pool(states: torch.Tensor, attention_mask: torch.Tensor, pooled: torch.Tenso
         weights = pooled.to(torch.float32)
         if how == "weighted_mean":
             weights = weights * attention_mask.cumsum(dim=1)
-        weights = weights / weights.sum(dim=1, keepdim=True)
-        return torch.einsum("btd,bt->bd", states.float(), weights)
+        return torch.einsum("btd,bt->bd", states.float(), weights) / weights.sum(dim=1, keepdim=True)
     chosen = pooled if how == "last" else attention_mask.bool()
     positions = torch.arange(states.shape[1], device=states.device).expand(chosen.shape)
     if how == "first":

@@ -124,6 +124,16 @@ def empty_model(name: str, *, head: bool) -> Any:
         raise ArtifactError(f"{name}: no usable config ({_first_line(error)})") from error
 
 
+def saved_dtype(name: str, wanted: Dtype) -> torch.dtype:
+    """The dtype asked for; `auto` is the one that the model's config names."""
+    if wanted == "auto":
+        from transformers import AutoConfig
+
+        return getattr(AutoConfig.from_pretrained(resolve_model(name)), "dtype", None) or torch.float32
+    dtype: torch.dtype = getattr(torch, wanted)
+    return dtype
+
+
 def default_device() -> torch.device:
     """CUDA, Apple's GPU or the CPU, whichever is there first."""
     if torch.cuda.is_available():

@@ -1,5 +1,6 @@
 """The recipe: one YAML a run, typed; unknown keys are refused with the nearest name, all mistakes at once."""
 
+import copy
 import difflib
 import os
 import re
@@ -21,6 +22,15 @@ from unmask.pooling import Pooling
 from unmask.training.config import STAGES, AnyStage, MntpSettings, Settings, StageSettings
 
 _VARIABLE = re.compile(r"\$\{?(\w+)\}?")
+
+
+class _Yaml(yaml.SafeLoader):
+    """YAML as people write it: `1e-4` is a number, as in YAML 1.2, not a string as in 1.1."""
+
+
+_Yaml.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
+)
 
 
 class ModelSettings(Settings):
@@ -135,7 +145,7 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
     Raises:
         RecipeError: every mistake, one a line.
     """
-    where, raw = ("recipe", dict(source)) if isinstance(source, Mapping) else _read(str(source))
+    where, raw = ("recipe", copy.deepcopy(dict(source))) if isinstance(source, Mapping) else _read(str(source))
     for override in overrides:
         _override(raw, override)
     try:
@@ -199,7 +209,7 @@ def _read(source: str) -> tuple[str, dict[str, Any]]:
             )
         where, text = name, (files("unmask") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
     try:
-        raw = yaml.safe_load(text)
+        raw = yaml.load(text, _Yaml)
     except yaml.YAMLError as error:
         raise RecipeError(f"{where} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
@@ -223,7 +233,7 @@ def _override(raw: dict[str, Any], override: str) -> None:
     for key in parents:
         at = _enter(at, key, override)
     try:
-        parsed = yaml.safe_load(value)
+        parsed = yaml.load(value, _Yaml)
     except yaml.YAMLError:
         raise RecipeError(f"--set {override!r}: {value!r} is not a YAML value.") from None
     if isinstance(at, list):

@@ -1,5 +1,6 @@
 """Words and their tokens, by offsets; and the tokenizer that ends every text with EOS."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -55,15 +56,22 @@ def append_eos(tokenizer: Any) -> None:
 
     if tokenizer.eos_token_id is None:
         raise ArtifactError("pooling 'eos' needs an EOS token, and the tokenizer has none.")
-    _, after = special_affixes(tokenizer)
+    before, after = special_affixes(tokenizer)
     if after and after[-1] == tokenizer.eos_token_id:
         return
-    eos, backend = tokenizer.eos_token, tokenizer.backend_tokenizer
+    # One template for all special tokens: chained templates would each wrap what the one before them added.
+    ids = [*before, *after, tokenizer.eos_token_id]
+    names = tokenizer.convert_ids_to_tokens(ids)
+    head, tail = names[: len(before)], names[len(before) :]
     template = processors.TemplateProcessing(
-        single=f"$A {eos}", pair=f"$A {eos} $B:1 {eos}:1", special_tokens=[(eos, tokenizer.eos_token_id)]
+        single=[*head, "$A", *tail],
+        pair=[*head, "$A", *tail, *(f"{name}:1" for name in head), "$B:1", *(f"{name}:1" for name in tail)],
+        special_tokens=list(dict.fromkeys(zip(names, ids, strict=True))),
     )
-    existing = backend.post_processor
-    backend.post_processor = processors.Sequence([existing, template]) if existing else template
-    _, after = special_affixes(tokenizer)
-    if not after or after[-1] != tokenizer.eos_token_id:
+    backend = tokenizer.backend_tokenizer
+    existing = json.loads(backend.to_str())["post_processor"] or {}
+    levels = [p for p in [existing, *existing.get("processors", [])] if p.get("type") == "ByteLevel"]
+    kept = [processors.ByteLevel(trim_offsets=level["trim_offsets"]) for level in levels]
+    backend.post_processor = processors.Sequence([*kept, template]) if kept else template
+    if special_affixes(tokenizer) != (before, [*after, tokenizer.eos_token_id]):
         raise ArtifactError(f"{type(tokenizer).__name__} cannot be made to append its EOS token.")

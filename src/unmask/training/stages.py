@@ -18,7 +18,7 @@ from unmask.backbone.attention import AttentionMode, attention_mode, set_attenti
 from unmask.backbone.convert import convert
 from unmask.backbone.dropout import attention_dropout, hidden_dropout, views_differ
 from unmask.backbone.head import LanguageModelHead
-from unmask.backbone.loading import Dtype, load_model, load_tokenizer
+from unmask.backbone.loading import Dtype, load_model, load_tokenizer, saved_dtype
 from unmask.backbone.lora import add_lora, merge_lora, save_lora
 from unmask.backbone.packing import PackedStates, keeps_pieces_apart
 from unmask.backbone.structure import body, family
@@ -83,7 +83,9 @@ def run_stage(settings: StageSettings, context: StageContext, folder: Path) -> P
         save_lora(adapter, folder / "adapter")
         write_json(folder / "adapter" / "unmask.json", {"attention": context.attention, "base": context.start})
         model = merge_lora(adapter)
-    encoder = TextEncoder(model.to(_saved_dtype(context)), load_tokenizer(context.base), context.encoder)
+    encoder = TextEncoder(
+        model.to(saved_dtype(context.base, context.dtype)), load_tokenizer(context.base), context.encoder
+    )
     encoder.lineage = dict(context.lineage)
     encoder.save(finished)
     return finished
@@ -225,16 +227,3 @@ def _set_dropout(model: nn.Module, settings: SimcseSettings, stack: ExitStack) -
                 "would do nothing. Set attention_dropout: 0 and hidden_dropout (for example 0.1) instead."
             )
     stack.enter_context(hidden_dropout(model, settings.hidden_dropout))
-
-
-def _saved_dtype(context: StageContext) -> torch.dtype:
-    """The dtype asked for; `auto` is the base model's own."""
-    if context.dtype != "auto":
-        dtype: torch.dtype = getattr(torch, context.dtype)
-        return dtype
-    import transformers
-
-    from unmask.backbone.loading import resolve_model
-
-    config = transformers.AutoConfig.from_pretrained(resolve_model(context.base))
-    return getattr(config, "dtype", None) or torch.float32
