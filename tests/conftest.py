@@ -39,12 +39,11 @@ def tiny(tokenizer):
         sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
         sizes |= {"num_key_value_heads": 2, "vocab_size": len(tokenizer), "max_position_embeddings": 128}
         sizes |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-        config = transformers.AutoConfig.for_model(name)
         if name == "gpt2":
             sizes |= {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}
-        for key, value in {**sizes, **extra}.items():
-            if hasattr(config, key):
-                setattr(config, key, value)
+        known = transformers.AutoConfig.for_model(name)
+        wanted = {key: value for key, value in {**sizes, **extra}.items() if hasattr(known, key)}
+        config = transformers.AutoConfig.for_model(name, **wanted)
         if attention_implementation:
             config._attn_implementation = attention_implementation
         loader = transformers.AutoModelForCausalLM if head else transformers.AutoModel

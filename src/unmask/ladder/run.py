@@ -198,8 +198,11 @@ def _text_source(recipe: Recipe) -> Callable[[str], Sequence[str]]:
 
 def _accelerator(recipe: Recipe, folder: Path) -> Any:
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
     from accelerate.utils import ProjectConfiguration
 
+    # accelerate keeps the precision of a process's first run for good; a run of its own starts from its own.
+    AcceleratorState._reset_state()
     return Accelerator(
         mixed_precision="bf16" if resolve_precision(recipe.precision) == "bf16" else "no",
         log_with="tensorboard",
