@@ -30,6 +30,7 @@ _POOLING_NAMES: dict[str, tuple[str, str]] = {
 }
 # Families whose transformers class ignores this key and where other runtimes read it instead of is_causal.
 _READ_AS_BIDIRECTIONAL = ("llama", "mistral", "qwen2", "qwen3")
+_MEANS = ("mean", "weighted_mean")
 _EXCLUDED_WEIGHT = 1e-6
 _ST = "sentence_transformers.models."
 
@@ -61,6 +62,8 @@ class EncoderSettings:
     def __post_init__(self) -> None:
         if self.pooling not in POOLINGS:
             raise ArtifactError(f"pooling={self.pooling!r} is not known; choose one of {', '.join(POOLINGS)}.")
+        if self.pooling == "eos" and self.chat_template:
+            raise ArtifactError("pooling 'eos' and chat_template exclude each other: a template writes its own end.")
         if self.max_length < 1:
             raise ArtifactError(f"max_length={self.max_length} leaves no room for a token.")
         if self.default_prompt_name is not None and self.default_prompt_name not in self.prompts:
@@ -95,8 +98,10 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON for people and programs: indented, UTF-8, newline at the end."""
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    """Write JSON for people and programs (indented, UTF-8, newline at the end), whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.replace(path)
 
 
 def read_json(path: Path) -> Any:
@@ -129,13 +134,17 @@ def write_encoder(
 
 def interop_gaps(tokenizer: Any, settings: EncoderSettings) -> list[str]:
     """What sentence-transformers cannot reproduce of these settings, in words."""
+    from unmask.text.spans import special_affixes
+
     found = []
     if settings.chat_template:
         found.append("sentence-transformers applies no chat template; load this folder with unmask.TextEncoder.")
+    if settings.pooling == "last" and special_affixes(tokenizer)[1]:
+        found.append("the tokenizer ends texts with a special token, which sentence-transformers' last token is.")
     for name, prompt in settings.prompts.items():
         alone = tokenizer(prompt, add_special_tokens=False)["input_ids"]
         joined = tokenizer(prompt + "word", add_special_tokens=False)["input_ids"]
-        if joined[: len(alone)] != alone and not settings.include_prompt:
+        if joined[: len(alone)] != alone and settings.pooling in _MEANS and not settings.include_prompt:
             found.append(
                 f"prompt {name!r} ({prompt!r}) ends inside a token: sentence-transformers will leave one token of the "
                 "text out of the mean. End it with a full token, for example a colon or a newline."
@@ -175,7 +184,8 @@ def _write_layout(folder: Path, tokenizer: Any, settings: EncoderSettings, width
             "pooling_mode_max_tokens": False,
             "pooling_mode_mean_sqrt_len_tokens": False,
             **booleans,
-            "include_prompt": settings.include_prompt,
+            # Picking one token needs no exclusion, and that layout would pick among the tokens behind the prompt.
+            "include_prompt": settings.include_prompt or settings.pooling not in _MEANS,
         },
     )
     if settings.normalize:
@@ -203,7 +213,7 @@ def _excluded_ids(tokenizer: Any, settings: EncoderSettings) -> list[int]:
     """Special tokens that the tokenizer adds and a mean must leave out."""
     from unmask.text.spans import special_affixes
 
-    if settings.include_special_tokens or settings.pooling not in ("mean", "weighted_mean"):
+    if settings.include_special_tokens or settings.pooling not in _MEANS:
         return []
     before, after = special_affixes(tokenizer)
     return sorted({*before, *after})
@@ -232,7 +242,13 @@ def _write_word_weights(folder: Path, tokenizer: Any, excluded: list[int]) -> No
     save_file({"emb_layer.weight": weights}, folder / "model.safetensors")
 
 
-def read_settings(folder: Path) -> EncoderSettings | None:
+def read_lineage(folder: Path) -> dict[str, Any]:
+    """Where an encoder's weights came from, as saved; empty for folders that are not ours."""
+    own = folder / "unmask.json"
+    return dict(read_json(own).get("lineage") or {}) if own.is_file() else {}
+
+
+def read_settings(folder: Path, default_length: int) -> EncoderSettings | None:
     """The settings of an encoder folder, ours or any sentence-transformers one; None for a bare model.
 
     Raises:
@@ -240,7 +256,10 @@ def read_settings(folder: Path) -> EncoderSettings | None:
     """
     own = folder / "unmask.json"
     if own.is_file():
-        return EncoderSettings(**read_json(own)["settings"])
+        try:
+            return EncoderSettings(**read_json(own)["settings"])
+        except (TypeError, KeyError) as error:
+            raise ArtifactError(f"{own} is not what this version writes ({error}).") from error
     if not (folder / "modules.json").is_file():
         return None
     kinds = {str(m["type"]).rpartition(".")[2]: folder / m["path"] for m in read_json(folder / "modules.json")}
@@ -256,7 +275,7 @@ def read_settings(folder: Path) -> EncoderSettings | None:
     pooling, include_prompt = _read_pooling(kinds.get("Pooling"))
     return EncoderSettings(
         pooling=pooling,
-        max_length=int(length.get("max_seq_length") or 512),
+        max_length=int(length.get("max_seq_length") or default_length),
         prompts=layout.get("prompts") or {},
         default_prompt_name=layout.get("default_prompt_name"),
         include_special_tokens="WordWeights" not in kinds,

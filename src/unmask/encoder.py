@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 from tqdm import tqdm
 
-from unmask.artifact import EncoderSettings, read_settings, write_encoder
+from unmask.artifact import EncoderSettings, read_lineage, read_settings, write_encoder
 from unmask.backbone.attention import AttentionMode, attention_mode, set_attention_mode
 from unmask.backbone.convert import convert
 from unmask.backbone.loading import (
@@ -27,7 +27,7 @@ from unmask.backbone.structure import text_config, token_states
 from unmask.backbone.verify import VerificationReport, first_sees_last
 from unmask.errors import ArtifactError, ConversionError, DataError, EncodingError
 from unmask.pooling import Pooling, pool
-from unmask.text.batching import PaddedBatch, PaddingSide, pad, token_budget
+from unmask.text.batching import PaddedBatch, PaddingSide, pad, pad_token, token_budget
 from unmask.text.prompts import ChatWrapper, Rendered, render
 from unmask.text.spans import TokenizedText, check_tokenizer, tokenize
 from unmask.text.words import append_eos, word_tokens
@@ -123,14 +123,19 @@ class TextEncoder:
             device=device or default_device(),
         )
         _apply_attention(model, attention)
-        settings = read_settings(layout_folder(source)) or EncoderSettings(max_length=max_positions(model, tokenizer))
+        layout = layout_folder(source)
+        settings = read_settings(layout, max_positions(model, tokenizer)) or EncoderSettings(
+            max_length=max_positions(model, tokenizer)
+        )
         asked: dict[str, Any] = {
             "pooling": pooling,
             "max_length": max_length,
             "chat_template": chat_template,
             "include_special_tokens": include_special_tokens,
         }
-        return cls(model, tokenizer, replace(settings, **{k: v for k, v in asked.items() if v is not None}))
+        encoder = cls(model, tokenizer, replace(settings, **{k: v for k, v in asked.items() if v is not None}))
+        encoder.lineage = read_lineage(layout)
+        return encoder
 
     @property
     def dimension(self) -> int:
@@ -204,6 +209,8 @@ class TextEncoder:
 
     def encode_tokens(self, texts: Sequence[str], *, batch_tokens: int = 8192) -> list[TokenVectors]:
         """The states of each text's own tokens (no prompt, template or special tokens), with their offsets."""
+        if isinstance(texts, str):
+            raise DataError("encode_tokens takes a list of texts; wrap the string in one.")
         tokenized = self.tokenize(texts)
         found: list[TokenVectors | None] = [None] * len(texts)
         for rows, batch in self._batches(tokenized, batch_tokens):
@@ -212,7 +219,10 @@ class TextEncoder:
                 text = tokenized[row]
                 own = states[position, batch.attention_mask[position].bool()][torch.from_numpy(text.in_text)]
                 found[row] = TokenVectors(own.cpu().numpy(), text.offsets[text.in_text])
-        return [vectors for vectors in found if vectors is not None]
+        done = [vectors for vectors in found if vectors is not None]
+        for index, own_vectors in enumerate(done):
+            _check_finite(own_vectors.vectors, f"tokens of text {index}, rows")
+        return done
 
     def encode_words(
         self,
@@ -275,8 +285,7 @@ class TextEncoder:
 
     def pad(self, texts: Sequence[TokenizedText]) -> PaddedBatch:
         """Stack tokenized texts into one batch on the model's device."""
-        pad_id = self.tokenizer.pad_token_id
-        batch = pad(texts, pad_id=0 if pad_id is None else pad_id, padding_side=self.padding_side)
+        batch = pad(texts, pad_id=pad_token(self.tokenizer), padding_side=self.padding_side)
         return batch.to(self.device)
 
     def _prompt(self, prompt: str | None, prompt_name: str | None) -> str:
@@ -297,6 +306,7 @@ def convert_and_save(
     *,
     pooling: Pooling = "mean",
     max_length: int | None = None,
+    include_special_tokens: bool = False,
     attention_implementation: str | None = None,
 ) -> VerificationReport:
     """Step 1 alone: load a decoder, make it bidirectional, verify, and save it as an encoder folder.
@@ -313,7 +323,8 @@ def convert_and_save(
     model = load_model(source, head=False, attention_implementation=attention_implementation)
     report = convert(model)
     length = max_length or max_positions(model, tokenizer)
-    encoder = TextEncoder(model, tokenizer, EncoderSettings(pooling=pooling, max_length=length))
+    settings = EncoderSettings(pooling=pooling, max_length=length, include_special_tokens=include_special_tokens)
+    encoder = TextEncoder(model, tokenizer, settings)
     encoder.lineage = {"base": name, "attention": "bidirectional", "stages": []}
     encoder.save(target)
     return report

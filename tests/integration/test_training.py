@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from unmask import RecipeError, TextEncoder, TrainingError
+from unmask import DataError, RecipeError, TextEncoder, TrainingError, UnmaskError
 from unmask.ladder.recipe import load_recipe
 from unmask.ladder.run import train
 from unmask.training.monitor import read_metrics
@@ -135,6 +135,39 @@ def test_another_family_goes_through_the_whole_ladder(make, tiny, tokenizer, tmp
     recipe = make({"objective": "mntp"}, {"objective": "simcse"}, name=str(tmp_path / "qwen3"), max_length=64)
     result = train(recipe, tmp_path / "run", evaluate=nothing)
     assert TextEncoder.load(result.encoder).encode("Hello").shape == (32,)
+
+
+def test_stages_follow_each_other_in_any_order(make, tmp_path):
+    recipe = make({"objective": "simcse"}, {"objective": "mntp"}, {"objective": "mntp", "name": "again"})
+    result = train(recipe, tmp_path / "run", evaluate=nothing)
+    assert [rung.name for rung in result.rungs][2:] == ["Bi+SimCSE", "Bi+SimCSE+MNTP", "Bi+SimCSE+MNTP+again"]
+    first, last = (weights(tmp_path / "run" / "stages" / stage / "encoder") for stage in ("2-mntp", "3-again"))
+    assert not torch.equal(first["layers.0.mlp.up_proj.weight"], last["layers.0.mlp.up_proj.weight"])
+
+
+def test_a_run_that_cannot_start_leaves_nothing_behind(make, tmp_path):
+    out = tmp_path / "run"
+    bad = [
+        (make({"objective": "mntp", "mask_token": "more than one token"}), "must be one known token"),
+        (make({"objective": "mntp", "lora": {"targets": ["nowhere"]}}), "fit no layer"),
+        (make({"objective": "mntp"}, name="./nowhere"), "No folder"),
+        (make({"objective": "simcse", "batch_size": 4000}), "fewer than one batch"),
+    ]
+    for recipe, message in bad:
+        with pytest.raises(UnmaskError, match=message):
+            train(recipe, out, evaluate=nothing)
+        assert not out.exists()
+    (tmp_path / "docs.jsonl").write_text('{"text": "fine"}\n{"text" broken\n')
+    with pytest.raises(DataError, match=r"docs.jsonl:2: broken JSON"):
+        train(make({"objective": "mntp"}), out, evaluate=nothing)
+    assert not out.exists()
+
+
+def test_a_recipe_without_stages_gives_the_converted_encoder(make, tmp_path):
+    result = train(make(max_length=77, prompts={"query": "Find:"}), tmp_path / "run", evaluate=nothing)
+    encoder = TextEncoder.load(result.encoder)
+    assert (encoder.settings.max_length, encoder.settings.prompts) == (77, {"query": "Find:"})
+    assert encoder.lineage["base"] == "pocket"
 
 
 def test_causal_training_leaves_a_causal_encoder(make, tmp_path):

@@ -116,6 +116,16 @@ def test_more_labels_than_a_chunk_give_the_same_gradients(tiny, tokenizer, artic
     torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-7)
 
 
+def test_rows_without_a_masked_token_are_no_trouble(tiny, tokenizer, articles):
+    model = tiny("llama")
+    convert(model)
+    batch = stack(blocks(tokenizer, articles, count=2), pad_id=0, never_mask=66)
+    objective = MaskedNextToken(LanguageModelHead(model), masking(tokenizer, rate=1e-9))
+    out = objective.step(PackedStates(body(model)), [batch, batch], lambda loss: loss.backward())
+    assert out.loss == 0.0
+    assert float(model.model.layers[0].mlp.up_proj.weight.grad.abs().max()) == 0.0
+
+
 def test_the_head_is_frozen_and_knows_the_familys_scaling(tiny):
     for family, extra in [
         ("llama", {}),

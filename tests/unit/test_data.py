@@ -31,7 +31,7 @@ def test_texts_of_every_format_are_read_alike(tmp_path):
     for path in [*files, tmp_path / "a.parquet"]:
         assert [r.text for r in read_records(path)] == ["one", "two"], path
     assert [r.id for r in read_records(files[3], id_field="id")] == ["1", "2"]
-    assert [r.id for r in read_records(files[3])] == ["a.jsonl:1", "a.jsonl:3"]
+    assert [r.id for r in read_records(files[3])] == [f"{files[3]}:1", f"{files[3]}:3"]
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_texts_of_every_format_are_read_alike(tmp_path):
         ("a.jsonl", '["a"]\n', "a.jsonl:1: expected a JSON object"),
         ("a.jsonl", '{"text": 3}\n', "a.jsonl:1: 'text' is a int"),
         ("a.jsonl", '{"body": "x"}\n', "no 'text' here; found 'body'"),
-        ("a.csv", "text,id\none\n", "a.csv:2: the header has 2 columns"),
+        ("a.csv", "text,id\none\n", "a.csv:2: 1 columns, the header has 2 columns"),
         ("a.parquet", b"not parquet", "not a readable Parquet"),
         ("a.txt", "\n \n", "no text found"),
     ],

@@ -42,7 +42,8 @@ def test_all_mistakes_are_reported_at_once_with_the_nearest_name():
     with pytest.raises(RecipeError) as caught:
         load_recipe(wrong)
     message = str(caught.value)
-    assert "3 mistakes" in message
+    assert "4 mistakes" in message
+    assert "stages.0.data: no data source 'doc'; did you mean 'docs'?" in message
     assert "stages.0.step: unknown key; did you mean 'steps'?" in message
     assert "model.poolin: unknown key; did you mean 'pooling'?" in message
     assert "stages.1.steps: " in message

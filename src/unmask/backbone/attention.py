@@ -24,8 +24,9 @@ def attention_mode(model: nn.Module) -> AttentionMode:
 
 def set_attention_mode(model: nn.Module, mode: AttentionMode) -> None:
     """Set every switch, in place, on the config and on each attention module of the decoder layers."""
+    layers = decoder_layers(model)  # may refuse, and then nothing has been touched
     text_config(model).is_causal = mode == "causal"
-    for layer in decoder_layers(model):
+    for layer in layers:
         for module in layer.modules():
             if getattr(module, "is_causal", None) is True:
                 setattr(module, _WAS_CAUSAL, True)

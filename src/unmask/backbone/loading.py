@@ -57,7 +57,7 @@ def load_tokenizer(name: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(resolve_model(name))
+        tokenizer = AutoTokenizer.from_pretrained(resolve_model(name), trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise ArtifactError(f"{name}: no usable tokenizer ({_first_line(error)})") from error
     if tokenizer.pad_token_id is None:
@@ -85,10 +85,12 @@ def load_model(
     loader = getattr(transformers, _MODELS[head])
     extra = {"attn_implementation": attention_implementation} if attention_implementation else {}
     try:
-        model = loader.from_pretrained(source, dtype=dtype, use_safetensors=True, **extra)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        model = loader.from_pretrained(source, dtype=dtype, use_safetensors=True, trust_remote_code=False, **extra).to(
+            device
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, AssertionError, SafetensorError) as error:
         raise ArtifactError(f"{name}: cannot be loaded ({_first_line(error)})") from error
-    return model.to(device).eval()
+    return model.eval()
 
 
 def layout_folder(name: str) -> Path:
@@ -117,7 +119,7 @@ def empty_model(name: str, *, head: bool) -> Any:
     import transformers
 
     try:
-        config = transformers.AutoConfig.from_pretrained(resolve_model(name))
+        config = transformers.AutoConfig.from_pretrained(resolve_model(name), trust_remote_code=False)
         with torch.device("meta"):
             return getattr(transformers, _MODELS[head]).from_config(config)
     except (OSError, ValueError, KeyError) as error:
@@ -132,6 +134,15 @@ def saved_dtype(name: str, wanted: Dtype) -> torch.dtype:
         return getattr(AutoConfig.from_pretrained(resolve_model(name)), "dtype", None) or torch.float32
     dtype: torch.dtype = getattr(torch, wanted)
     return dtype
+
+
+def revision(name: str) -> str | None:
+    """The hub commit that a hub id stands for now; None for folders."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(resolve_model(name), trust_remote_code=False)
+    commit: str | None = getattr(config, "_commit_hash", None)
+    return commit
 
 
 def default_device() -> torch.device:

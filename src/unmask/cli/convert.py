@@ -23,6 +23,9 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--attention-implementation", metavar="NAME", help="eager, sdpa, ... (default: transformers' choice)"
     )
+    parser.add_argument(
+        "--include-special-tokens", action="store_true", help="pool BOS and EOS too, as runtimes do that know no spans"
+    )
     add_json(parser)
     parser.set_defaults(run=run)
 
@@ -37,6 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.out,
         pooling=arguments.pooling,
         max_length=arguments.max_length,
+        include_special_tokens=arguments.include_special_tokens,
         attention_implementation=arguments.attention_implementation,
     )
     if arguments.json:

@@ -19,7 +19,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="files; a txt file holds one text a line")
     parser.add_argument("--out", required=True, metavar="FILE", help="Parquet file to write")
     parser.add_argument("--field", default="text", help="column or key of the text (default: text)")
-    parser.add_argument("--id-field", metavar="NAME", help="column or key of the id (default: file name and line)")
+    parser.add_argument("--id-field", metavar="NAME", help="column or key of the id (default: path and line)")
     parser.add_argument("--prompt", help="instruction put in front of every text")
     parser.add_argument("--prompt-name", metavar="NAME", help="one of the encoder's saved prompts")
     parser.add_argument("--normalize", action="store_true", default=None, help="scale vectors to length 1")

@@ -15,7 +15,7 @@ _PROBE = 8192  # bytes looked at to tell text from binary
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One text and its id; where a file has no id column, the id is `file name:line`."""
+    """One text and its id; where a file has no id column, the id is `path:line`."""
 
     id: str
     text: str
@@ -25,7 +25,7 @@ def check_file(path: Path) -> None:
     """Refuse a file that no reader can use.
 
     Raises:
-        DataError: missing, a folder, empty, of an unknown kind, or binary where text is expected.
+        DataError: missing, a folder, empty, or binary where text is expected.
     """
     if not path.exists():
         raise DataError(f"{path}: no such file.")
@@ -54,13 +54,15 @@ def read_records(path: Path, *, field: str = "text", id_field: str | None = None
     for line, row in read_rows(path):
         if isinstance(row, str):
             if row.strip():
-                yield Record(f"{path.name}:{line}", row)
+                yield Record(f"{path}:{line}", row)
             continue
         text = _value(row, field, path, line)
         if not isinstance(text, str):
             raise DataError(f"{path}:{line}: {field!r} is a {type(text).__name__}, expected a string.")
-        identity = f"{path.name}:{line}" if id_field is None else str(_value(row, id_field, path, line))
-        yield Record(identity, text)
+        identity = f"{path}:{line}" if id_field is None else _value(row, id_field, path, line)
+        if identity is None:
+            raise DataError(f"{path}:{line}: {id_field!r} is null, so the text has no id.")
+        yield Record(str(identity), text)
 
 
 def read_texts(paths: Sequence[Path], *, field: str = "text", limit: int | None = None) -> list[str]:
@@ -93,7 +95,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, str | Mapping[str, Any]]]:
         yield from _parquet_rows(path)
     elif suffix in (".csv", ".tsv"):
         yield from _csv_rows(path)
-    elif suffix in (".jsonl", ".json"):
+    elif suffix == ".jsonl":
         yield from _jsonl_rows(path)
     else:
         yield from ((number, line.rstrip("\n")) for number, line in read_lines(path))
@@ -127,18 +129,32 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         yield number, row
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def csv_lists(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Line numbers and columns of a csv or tsv file, blank lines left out.
+
+    Raises:
+        DataError: a line that is no CSV.
+    """
+    csv.field_size_limit(2**31 - 1)  # the default refuses texts of more than 131,072 characters
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    lines = (line + "\n" for _, line in read_lines(path))
-    reader = csv.DictReader(lines, delimiter=delimiter)
+    reader = csv.reader((line + "\n" for _, line in read_lines(path)), delimiter=delimiter)
     try:
         for row in reader:
-            if None in row or None in row.values():
-                wanted = len(reader.fieldnames or ())
-                raise DataError(f"{path}:{reader.line_num}: the header has {wanted} columns, this row has not.")
-            yield reader.line_num, row
+            if row:
+                yield reader.line_num, row
     except csv.Error as error:
         raise DataError(f"{path}:{reader.line_num}: broken CSV ({error}).") from error
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    header: list[str] = []
+    for line, row in csv_lists(path):
+        if not header:
+            header = row
+        elif len(row) != len(header):
+            raise DataError(f"{path}:{line}: {len(row)} columns, the header has {len(header)} columns.")
+        else:
+            yield line, dict(zip(header, row, strict=True))
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:

@@ -29,6 +29,7 @@ from unmask.training.monitor import read_metrics
 
 _QUERIES = 300
 _FOLDS = 5
+_MARK = ".unmask-demo"  # says that a folder is ours to empty
 _PARTS = ("texts", "run", "encoder", "report.html")
 _SENTENCE = "The bank raised its rates because the river had flooded the town."
 
@@ -79,14 +80,15 @@ def run_demo(out: str | Path, *, seed: int = 0, progress: bool = False) -> DemoR
 
 
 def _claim(folder: Path) -> None:
-    """Empty the folder of an earlier demo; refuse anything else."""
-    if not folder.exists():
-        folder.mkdir(parents=True)
-        return
-    present = {path.name for path in folder.iterdir()} if folder.is_dir() else {"a file"}
-    if present - set(_PARTS) or (present and "texts" not in present):
+    """Make the folder, or empty it of an earlier demo; refuse anything else."""
+    if folder.exists() and not folder.is_dir():
+        raise ArtifactError(f"{folder} is a file; choose another --out.")
+    present = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    if present and (_MARK not in present or present - {_MARK, *_PARTS}):
         raise ArtifactError(f"{folder} holds something else than an earlier demo; choose another --out.")
-    for name in present:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _MARK).touch()
+    for name in present & set(_PARTS):
         path = folder / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 

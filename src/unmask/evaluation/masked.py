@@ -9,6 +9,7 @@ from unmask.data.blocks import collect, pack, stack
 from unmask.encoder import TextEncoder
 from unmask.objectives.masking import build_masking
 from unmask.objectives.mntp import MaskedNextToken
+from unmask.text.batching import pad_token
 
 
 def evaluate_masked(
@@ -41,7 +42,7 @@ def evaluate_masked(
     head = LanguageModelHead(causal_lm).to(encoder.device)
     encoder.model.eval()
     batches = [
-        stack(blocks[i : i + 16], pad_id=tokenizer.pad_token_id, never_mask=masking.mask_id).to(encoder.device)
+        stack(blocks[i : i + 16], pad_id=pad_token(tokenizer), never_mask=masking.mask_id).to(encoder.device)
         for i in range(0, len(blocks), 16)
     ]
     return MaskedNextToken(head, masking).evaluate(PackedStates(encoder.model), batches)

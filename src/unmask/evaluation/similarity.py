@@ -1,11 +1,12 @@
 """Semantic textual similarity: does the cosine of two vectors follow people's scores?"""
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from unmask.data.records import read_lines, read_rows
+from unmask.data.records import check_file, csv_lists, read_lines, read_rows
 from unmask.encoder import TextEncoder
 from unmask.errors import DataError
 
@@ -59,8 +60,10 @@ def read_pairs(path: Path, *, columns: tuple[str, str, str] | None = None) -> Sc
             raise DataError(f"{path}:{line}: score {score!r} is not a number.") from None
         if not np.isfinite(number):
             raise DataError(f"{path}:{line}: score {score!r} is not finite.")
-        pairs.first.append(str(first))
-        pairs.second.append(str(second))
+        if not isinstance(first, str) or not isinstance(second, str):
+            raise DataError(f"{path}:{line}: {names[0]} and {names[1]} must be strings.")
+        pairs.first.append(first)
+        pairs.second.append(second)
         pairs.scores.append(number)
     if len(pairs.scores) < 2:
         raise DataError(f"{path}: {len(pairs.scores)} pairs are too few for a correlation.")
@@ -90,26 +93,16 @@ def evaluate_similarity(
 
 
 def _has_header(path: Path, names: tuple[str, str, str]) -> bool:
-    from unmask.data.records import check_file
-
     check_file(path)
     first = next(iter(read_lines(path)))[1]
     return all(name in first for name in names)
 
 
-def _headless_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
-    import csv
-
-    delimiter = "\t" if path.suffix == ".tsv" else ","
-    rows: list[tuple[int, dict[str, str]]] = []
-    reader = csv.reader((line + "\n" for _, line in read_lines(path)), delimiter=delimiter)
-    for row in reader:
-        if not row:
-            continue
+def _headless_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    for line, row in csv_lists(path):
         if len(row) != 3:
             raise DataError(
-                f"{path}:{reader.line_num}: {len(row)} columns, expected 3 (text, text, score). "
+                f"{path}:{line}: {len(row)} columns, expected 3 (text, text, score). "
                 "Name the columns with --columns if there are more."
             )
-        rows.append((reader.line_num, dict(zip(("sentence1", "sentence2", "score"), row, strict=True))))
-    return rows
+        yield line, dict(zip(("sentence1", "sentence2", "score"), row, strict=True))

@@ -75,7 +75,7 @@ def word_vectors(
     position: WordPosition,
     progress: bool = False,
 ) -> Floats:
-    """Word vectors of all sentences, memory-mapped in `path`: float32 [words, width], so memory stays flat."""
+    """Word vectors of all sentences, float32 [words, width], in a memory-mapped file: encoded once, probed often."""
     total = sum(len(sentence.words) for sentence in sentences)
     shape = (total, encoder.dimension)
     vectors: Floats = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)

@@ -8,6 +8,7 @@ from unmask.backbone.loading import empty_model, load_tokenizer
 from unmask.backbone.lora import add_lora
 from unmask.backbone.structure import body, text_config
 from unmask.data.records import read_records
+from unmask.errors import DataError
 from unmask.ladder.recipe import Recipe, resolve_path, stage_name
 from unmask.training.config import MntpSettings, SimcseSettings, StageSettings
 
@@ -97,6 +98,8 @@ def _tokens_a_step(recipe: Recipe, stage: StageSettings, tokenizer: Any) -> tupl
     source = recipe.data[stage.data]
     path = resolve_path(source.files[0])
     sample = [r.text for r in islice(read_records(path, field=source.field), _SAMPLED_TEXTS)]
+    if not sample:
+        raise DataError(f"{path}: no text found.")
     lengths = [min(len(ids), stage.max_length) for ids in tokenizer(sample, verbose=False)["input_ids"]]
     return round(2 * stage.batch_size * sum(lengths) / max(1, len(lengths))), 0
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError
 
 from unmask.artifact import EncoderSettings
 from unmask.backbone.attention import AttentionMode
@@ -19,7 +19,7 @@ from unmask.data.records import FORMATS
 from unmask.encoder import WordPosition
 from unmask.errors import RecipeError
 from unmask.pooling import Pooling
-from unmask.training.config import STAGES, AnyStage, MntpSettings, Settings, StageSettings
+from unmask.training.config import STAGES, AnyStage, Settings, StageSettings
 
 _VARIABLE = re.compile(r"\$\{?(\w+)\}?")
 
@@ -107,27 +107,6 @@ class Recipe(Settings):
     stages: list[AnyStage]
     evaluation: EvaluationSettings = EvaluationSettings()
 
-    @model_validator(mode="after")
-    def _references(self) -> "Recipe":
-        wanted = {f"stages.{i}.data": stage.data for i, stage in enumerate(self.stages)}
-        wanted |= {
-            f"stages.{i}.held_out": stage.held_out
-            for i, stage in enumerate(self.stages)
-            if isinstance(stage, MntpSettings) and stage.held_out
-        }
-        if self.evaluation.masked:
-            wanted["evaluation.masked.data"] = self.evaluation.masked.data
-        unknown = [
-            f"{place}: no data source {name!r}{_nearest(name, self.data)}"
-            for place, name in wanted.items()
-            if name not in self.data
-        ]
-        names = [stage_name(stage) for stage in self.stages]
-        unknown += [f"stages: two are named {n!r}; give them names" for n in {*names} if names.count(n) > 1]
-        if unknown:
-            raise ValueError("\n".join(unknown))
-        return self
-
 
 def stage_name(stage: StageSettings) -> str:
     """The name of a stage's folder."""
@@ -148,12 +127,36 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
     where, raw = ("recipe", copy.deepcopy(dict(source))) if isinstance(source, Mapping) else _read(str(source))
     for override in overrides:
         _override(raw, override)
+    mistakes = _reference_mistakes(raw)
+    recipe = None
     try:
-        return Recipe.model_validate(raw)
+        recipe = Recipe.model_validate(raw)
     except ValidationError as error:
-        mistakes = [line for item in error.errors() for line in _explain(dict(item))]
+        mistakes = [line for item in error.errors() for line in _explain(dict(item))] + mistakes
+    if recipe is None or mistakes:
         heading = f"{where}: {len(mistakes)} mistake{'s' if len(mistakes) > 1 else ''}"
-        raise RecipeError("\n  ".join([heading, *mistakes])) from None
+        raise RecipeError("\n  ".join([heading, *mistakes]))
+    return recipe
+
+
+def _reference_mistakes(raw: Mapping[str, Any]) -> list[str]:
+    """Names in the raw recipe that lead nowhere, and stages of one name; what is not of the right type is left out."""
+    sources, listed = raw.get("data"), raw.get("stages")
+    sources = sources if isinstance(sources, dict) else {}
+    stages = [s for s in listed if isinstance(s, dict)] if isinstance(listed, list) else []
+    wanted = {f"stages.{i}.{key}": stage.get(key) for i, stage in enumerate(stages) for key in ("data", "held_out")}
+    tasks = raw.get("evaluation")
+    masked = tasks.get("masked") if isinstance(tasks, dict) else None
+    if isinstance(masked, dict):
+        wanted["evaluation.masked.data"] = masked.get("data")
+    mistakes = [
+        f"{place}: no data source {name!r}{_nearest(name, sources)}"
+        for place, name in wanted.items()
+        if isinstance(name, str) and name not in sources
+    ]
+    names = [str(stage.get("name") or stage.get("objective")) for stage in stages]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    return mistakes + [f"stages: two are named {name!r}; give them names" for name in twice]
 
 
 def check_files(recipe: Recipe) -> None:
@@ -238,13 +241,17 @@ def _override(raw: dict[str, Any], override: str) -> None:
         raise RecipeError(f"--set {override!r}: {value!r} is not a YAML value.") from None
     if isinstance(at, list):
         at[_index(at, last, override)] = parsed
-    else:
+    elif isinstance(at, dict):
         at[last] = parsed
+    else:
+        raise RecipeError(f"--set {override!r}: {parents[-1]!r} holds a value, not keys.")
 
 
 def _enter(at: Any, key: str, override: str) -> Any:
     if isinstance(at, list):
         return at[_index(at, key, override)]
+    if not isinstance(at, dict):
+        raise RecipeError(f"--set {override!r}: nothing is called {key!r} there.")
     if at.get(key) is None:
         at[key] = {}
     if not isinstance(at[key], dict | list):

@@ -22,12 +22,15 @@ import yaml
 from unmask import __version__
 from unmask.artifact import new_folder, read_json, write_json
 from unmask.backbone.attention import AttentionMode
-from unmask.backbone.loading import resolve_model
+from unmask.backbone.loading import empty_model, load_tokenizer, resolve_model, revision
 from unmask.data.records import read_texts
+from unmask.data.words import read_labelled
 from unmask.encoder import TextEncoder
-from unmask.errors import ArtifactError, RecipeError
+from unmask.errors import ArtifactError, RecipeError, UnmaskError
+from unmask.evaluation.similarity import read_pairs
 from unmask.ladder.evaluate import evaluate_rung
 from unmask.ladder.recipe import Recipe, check_files, resolve_path, stage_name
+from unmask.training.config import StageSettings
 from unmask.training.stages import StageContext, run_stage
 
 logger = logging.getLogger(__name__)
@@ -83,38 +86,60 @@ def train(recipe: Recipe, out: str | Path, *, progress: bool = False, evaluate: 
     """
     started = time.perf_counter()
     check_files(recipe)
-    resolve_model(recipe.model.name)
-    folder = Path(out)
-    _claim(folder, recipe)
     texts = _text_source(recipe)
+    _preflight(recipe, texts)
+    folder = Path(out)
+    fresh = _claim(folder, recipe)
+    try:
+        rungs, encoder = _climb(recipe, folder, texts, progress, evaluate)
+    except UnmaskError:
+        if fresh and not any(folder.glob("stages/*/checkpoints/step-*")):
+            shutil.rmtree(folder)  # nothing was trained; the corrected recipe starts in a clean place
+        raise
+    result = RunResult(rungs, encoder, time.perf_counter() - started)
+    write_json(folder / "results.json", result.to_dict())
+    return result
+
+
+def _preflight(recipe: Recipe, texts: Callable[[str], Sequence[str]]) -> None:
+    """Read everything a run will read except weights, so that what is wrong is said at once."""
+    load_tokenizer(recipe.model.name)
+    empty_model(recipe.model.name, head=True)
+    for name in recipe.data:
+        texts(name)
+    for sts in recipe.evaluation.sts.values():
+        read_pairs(resolve_path(sts.file), columns=sts.columns)
+    for words in recipe.evaluation.words.values():
+        for file in (words.train, words.test):
+            path = resolve_path(file)
+            read_labelled(path, word_column=words.word_column, label_column=words.label_column, limit=words.limit)
+
+
+def _climb(
+    recipe: Recipe,
+    folder: Path,
+    texts: Callable[[str], Sequence[str]],
+    progress: bool,
+    evaluate: Evaluate | None,
+) -> tuple[list[Rung], Path]:
+    """Every stage and every rung; what an earlier call finished is read, not done again."""
     score = evaluate or (lambda encoder: evaluate_rung(encoder, recipe, texts, progress=progress))
-    current: AttentionMode = recipe.model.attention
-    prefix = "Bi" if current == "bidirectional" else "Uni"
+    attention: AttentionMode = recipe.model.attention
+    prefix = "Bi" if attention == "bidirectional" else "Uni"
     rungs = [_rung(folder, recipe, "Uni", recipe.model.name, "causal", score)]
-    if current == "bidirectional":
-        rungs.append(_rung(folder, recipe, "Bi", recipe.model.name, current, score))
+    if attention == "bidirectional":
+        rungs.append(_rung(folder, recipe, "Bi", recipe.model.name, attention, score))
     start, lineage = recipe.model.name, _origin(recipe)
     accelerator = _accelerator(recipe, folder) if recipe.stages else None
     for number, stage in enumerate(recipe.stages, 1):
-        place = folder / "stages" / f"{number}-{stage_name(stage)}"
-        sources = {stage.data: recipe.data[stage.data]}
-        lineage = {
-            **lineage,
-            "stages": [
-                *lineage["stages"],
-                {
-                    "name": stage_name(stage),
-                    "settings": stage.model_dump(mode="json"),
-                    "data": {k: [_fingerprint(resolve_path(f)) for f in s.files] for k, s in sources.items()},
-                },
-            ],
-        }
         assert accelerator is not None
+        place = folder / "stages" / f"{number}-{stage_name(stage)}"
+        lineage = {**lineage, "stages": [*lineage["stages"], _stage_lineage(recipe, stage)]}
         accelerator.project_configuration.logging_dir = str(place / "logs")
         context = StageContext(
             base=recipe.model.name,
             start=start,
-            attention=current,
+            attention=attention,
             dtype=recipe.model.dtype,
             attention_implementation=recipe.model.attention_implementation,
             encoder=recipe.model.encoder_settings(),
@@ -127,30 +152,28 @@ def train(recipe: Recipe, out: str | Path, *, progress: bool = False, evaluate: 
         logger.info("%s: %d steps", stage_name(stage), stage.steps)
         start = str(run_stage(stage, context, place))
         prefix += "+" + (stage.name or _TITLES[stage.objective])
-        rungs.append(_rung(folder, recipe, prefix, start, current, score))
+        rungs.append(_rung(folder, recipe, prefix, start, attention, score))
     write_json(folder / "lineage.json", lineage)
-    encoder = _final_encoder(folder, start, rungs[-1], recipe)
-    result = RunResult(rungs, encoder, time.perf_counter() - started)
-    write_json(folder / "results.json", result.to_dict())
-    return result
+    return rungs, _final_encoder(folder, start, recipe, lineage)
 
 
-def _claim(folder: Path, recipe: Recipe) -> None:
-    """Make the run folder, or see that it holds a run of this very recipe."""
+def _claim(folder: Path, recipe: Recipe) -> bool:
+    """Make the run folder (True), or see that it holds a run of this very recipe (False)."""
     path = folder / "recipe.yaml"
+    partial = path.with_name("recipe.yaml.partial")
     resolved = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     if path.is_file():
         if path.read_text(encoding="utf-8") != resolved:
             raise RecipeError(
                 f"{folder} holds a run of another recipe (compare {path}). Choose another --out, or remove the folder."
             )
-        return
-    if folder.exists() and any(folder.iterdir()):
-        raise ArtifactError(f"{folder} is not empty and holds no run. Choose another --out.")
+        return False
+    if folder.exists() and (not folder.is_dir() or set(folder.iterdir()) - {partial}):
+        raise ArtifactError(f"{folder} is there already and holds no run. Choose another --out.")
     folder.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
     partial.write_text(resolved, encoding="utf-8")
     partial.rename(path)
+    return True
 
 
 def _rung(folder: Path, recipe: Recipe, name: str, encoder: str, attention: AttentionMode, score: Evaluate) -> Rung:
@@ -162,9 +185,7 @@ def _rung(folder: Path, recipe: Recipe, name: str, encoder: str, attention: Atte
     figures = score(open_rung(recipe, encoder, attention))
     logger.info("%s: %s", name, ", ".join(f"{key} {value:.2f}" for key, value in figures.items()))
     path.parent.mkdir(exist_ok=True)
-    partial = path.with_suffix(".partial")
-    write_json(partial, figures)
-    partial.rename(path)
+    write_json(path, figures)
     return Rung(name, encoder, attention, figures)
 
 
@@ -203,11 +224,14 @@ def _accelerator(recipe: Recipe, folder: Path) -> Any:
 
     # accelerate keeps the precision of a process's first run for good; a run of its own starts from its own.
     AcceleratorState._reset_state()
-    return Accelerator(
+    accelerator = Accelerator(
         mixed_precision="bf16" if resolve_precision(recipe.precision) == "bf16" else "no",
         log_with="tensorboard",
         project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder)),
     )
+    if accelerator.num_processes > 1:
+        raise RecipeError("Training in several processes is not supported yet; start one.")
+    return accelerator
 
 
 def resolve_precision(wanted: str) -> str:
@@ -230,12 +254,20 @@ def _origin(recipe: Recipe) -> dict[str, Any]:
         "recipe": recipe.name,
         "seed": recipe.seed,
         "base": recipe.model.name,
+        "base_revision": revision(recipe.model.name),
         "base_weights": [_fingerprint(path) for path in weights],
         "attention": recipe.model.attention,
         "code": {"unmask": __version__, **{name: version(name) for name in _PACKAGES}},
         "python": sys.version.split()[0],
         "stages": [],
     }
+
+
+def _stage_lineage(recipe: Recipe, stage: StageSettings) -> dict[str, Any]:
+    """A stage's settings and the files it reads."""
+    names = [stage.data, *filter(None, [getattr(stage, "held_out", None)])]
+    data = {name: [_fingerprint(resolve_path(f)) for f in recipe.data[name].files] for name in names}
+    return {"name": stage_name(stage), "settings": stage.model_dump(mode="json"), "data": data}
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:
@@ -246,13 +278,17 @@ def _fingerprint(path: Path) -> dict[str, Any]:
     return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256}
 
 
-def _final_encoder(folder: Path, start: str, last: Rung, recipe: Recipe) -> Path:
+def _final_encoder(folder: Path, start: str, recipe: Recipe, lineage: dict[str, Any]) -> Path:
     """The last stage's encoder as `encoder/`; hard links where the file system has them."""
     target = folder / "encoder"
     if target.exists():
         return target
     if not recipe.stages:
-        open_rung(recipe, last.encoder, last.attention).save(target)
+        model = recipe.model
+        opened = TextEncoder.load(model.name, attention=model.attention, dtype=model.dtype)
+        encoder = TextEncoder(opened.model, opened.tokenizer, model.encoder_settings())
+        encoder.lineage = lineage
+        encoder.save(target)
         return target
     with new_folder(target) as partial:
         shutil.copytree(start, partial, dirs_exist_ok=True, copy_function=_link)

@@ -118,6 +118,8 @@ class MaskedNextToken:
         rows, columns = torch.nonzero(labels != IGNORED, as_tuple=True)
         before, targets = states[rows, columns - 1], labels[rows, columns]
         loss = states.new_zeros((), dtype=torch.float32)
+        if not len(targets):
+            loss = loss + 0.0 * states.sum()  # nothing was masked in these rows; backward still wants a graph
         correct = 0
         for start in range(0, len(targets), _CHUNK):
             part = slice(start, start + _CHUNK)

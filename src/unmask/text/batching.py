@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -36,6 +36,11 @@ class PaddedBatch:
     def num_tokens(self) -> int:
         """Real tokens, padding not counted."""
         return int(self.attention_mask.sum())
+
+
+def pad_token(tokenizer: Any) -> int:
+    """The id that fills padding; any id will do, because padding is masked everywhere."""
+    return int(tokenizer.pad_token_id or 0)
 
 
 def token_budget(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:

@@ -39,7 +39,7 @@ class OptimSettings(Settings):
 class StageSettings(OptimSettings):
     """What every stage has, whatever it minimises."""
 
-    name: str | None = Field(None, description="folder and rung name; by default the objective")
+    name: str | None = Field(None, pattern=r"^[\w.-]+$", description="folder and rung name; by default the objective")
     data: str = Field(description="name of a data source of the recipe")
     steps: int = Field(ge=1)
     tuning: Tuning = "lora"

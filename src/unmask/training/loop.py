@@ -84,6 +84,8 @@ def fit(job: Job, settings: StageSettings, folder: Path, accelerator: Any, *, pr
                 checkpoint.save(checkpoints, finished, parameters, optimizer, settings.keep_checkpoints)
     finally:
         monitor.close()
+        optimizer.zero_grad()
+        accelerator.free_memory()  # or it would hold this stage's model and moments through the next
 
 
 def seed_step(seed: int, step: int, process: int) -> None:

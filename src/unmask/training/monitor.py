@@ -76,4 +76,6 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
 def _truncate(path: Path, start: int) -> None:
     """Drop what an earlier, killed try logged beyond the checkpoint that this one starts from."""
     kept = [row for row in read_metrics(path) if row["step"] <= start] if start else []
-    path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+    partial.replace(path)

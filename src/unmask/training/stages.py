@@ -3,6 +3,7 @@
 stage folder:  encoder/ (plain weights, opens anywhere)  adapter/ (LoRA, if any)  metrics.jsonl  checkpoints/  logs/
 """
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from unmask.artifact import EncoderSettings, write_json
+from unmask.artifact import EncoderSettings, new_folder, write_json
 from unmask.backbone.attention import AttentionMode, attention_mode, set_attention_mode
 from unmask.backbone.convert import convert
 from unmask.backbone.dropout import attention_dropout, hidden_dropout, views_differ
@@ -29,7 +30,8 @@ from unmask.errors import RecipeError
 from unmask.objectives.contrastive import SimCSE, ViewBatch
 from unmask.objectives.masking import build_masking
 from unmask.objectives.mntp import MaskedNextToken
-from unmask.text.batching import token_budget
+from unmask.text.batching import pad_token, token_budget
+from unmask.text.words import append_eos
 from unmask.training.config import MntpSettings, SimcseSettings, StageSettings
 from unmask.training.loop import Job, fit, seed_step
 
@@ -80,8 +82,10 @@ def run_stage(settings: StageSettings, context: StageContext, folder: Path) -> P
     else:
         raise RecipeError(f"No stage for {type(settings).__name__}.")
     if adapter is not None:
-        save_lora(adapter, folder / "adapter")
-        write_json(folder / "adapter" / "unmask.json", {"attention": context.attention, "base": context.start})
+        shutil.rmtree(folder / "adapter", ignore_errors=True)  # of a try that was killed here
+        with new_folder(folder / "adapter") as partial:
+            save_lora(adapter, partial)
+            write_json(partial / "unmask.json", {"attention": context.attention, "base": context.start})
         model = merge_lora(adapter)
     encoder = TextEncoder(
         model.to(saved_dtype(context.base, context.dtype)), load_tokenizer(context.base), context.encoder
@@ -96,10 +100,12 @@ def _run_mntp(settings: MntpSettings, context: StageContext, folder: Path) -> tu
     causal_lm = _load(context.base, context, head=True)
     if context.start != context.base:
         setattr(causal_lm, causal_lm.base_model_prefix, _load(context.start, context, head=False))
-    _turn(causal_lm, context.attention)
+    _turn(body(causal_lm), context.attention)
     head = LanguageModelHead(causal_lm)
     head.check(causal_lm)
     tokenizer = load_tokenizer(context.base)
+    if context.encoder.pooling == "eos":
+        append_eos(tokenizer)  # a piece looks like a text the encoder will read
     model = body(causal_lm)
     adapter = _make_trainable(model, settings)  # shares the head's weights where they are tied: those stay frozen
     for parameter in head.parameters():
@@ -118,7 +124,7 @@ def _run_mntp(settings: MntpSettings, context: StageContext, folder: Path) -> tu
     def micro_batches(chosen: Sequence[Block]) -> list[BlockBatch]:
         size = max(1, settings.micro_batch_tokens // settings.block_size)
         return [
-            stack(chosen[i : i + size], pad_id=tokenizer.pad_token_id, never_mask=masking.mask_id).to(
+            stack(chosen[i : i + size], pad_id=pad_token(tokenizer), never_mask=masking.mask_id).to(
                 context.accelerator.device
             )
             for i in range(0, len(chosen), size)
