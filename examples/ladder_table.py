@@ -40,16 +40,17 @@ def markdown(rungs: dict[str, dict[str, list[float]]]) -> str:
 
 
 def picture(rungs: dict[str, dict[str, list[float]]], wanted: list[str], path: Path) -> None:
-    """A small bar chart a figure, bars are rungs, whiskers the range over runs."""
+    """A small chart a figure: a point a rung, whiskers the range over runs."""
     figure = Figure(figsize=(2.6 * len(wanted), 2.7), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(wanted), squeeze=False)[0], wanted, strict=True):
         values = [figures[name] for figures in rungs.values()]
         means = [statistics.mean(v) for v in values]
         errors = [[m - min(v) for m, v in zip(means, values, strict=True)]]
         errors.append([max(v) - m for m, v in zip(means, values, strict=True)])
-        axes.bar(list(rungs), means, yerr=errors, color=COLOURS, ecolor="#808894")
-        low, high = min(map(min, values)), max(map(max, values))
-        axes.set_ylim(low - (high - low), high + 0.2 * (high - low))
+        axes.plot(means, color="#80889466")
+        axes.errorbar(range(len(means)), means, yerr=errors, fmt="none", ecolor="#808894")
+        axes.scatter(range(len(means)), means, color=COLOURS, zorder=3, s=60)
+        axes.margins(0.15)
         axes.set_title(name, color="#808894", fontsize=10)
         axes.set_xticks(range(len(rungs)), [rung.replace("+", "\n+") for rung in rungs], fontsize=7)
         axes.tick_params(colors="#808894")
