@@ -20,7 +20,7 @@ ARROWS = {
     "encoder": {"errors", "pooling", "text", "backbone", "artifact"},
     "data": {"errors", "text"},
     "objectives": {"errors"},
-    "evaluation": {"errors", "data", "backbone", "encoder", "objectives"},
+    "evaluation": {"errors", "text", "data", "backbone", "encoder", "objectives"},
     "analysis": {"errors", "backbone", "encoder"},
     "corpus": {"errors", "data", "encoder"},
     "training": {"errors", "artifact", "text", "backbone", "data", "encoder", "objectives"},

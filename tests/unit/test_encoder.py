@@ -158,6 +158,23 @@ def test_the_folder_holds_the_keys_that_every_runtime_reads(bidirectional, tmp_p
     assert not list((tmp_path / "encoder").rglob("*.bin"))
 
 
+def test_a_chat_template_is_used_and_saved(bidirectional, tmp_path):
+    import copy
+
+    chatty = copy.deepcopy(bidirectional.tokenizer)
+    chatty.chat_template = "{{ bos_token }}{% for m in messages %}User: {{ m['content'] }} Assistant:{% endfor %}"
+    plain = TextEncoder(bidirectional.model, chatty, EncoderSettings(max_length=64))
+    encoder = TextEncoder(bidirectional.model, chatty, EncoderSettings(max_length=64, chat_template=True))
+    by_hand = plain.tokenize(["User: Hello world Assistant:"])[0]
+    assert encoder.tokenize(["Hello world"])[0].ids.tolist() == by_hand.ids.tolist()
+    assert cosine(encoder.encode("Hello world"), plain.encode("Hello world")) < 0.9999
+    encoder.save(tmp_path / "encoder")
+    again = TextEncoder.load(tmp_path / "encoder")
+    np.testing.assert_array_equal(again.encode("Hello world"), encoder.encode("Hello world"))
+    with pytest.raises(ArtifactError, match="exclude each other"):
+        EncoderSettings(pooling="eos", chat_template=True)
+
+
 def test_what_other_runtimes_do_differently_is_said(bidirectional, tokenizer):
     from unmask.artifact import interop_gaps
 
