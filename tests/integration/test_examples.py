@@ -1,0 +1,36 @@
+"""The examples run, on small sizes, and what they make is usable."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from unmask.cli.main import main
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.mark.slow
+def test_a_decoder_pretrained_from_text_converts(articles, tmp_path):
+    (tmp_path / "docs.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in articles))
+    sizes = ["--steps", "6", "--width", "64", "--layers", "2", "--batch", "4", "--vocab-size", "600"]
+    command = [sys.executable, str(EXAMPLES / "pretrain_decoder.py"), str(tmp_path / "docs.jsonl"), *sizes]
+    done = subprocess.run([*command, "--out", str(tmp_path / "decoder")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert main(["convert", str(tmp_path / "decoder"), "--out", str(tmp_path / "encoder")]) == 0
+
+
+def test_the_ladder_table_takes_mean_and_spread(tmp_path):
+    for run, value in (("a", 1.0), ("b", 2.0)):
+        (tmp_path / run).mkdir()
+        rungs = [{"name": "Uni", "sts": 5.0}, {"name": "Bi", "sts": value}]
+        (tmp_path / run / "results.json").write_text(json.dumps({"rungs": rungs}))
+    command = [sys.executable, str(EXAMPLES / "ladder_table.py"), str(tmp_path / "a"), str(tmp_path / "b")]
+    done = subprocess.run(
+        [*command, "--svg", str(tmp_path / "x.svg"), "--figures", "sts"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "| sts | 5.00 | 1.50 ± 0.50 |" in done.stdout
+    assert (tmp_path / "x.svg").read_text().count("<svg") == 1
