@@ -49,7 +49,9 @@ def picture(rungs: dict[str, dict[str, list[float]]], wanted: list[str], path: P
         errors.append([max(v) - m for m, v in zip(means, values, strict=True)])
         axes.plot(means, color="#80889466")
         axes.errorbar(range(len(means)), means, yerr=errors, fmt="none", ecolor="#808894")
-        axes.scatter(range(len(means)), means, color=COLOURS, zorder=3, s=60)
+        axes.scatter(
+            range(len(means)), means, color=[COLOURS[i % len(COLOURS)] for i in range(len(means))], zorder=3, s=60
+        )
         axes.margins(0.15)
         axes.set_title(name, color="#808894", fontsize=10)
         axes.set_xticks(range(len(rungs)), [rung.replace("+", "\n+") for rung in rungs], fontsize=7)
