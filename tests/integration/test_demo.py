@@ -16,6 +16,8 @@ def test_the_texts_are_there_and_held_out_is_held_out():
     assert len(texts.sentences) > 3000
     assert len(texts.queries) == len(texts.answers) > 100
     assert not set(texts.held_out) & set(texts.documents)
+    pairs = zip(texts.queries, texts.answers, strict=True)
+    assert not {f"{query}\n\n{answer}" for query, answer in pairs} & set(texts.documents)
     assert texts == collect_texts(num_queries=300)
 
 
@@ -38,6 +40,7 @@ def test_the_demo_shows_the_ladder(tmp_path, capsys):
     uni, bi, mntp, simcse = result["rungs"]
     assert mntp["masked_accuracy"] > max(uni["masked_accuracy"], bi["masked_accuracy"]) + 5
     assert simcse["retrieval"] > uni["retrieval"] + 5
+    assert simcse["retrieval"] > mntp["retrieval"]
     page = (out / "report.html").read_text()
     assert page.count("<svg") == 3
     assert not re.search(r"""(src|href)=["']https?:""", page.split("<svg")[0])

@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         print(
-            "unmask: stopped. A training run goes on from its last checkpoint with the same command.",
+            "unmask: stopped. `unmask train` goes on from its last checkpoint with the same command.",
             file=sys.stderr,
         )
         return 130

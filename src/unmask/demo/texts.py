@@ -70,8 +70,9 @@ def collect_texts(*, num_queries: int) -> DemoTexts:
         if 20 <= len(first) <= 200 and len(rest) >= 100 and rest not in pairs.values():
             pairs.setdefault(first, rest)
     documents = list(dict.fromkeys(documents))
-    held_out = [text for text in dict.fromkeys(held_out) if text not in set(documents)]
-    queries = list(pairs)[:num_queries]
+    seen = set(documents)  # a docstring repeated in a training module is no test
+    held_out = [text for text in dict.fromkeys(held_out) if text not in seen]
+    queries = [first for first, rest in pairs.items() if f"{first}\n\n{rest}" not in seen][:num_queries]
     return DemoTexts(documents, _sentences(documents), held_out, queries, [pairs[query] for query in queries])
 
 

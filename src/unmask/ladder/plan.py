@@ -74,7 +74,7 @@ def _plan_stage(recipe: Recipe, stage: StageSettings, tokenizer: Any) -> StagePl
         add_lora(body(model), rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, targets=lora.targets)
     else:
         for parameter in head.parameters():  # frozen, or not part of the encoder at all
-            parameter.requires_grad_(not isinstance(stage, MntpSettings) and recipe_ties(model))
+            parameter.requires_grad_(not isinstance(stage, MntpSettings) and ties_head(model))
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     tokens_a_step, labels = _tokens_a_step(recipe, stage, tokenizer)
     width = _BYTES.get(recipe.model.dtype) or _BYTES.get(str(model.dtype).removeprefix("torch."), 4)
@@ -84,7 +84,7 @@ def _plan_stage(recipe: Recipe, stage: StageSettings, tokenizer: Any) -> StagePl
     return StagePlan(stage_name(stage), stage.steps, tokens_a_step * stage.steps, parameters, trainable, memory)
 
 
-def recipe_ties(model: Any) -> bool:
+def ties_head(model: Any) -> bool:
     """True if the head is the embedding, and so part of the encoder."""
     return bool(getattr(text_config(model), "tie_word_embeddings", False))
 
