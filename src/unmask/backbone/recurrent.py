@@ -1,0 +1,240 @@
+"""Layers that are not attention: recurrences and convolutions that read left to right whatever the mask says.
+
+Hybrids (Qwen3-Next, Jamba, LFM2 ...) and recurrent models (Mamba, RWKV ...) have mixers that no mask can turn. Two
+things can be done with them. `forward`: each text is given to the mixer alone and from its own first token, so that
+neither padding nor a neighbour in a packed row leaks into it; it still reads one way. `two-way`: it reads the text and
+the reversed text, and the mean of both is used, so that every layer sees both sides.
+
+Which modules those are is not looked up but measured, on the model at hand: a module is one-sided if its output at the
+last token depends on its input at the first, and not the other way round.
+"""
+
+from dataclasses import dataclass
+from types import MethodType
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from unmask.backbone.structure import body, decoder_layers, first_tensor, text_config, token_states
+
+Recurrent = Literal["refuse", "forward", "two-way"]
+RECURRENT: tuple[Recurrent, ...] = ("refuse", "forward", "two-way")
+
+_KEY = "unmask_recurrent"  # in the config, so that it is saved with the model
+_READING = "_unmask_reading"
+_POINTWISE = (nn.Linear, nn.Embedding, nn.Dropout, nn.LayerNorm, nn.ModuleList)
+_LENGTH = 8
+
+
+@dataclass(eq=False)
+class _Layout:
+    """Where the texts of a batch lie: flat token positions, one row a text, left-aligned.
+
+    Attributes:
+        index: [texts, longest] positions in the flattened batch; anything where `real` is False.
+        reverse: the same with each text back to front.
+        real: [texts, longest].
+    """
+
+    index: torch.Tensor
+    reverse: torch.Tensor
+    real: torch.Tensor
+
+
+class _Reading:
+    """What the mixers of one model share: how they read, and the layout of the batch that is under way."""
+
+    def __init__(self, mode: Recurrent) -> None:
+        self.mode = mode
+        self.layout: _Layout | None = None  # None: every row is one text without padding
+
+    def look(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Forward pre-hook of the body: take the layout from the attention mask."""
+        mask = kwargs.get("attention_mask")
+        if mask is None and len(args) > 1 and isinstance(args[1], torch.Tensor):
+            mask = args[1]
+        self.layout = None if mask is None else _layout(_pieces(mask))
+
+
+def recurrent_mode(model: nn.Module) -> Recurrent | None:
+    """How a converted model's one-sided mixers read, as its config says; None for models without any."""
+    mode: Recurrent | None = getattr(text_config(model), _KEY, None)
+    return mode
+
+
+def install_reading(model: nn.Module, mixers: list[str], mode: Recurrent) -> None:
+    """Make the named mixers read texts alone, forward or two-way, and note the mode in the config."""
+    reading = _Reading(mode)
+    decoder = body(model)
+    handle = decoder.register_forward_pre_hook(reading.look, with_kwargs=True)
+    for name in mixers:
+        mixer = decoder.get_submodule(name)
+        setattr(mixer, _READING, reading)
+        mixer.forward = MethodType(_read, mixer)  # type: ignore[method-assign]
+    setattr(text_config(model), _KEY, mode)
+    decoder._unmask_reading_hook = handle  # type: ignore[assignment]
+
+
+def remove_reading(model: nn.Module) -> None:
+    """Undo `install_reading`."""
+    decoder = body(model)
+    handle = decoder.__dict__.pop("_unmask_reading_hook", None)
+    if handle is not None:
+        handle.remove()
+    for module in decoder.modules():
+        if module.__dict__.pop(_READING, None) is not None:
+            del module.forward
+    if recurrent_mode(model) is not None:
+        delattr(text_config(model), _KEY)
+
+
+def one_sided_mixers(model: nn.Module) -> list[str]:
+    """Names (in the body) of the outermost modules inside layers that pass on the past but not the future.
+
+    Measured by gradients on one text of eight tokens, each module alone, in the attention backend in use.
+    """
+    decoder = body(model)
+    names = {module: name for name, module in decoder.named_modules()}
+    calls: dict[nn.Module, tuple[torch.Tensor, torch.Tensor]] = {}
+    inputs: dict[nn.Module, torch.Tensor] = {}
+
+    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return _cut(module, args, kwargs, inputs)
+
+    def after(module: nn.Module, _: Any, output: Any) -> None:
+        given = inputs.pop(module, None)
+        if given is None or not isinstance(output, torch.Tensor | tuple):
+            return
+        found = first_tensor(output)
+        if isinstance(found, torch.Tensor) and found.requires_grad and found.shape[:2] == given.shape[:2]:
+            calls[module] = (given, found)
+
+    candidates = {
+        m for layer in decoder_layers(model) for m in layer.modules() if m is not layer and not isinstance(m, _POINTWISE)
+    }
+    handles = [m.register_forward_pre_hook(before, with_kwargs=True) for m in candidates]
+    handles += [m.register_forward_hook(after) for m in candidates]
+    was_training = model.training
+    model.eval()
+    try:
+        config, device = text_config(model), next(model.parameters()).device
+        ids = torch.randint(config.vocab_size // 2, config.vocab_size, (1, _LENGTH), device=device)
+        with torch.enable_grad():
+            token_states(model, ids, torch.ones_like(ids), torch.arange(_LENGTH, device=device)[None])
+        one_sided = {m for m, (given, output) in calls.items() if _is_one_sided(given, output)}
+    finally:
+        model.train(was_training)
+        for handle in handles:
+            handle.remove()
+    inner = {child for m in one_sided for child in m.modules() if child is not m}
+    return sorted(names[m] for m in one_sided - inner)
+
+
+def _cut(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: dict[nn.Module, torch.Tensor]
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """Give the module a fresh leaf in place of its hidden states, and keep it."""
+    place = _hidden_place(args, kwargs)
+    if place is None:
+        return None
+    hidden = args[place] if isinstance(place, int) else kwargs[place]
+    inputs[module] = hidden.detach().requires_grad_(True)
+    fresh = inputs[module].clone()
+    if isinstance(place, int):
+        return (*args[:place], fresh, *args[place + 1 :]), kwargs
+    return args, kwargs | {place: fresh}
+
+
+def _hidden_place(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | str | None:
+    """Which argument carries the states: the first floating-point tensor of three dimensions."""
+    for place, value in (*enumerate(args), *kwargs.items()):
+        if isinstance(value, torch.Tensor) and value.dim() == 3 and value.is_floating_point():
+            return place
+    return None
+
+
+def _is_one_sided(given: torch.Tensor, output: torch.Tensor) -> bool:
+    generator = torch.Generator().manual_seed(0)
+    direction = torch.randn(output.shape[2:], generator=generator).to(output)
+
+    def depends(at: int, on: int) -> bool:
+        target = (output[0, at] * direction).sum()
+        (gradient,) = torch.autograd.grad(target, given, retain_graph=True, allow_unused=True)
+        return gradient is not None and bool((gradient[0, on] != 0).any())
+
+    # The neighbour is enough for a convolution, whose reach may be shorter than the text.
+    return (depends(-1, 0) or depends(-1, -2)) and not (depends(0, -1) or depends(0, 1))
+
+
+def _pieces(mask: torch.Tensor) -> torch.Tensor | None:
+    """Number of the text each token belongs to, 0 on padding, [rows, tokens]; None if rows are whole texts."""
+    if mask.dim() == 4:  # a prepared mask of packed rows: tokens of one text see the same first token
+        allowed = mask[:, 0] if mask.dtype == torch.bool else mask[:, 0] >= 0
+        return allowed.int().argmax(dim=-1) + 1
+    return None if bool(mask.all()) else (mask != 0).long()
+
+
+def _layout(pieces: torch.Tensor | None) -> _Layout | None:
+    if pieces is None:
+        return None
+    rows, tokens = pieces.shape
+    row = torch.arange(rows, device=pieces.device)[:, None]
+    flat = (pieces + row * (tokens + 1)).masked_fill(pieces == 0, 0).flatten()  # unlike numbers in unlike rows
+    places = flat.nonzero().squeeze(1)
+    _, which, lengths = torch.unique(flat[places], return_inverse=True, return_counts=True)
+    order = torch.sort(which, stable=True).indices
+    longest = int(lengths.max())
+    column = torch.arange(longest, device=pieces.device)[None]
+    real = column < lengths[:, None]
+    index = torch.zeros(real.shape, dtype=torch.long, device=pieces.device)
+    index[real] = places[order]
+    reverse = index.gather(1, (lengths[:, None] - 1 - column).clamp(min=0))
+    return _Layout(index, reverse, real)
+
+
+def _read(self: Any, *args: Any, **kwargs: Any) -> Any:
+    """The forward pass of a one-sided mixer: each text alone, left-aligned, in one direction or in both."""
+    reading: _Reading = getattr(self, _READING)
+    plain = type(self).forward
+    both = reading.mode == "two-way"
+    place = _hidden_place(args, kwargs)
+    if place is None or (reading.layout is None and not both):
+        return plain(self, *args, **kwargs)
+    hidden = args[place] if isinstance(place, int) else kwargs[place]
+    rows, tokens = hidden.shape[:2]
+    layout = reading.layout or _whole_rows(rows, tokens, hidden.device)
+    index = torch.cat([layout.index, layout.reverse]) if both else layout.index
+    real = torch.cat([layout.real, layout.real]) if both else layout.real
+
+    def arrange(name: int | str, value: Any) -> Any:
+        if name == "attention_mask":
+            return None if bool(real.all()) else real.long()
+        if name == "position_ids":
+            return torch.arange(index.shape[1], device=index.device).expand_as(index)
+        if isinstance(value, tuple):
+            return tuple(arrange("", part) for part in value)
+        if isinstance(value, torch.Tensor) and value.dim() == 2 and not value.is_floating_point():
+            return torch.arange(index.shape[1], device=index.device).expand_as(index)  # positions, given by place
+        if not isinstance(value, torch.Tensor) or value.dim() < 2 or value.shape[1] != tokens:
+            return value
+        whole = value.expand(rows, *value.shape[1:])
+        gathered = whole.reshape(rows * tokens, *value.shape[2:])[index]
+        return gathered * real.view(*real.shape, *[1] * (gathered.dim() - 2)).to(gathered.dtype)
+
+    output = plain(self, *[arrange(i, a) for i, a in enumerate(args)], **{k: arrange(k, v) for k, v in kwargs.items()})
+    states = first_tensor(output)
+    flat = states.new_zeros(rows * tokens, *states.shape[2:])
+    count = len(layout.index)
+    flat[layout.index[layout.real]] = states[:count][layout.real]
+    if both:
+        back = torch.zeros_like(flat)
+        back[layout.reverse[layout.real]] = states[count:][layout.real]
+        flat = (flat + back) / 2
+    merged = flat.reshape(rows, tokens, *states.shape[2:])
+    return merged if isinstance(output, torch.Tensor) else (merged, *output[1:])
+
+
+def _whole_rows(rows: int, tokens: int, device: torch.device) -> _Layout:
+    index = torch.arange(rows * tokens, device=device).reshape(rows, tokens)
+    return _Layout(index, index.flip(1), torch.ones_like(index, dtype=torch.bool))
