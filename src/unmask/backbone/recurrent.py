@@ -9,6 +9,8 @@ Which modules those are is not looked up but measured, on the model at hand: a m
 last token depends on its input at the first, and not the other way round.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MethodType
 from typing import Any, Literal
@@ -96,54 +98,59 @@ def one_sided_mixers(model: nn.Module) -> list[str]:
     """
     decoder = body(model)
     names = {module: name for name, module in decoder.named_modules()}
-    calls: dict[nn.Module, tuple[torch.Tensor, torch.Tensor]] = {}
-    inputs: dict[nn.Module, torch.Tensor] = {}
-
-    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return _cut(module, args, kwargs, inputs)
-
-    def after(module: nn.Module, _: Any, output: Any) -> None:
-        given = inputs.pop(module, None)
-        if given is None or not isinstance(output, torch.Tensor | tuple):
-            return
-        found = first_tensor(output)
-        if isinstance(found, torch.Tensor) and found.requires_grad and found.shape[:2] == given.shape[:2]:
-            calls[module] = (given, found)
-
+    layers = decoder_layers(model)
     candidates = {
-        m for layer in decoder_layers(model) for m in layer.modules() if m is not layer and not isinstance(m, _POINTWISE)
+        m for layer in layers for m in layer.modules() if m is not layer and not isinstance(m, _POINTWISE)
     }
-    handles = [m.register_forward_pre_hook(before, with_kwargs=True) for m in candidates]
-    handles += [m.register_forward_hook(after) for m in candidates]
+    config, device = text_config(model), next(model.parameters()).device
+    ids = torch.randint(config.vocab_size // 2, config.vocab_size, (1, _LENGTH), device=device)
     was_training = model.training
     model.eval()
     try:
-        config, device = text_config(model), next(model.parameters()).device
-        ids = torch.randint(config.vocab_size // 2, config.vocab_size, (1, _LENGTH), device=device)
-        with torch.enable_grad():
+        with torch.enable_grad(), _added_leaves([*candidates]) as calls:
             token_states(model, ids, torch.ones_like(ids), torch.arange(_LENGTH, device=device)[None])
         one_sided = {m for m, (given, output) in calls.items() if _is_one_sided(given, output)}
     finally:
         model.train(was_training)
-        for handle in handles:
-            handle.remove()
     inner = {child for m in one_sided for child in m.modules() if child is not m}
     return sorted(names[m] for m in one_sided - inner)
 
 
-def _cut(
-    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: dict[nn.Module, torch.Tensor]
-) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-    """Give the module a fresh leaf in place of its hidden states, and keep it."""
-    place = _hidden_place(args, kwargs)
-    if place is None:
-        return None
-    hidden = args[place] if isinstance(place, int) else kwargs[place]
-    inputs[module] = hidden.detach().requires_grad_(True)
-    fresh = inputs[module].clone()
-    if isinstance(place, int):
-        return (*args[:place], fresh, *args[place + 1 :]), kwargs
-    return args, kwargs | {place: fresh}
+@contextmanager
+def _added_leaves(modules: list[nn.Module]) -> Iterator[dict[nn.Module, tuple[torch.Tensor, torch.Tensor]]]:
+    """Hooks that add zeros to each module's states, and keep the zeros and the output: its own dependence.
+
+    Adding cuts nothing, so a module within a module does not hide what the outer one does.
+    """
+    calls: dict[nn.Module, tuple[torch.Tensor, torch.Tensor]] = {}
+    leaves: dict[nn.Module, torch.Tensor] = {}
+
+    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        place = _hidden_place(args, kwargs)
+        if place is None:
+            return None
+        hidden = args[place] if isinstance(place, int) else kwargs[place]
+        leaves[module] = torch.zeros_like(hidden, requires_grad=True)
+        fresh = hidden + leaves[module]
+        if isinstance(place, int):
+            return (*args[:place], fresh, *args[place + 1 :]), kwargs
+        return args, kwargs | {place: fresh}
+
+    def after(module: nn.Module, _: Any, output: Any) -> None:
+        leaf = leaves.pop(module, None)
+        if leaf is None or not isinstance(output, torch.Tensor | tuple):
+            return
+        found = first_tensor(output)
+        if isinstance(found, torch.Tensor) and found.requires_grad and found.shape[:2] == leaf.shape[:2]:
+            calls[module] = (leaf, found)
+
+    handles = [m.register_forward_pre_hook(before, with_kwargs=True) for m in modules]
+    handles += [m.register_forward_hook(after) for m in modules]
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _hidden_place(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | str | None:
