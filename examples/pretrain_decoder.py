@@ -1,22 +1,24 @@
-"""Pretrain a small Llama-shaped decoder and its tokenizer from text files, on a CPU or one GPU.
+"""Pretrain a small decoder (Llama or Qwen3.5 shape) and its tokenizer from text files, on a CPU or one GPU.
 
     python examples/pretrain_decoder.py --out my-decoder --steps 3000 articles.jsonl more.txt
 
 This is how the bundled `pocket` decoder was shaped: byte-level BPE of 8192 pieces, 6 layers of width 256. The result
-is a plain transformers folder: `unmask convert my-decoder --out my-encoder` takes it from there. Needs only what
-`unmask` installs.
+is a plain transformers folder: `unmask convert my-decoder --out my-encoder` takes it from there. With
+`--family qwen3_5` three of four layers are gated delta nets (Qwen3-Next's recurrence), the fourth is attention. Needs
+only what `unmask` installs.
 """
 
 import argparse
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from tqdm import tqdm
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast, Qwen3_5TextConfig
 
 from unmask.data.records import read_texts
 from unmask.training.config import OptimSettings
@@ -48,22 +50,23 @@ def token_stream(texts: list[str], tokenizer: PreTrainedTokenizerFast) -> torch.
     return torch.from_numpy(np.fromiter((t for part in lists for ids in part for t in ids), dtype=np.int64))
 
 
-def build(arguments: argparse.Namespace) -> LlamaForCausalLM:
-    """A random model of the shape asked for."""
+def build(arguments: argparse.Namespace) -> Any:
+    """A random model of the family and shape asked for."""
     width = arguments.width
-    config = LlamaConfig(
-        vocab_size=arguments.vocab_size,
-        hidden_size=width,
-        intermediate_size=8 * math.ceil(width * 8 / 3 / 8),
-        num_hidden_layers=arguments.layers,
-        num_attention_heads=max(1, width // 64),
-        max_position_embeddings=512,
-        tie_word_embeddings=True,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    return LlamaForCausalLM(config)
+    heads = max(1, width // 64)
+    shape: dict[str, Any] = {
+        **{"vocab_size": arguments.vocab_size, "hidden_size": width, "num_hidden_layers": arguments.layers},
+        **{"intermediate_size": 8 * math.ceil(width * 8 / 3 / 8), "num_attention_heads": heads, "head_dim": 64},
+        **{"num_key_value_heads": heads, "max_position_embeddings": 512, "tie_word_embeddings": True},
+        **{"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
+    }
+    if arguments.family == "llama":
+        return AutoModelForCausalLM.from_config(LlamaConfig(**shape))
+    recurrence = {
+        **{"linear_num_key_heads": heads, "linear_num_value_heads": heads},
+        **{"linear_key_head_dim": 64, "linear_value_head_dim": 64},
+    }
+    return AutoModelForCausalLM.from_config(Qwen3_5TextConfig(**shape, **recurrence))
 
 
 def main() -> None:
@@ -71,6 +74,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("inputs", nargs="+", type=Path, metavar="FILE", help="txt, csv, jsonl or Parquet")
     parser.add_argument("--out", required=True, type=Path)
+    parser.add_argument("--family", choices=["llama", "qwen3_5"], default="llama")
     parser.add_argument("--field", default="text")
     parser.add_argument("--vocab-size", type=int, default=8192)
     parser.add_argument("--width", type=int, default=256)

@@ -21,8 +21,10 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
     "falcon_h1": {"mamba_d_ssm": 128, "mamba_d_head": 16},
     "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention", "linear_attention", "linear_attention"]},
+    "hrm_text": {"num_layers_per_stack": 2, "num_hidden_layers": 16},
     "hunyuan_v1_dense": {"head_dim": 16},
     "hunyuan_v1_moe": {"head_dim": 16},
+    "lfm2": {"layer_types": ["conv", "conv", "full_attention", "conv"]},
     "lfm2_moe": {"layer_types": ["conv", "conv", "full_attention", "conv"]},
     "mamba2": {"num_heads": 8},
     "ministral": {"head_dim": 16},
@@ -32,7 +34,8 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "indexer_head_dim": 16,
     },
     "reformer": {"is_decoder": True, "axial_pos_embds_dim": [32, 32], "axial_pos_shape": [8, 16]},
-    "xlstm": {"mode": "train"},
+    "xlstm": {"qk_dim_factor": 1.0},
+    "zamba": {"attention_head_dim": 32},
     "zamba2": {"n_mamba_heads": 8},
 }
 _ENCODERS = "an encoder (bidirectional as it comes); as a decoder only with is_decoder=True"

@@ -1,20 +1,32 @@
-"""Causal <-> bidirectional attention, through the switches that transformers itself reads.
+"""Causal <-> bidirectional attention, through every switch that transformers itself reads.
 
-Two of them matter (transformers >= 5.2): `config.is_causal`, from which the mask is built, and the attribute
-`is_causal` on the attention modules, which some families and the sdpa kernel consult when there is no mask. Passing
-`is_causal=False` to `from_pretrained` is silently ignored, so both are set on the live objects. Nothing here proves
-that a model turned: that is `verify`.
+Three of them matter (transformers >= 5.2): `config.is_causal`, from which the mask is built; the attribute `is_causal`
+on the attention modules, which some families and the sdpa kernel consult when there is no mask; and in the oldest
+families (GPT-Neo, GPT) a triangular buffer inside each attention module. Passing `is_causal=False` to
+`from_pretrained` is silently ignored, so all are set on the live objects. Nothing here proves that a model turned:
+that is `verify`.
 """
 
+from collections.abc import Iterator
 from typing import Literal
 
+import torch
 from torch import nn
 
-from unmask.backbone.structure import decoder_layers, text_config
+from unmask.backbone.structure import decoder_layers, decoder_modules, text_config
+from unmask.errors import ConversionError
 
 AttentionMode = Literal["causal", "bidirectional"]
+Window = Literal["keep", "lift"]
+WINDOWS: tuple[Window, ...] = ("keep", "lift")
 
 _WAS_CAUSAL = "_unmask_was_causal"
+_TRIANGLES = "_unmask_triangles"
+_LIFTED = "unmask_lifted"  # in the config: the windows as they were
+_WINDOW_KEYS = ("sliding_window", "sliding_window_size", "attention_window_size", "window_size")
+_PICK_KEYS = ("index_topk", "index_topk_blocks", "indexer_budget", "keep_window_size")
+_LIMITS = (*_WINDOW_KEYS, *_PICK_KEYS)
+_WIDE = 1 << 20  # tokens; a window of families that name no longest text
 
 
 def attention_mode(model: nn.Module) -> AttentionMode:
@@ -24,11 +36,95 @@ def attention_mode(model: nn.Module) -> AttentionMode:
 
 def set_attention_mode(model: nn.Module, mode: AttentionMode) -> None:
     """Set every switch, in place, on the config and on each attention module of the decoder layers."""
-    layers = decoder_layers(model)  # may refuse, and then nothing has been touched
+    decoder_layers(model)  # may refuse, and then nothing has been touched
     text_config(model).is_causal = mode == "causal"
-    for layer in layers:
-        for module in layer.modules():
-            if getattr(module, "is_causal", None) is True:
-                setattr(module, _WAS_CAUSAL, True)
-            if getattr(module, _WAS_CAUSAL, False):
-                module.is_causal = mode == "causal"  # type: ignore[assignment]
+    for module in decoder_modules(model):
+        if getattr(module, "is_causal", None) is True:
+            setattr(module, _WAS_CAUSAL, True)
+        if getattr(module, _WAS_CAUSAL, False):
+            module.is_causal = mode == "causal"  # type: ignore[assignment]
+        if mode == "causal":
+            for name in getattr(module, _TRIANGLES, ()):
+                buffer = module.get_buffer(name)
+                buffer.copy_(buffer.tril())
+        elif triangles := list(_triangles(module)):
+            setattr(module, _TRIANGLES, [*getattr(module, _TRIANGLES, ()), *triangles])
+            for name in triangles:
+                buffer = module.get_buffer(name)
+                buffer.copy_(torch.maximum(buffer, buffer.transpose(-1, -2)))
+
+
+def has_limits(model: nn.Module) -> bool:
+    """True if some layers look at part of a long text only: a window, a chunk, or tokens that they pick."""
+    config = text_config(model)
+    kinds = getattr(config, "layer_types", None) or ()
+    longest = getattr(config, "max_position_embeddings", None) or _WIDE
+    windows = min(getattr(config, name, None) or longest for name in _WINDOW_KEYS)
+    windowed = windows < longest and (not kinds or any("sliding" in kind for kind in kinds))
+    picks = min(getattr(config, name, None) or longest for name in _PICK_KEYS)
+    return windowed or picks < longest or "chunked_attention" in kinds or hasattr(config, "compress_rates")
+
+
+def lift_windows(model: nn.Module) -> None:
+    """Widen every window (and count of picked tokens) to the longest text, and turn chunked layers into full ones.
+
+    In place, in the config too. The kinds of the sliding layers stay, because families choose their rotary base by
+    them (Gemma 3).
+    """
+    config = text_config(model)
+    if getattr(config, _LIFTED, None) is not None:
+        return
+    longest = getattr(config, "max_position_embeddings", None) or _WIDE
+    before = {n: getattr(config, n) for n in _LIMITS if isinstance(getattr(config, n, None), int)}
+    kinds = getattr(config, "layer_types", None) or ()
+    if "chunked_attention" in kinds:
+        before["layer_types"] = list(kinds)
+        config.layer_types = ["full_attention" if kind == "chunked_attention" else kind for kind in kinds]
+    setattr(config, _LIFTED, before)
+    _set_limits(model, {name: longest for name in before if name != "layer_types"})
+    for module in decoder_modules(model):
+        for name in getattr(module, _TRIANGLES, ()):
+            module.get_buffer(name).fill_(1)
+
+
+def restore_windows(model: nn.Module) -> None:
+    """Undo `lift_windows`.
+
+    Raises:
+        ConversionError: the windows were part of buffers (GPT-Neo), which do not say any more where they ended.
+    """
+    config = text_config(model)
+    before = getattr(config, _LIFTED, None)
+    if before is None:
+        return
+    if any(hasattr(module, _TRIANGLES) for module in decoder_modules(model)):
+        raise ConversionError("The windows of this family lie in its masks and were lifted; load the base model again.")
+    if "layer_types" in before:
+        config.layer_types = before["layer_types"]
+    _set_limits(model, {name: value for name, value in before.items() if name != "layer_types"})
+    delattr(config, _LIFTED)
+
+
+def window_mode(model: nn.Module) -> Window:
+    """Whether windows were lifted, as the config says."""
+    return "keep" if getattr(text_config(model), _LIFTED, None) is None else "lift"
+
+
+def _set_limits(model: nn.Module, limits: dict[str, int]) -> None:
+    """Set window sizes by name in the config and in every module that has copied one."""
+    for name, value in limits.items():
+        setattr(text_config(model), name, value)
+        for module in decoder_modules(model):
+            if isinstance(module.__dict__.get(name), int):
+                setattr(module, name, value)
+
+
+def _triangles(module: nn.Module) -> Iterator[str]:
+    """Names of the module's buffers that hold a causal mask, [..., positions, positions]."""
+    for name, buffer in module.named_buffers(recurse=False):
+        if buffer.dim() < 2 or not buffer.shape[-1] == buffer.shape[-2] > 1 or buffer.is_meta:
+            continue
+        ones = buffer == 1
+        lower = bool(ones.diagonal(dim1=-2, dim2=-1).all()) and not bool(ones.triu(1).any())
+        if lower and bool((ones | (buffer == 0)).all()):
+            yield name

@@ -1,13 +1,25 @@
-"""Step 1: turn a decoder's attention bidirectional and prove it, or refuse."""
+"""Step 1: turn a decoder bidirectional and prove it, or refuse."""
 
 import logging
+from typing import Any
 
 from torch import nn
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from unmask.backbone.attention import attention_mode, set_attention_mode
+from unmask.backbone.attention import (
+    Window,
+    attention_mode,
+    has_limits,
+    lift_windows,
+    restore_windows,
+    set_attention_mode,
+    window_mode,
+)
+from unmask.backbone.probes import layer_reach, padding_shift
+from unmask.backbone.recurrent import Recurrent, install_reading, one_sided_mixers, recurrent_mode, remove_reading
 from unmask.backbone.structure import family, text_config
-from unmask.backbone.verify import VerificationReport, backend_in_use, verify
+from unmask.backbone.tiny import tiny_config, tiny_model
+from unmask.backbone.verify import VerificationReport, backend_in_use, named, verify
 from unmask.errors import ConversionError
 
 logger = logging.getLogger(__name__)
@@ -15,7 +27,7 @@ logger = logging.getLogger(__name__)
 _ENCODER = "there is nothing to convert. TextEncoder.load opens encoders as they are."
 
 
-def convert(model: nn.Module) -> VerificationReport:
+def convert(model: nn.Module, *, recurrent: Recurrent | None = None, window: Window | None = None) -> VerificationReport:
     """Make a transformers decoder bidirectional, in place, and verify every layer.
 
     BehnamGhader et al. 2024 (arXiv 2404.05961), section 2.1: the causal mask is replaced by an all-ones mask. The
@@ -23,28 +35,29 @@ def convert(model: nn.Module) -> VerificationReport:
 
     Args:
         model: a decoder-only transformers model, with or without a language-model head.
+        recurrent: what to do with recurrences and convolutions, which no mask turns: `refuse`, `forward` (they go on
+            reading left to right) or `two-way` (each reads the text and the reversed text, and the mean is used). By
+            default what the config says of an earlier conversion, else refuse.
+        window: `keep` sliding windows, which become two-sided, or `lift` them. By default what the config says.
 
     Returns:
-        The verification report. The backend in use passed in every layer; backends that did not are listed in it.
+        The verification report. The backend in use passed in every layer (but for those that `forward` leaves);
+        backends that did not are listed in it.
 
     Raises:
         ConversionError: not a decoder, or a layer that stays causal; the model is left as it was.
     """
     require_decoder(model)
-    before = attention_mode(model)
-    set_attention_mode(model, "bidirectional")
-    report = verify(model)
-    backend = backend_in_use(model)
-    failures = report.failures(backend)
-    if failures or backend in report.unusable:
-        set_attention_mode(model, before)
-        raise ConversionError(_refusal(report, backend))
-    for check in report.failures():
-        logger.warning(
-            "%s with attn_implementation=%r: layer %d (%s) %s; use %r.",
-            *(report.family, check.backend, check.layer, check.mixer, check.reason(), backend),
-        )
-    return report
+    before = attention_mode(model), window_mode(model), recurrent_mode(model)
+    try:
+        return _turn(model, recurrent or before[2] or "refuse", window or before[1])
+    except ConversionError:
+        if before[2] is None:
+            remove_reading(model)
+        if before[1] == "keep":
+            restore_windows(model)
+        set_attention_mode(model, before[0])
+        raise
 
 
 def require_decoder(model: nn.Module) -> None:
@@ -63,16 +76,105 @@ def require_decoder(model: nn.Module) -> None:
         raise ConversionError(f"{name} is an encoder: its attention is bidirectional already; {_ENCODER}")
 
 
-def _refusal(report: VerificationReport, backend: str) -> str:
-    """Family, layer and reason, in one sentence."""
-    if backend in report.unusable:
-        return f"{report.family} with attn_implementation={backend!r} does not run: {report.unusable[backend]}"
-    failures = report.failures(backend)
-    first = failures[0]
-    total = len([c for c in report.checks if c.backend == backend])
-    passing = [b for b in report.backends if not report.failures(b)]
-    advice = f" Load it with attn_implementation={passing[0]!r}." if passing else ""
-    return (
-        f"{report.family} with attn_implementation={backend!r} cannot be converted: layer {first.layer} "
-        f"({first.mixer}) {first.reason()} ({len(failures)} of {total} layers fail).{advice}"
+def _turn(model: nn.Module, recurrent: Recurrent, window: Window) -> VerificationReport:
+    """Set all that is asked for, and prove it.
+
+    Raises:
+        ConversionError: it cannot be done; the model may be half turned.
+    """
+    left = _set(model, recurrent, window)
+    if left and recurrent == "refuse":
+        raise ConversionError(
+            f"{family(model)} has {len(left)} modules that read left to right whatever the mask: {named(left)} "
+            f"({_classes(model, left)}). Choose recurrent='two-way' to let each read in both directions, or 'forward' "
+            "to leave them as they are."
+        )
+    report = verify(model)
+    backend = backend_in_use(model)
+    if recurrent == "forward" and left:
+        _allow(report, left, model)
+    elif report.one_sided:
+        raise ConversionError(f"{family(model)}: {named(report.one_sided)} still read left to right.")
+    problem = _problem(report, backend) or _problem_beyond_limits(model, recurrent, window)
+    if problem:
+        raise ConversionError(f"{family(model)} with attn_implementation={backend!r} cannot be converted: {problem}")
+    for check in report.failures():
+        if check.backend != backend:
+            logger.warning(
+                "%s with attn_implementation=%r: layer %d (%s) %s; use %r.",
+                *(report.family, check.backend, check.layer, check.mixer, check.reason(), backend),
+            )
+    return report
+
+
+def _set(model: nn.Module, recurrent: Recurrent, window: Window) -> list[str]:
+    """Turn attention, windows and mixers; returns the modules that read left to right by themselves."""
+    set_attention_mode(model, "bidirectional")
+    if window == "lift":
+        lift_windows(model)
+    try:
+        left = one_sided_mixers(model)
+    except Exception as error:  # a family whose class fails in this backend: verify says how
+        logger.debug("%s: mixers not measured (%s)", family(model), error)
+        return []
+    if left and recurrent != "refuse":
+        install_reading(model, left, recurrent)
+    return left
+
+
+def _classes(model: nn.Module, names: list[str]) -> str:
+    inner: Any = getattr(model, "base_model", model)
+    return ", ".join(sorted({type(inner.get_submodule(name)).__name__ for name in names}))
+
+
+def _allow(report: VerificationReport, left: list[str], model: nn.Module) -> None:
+    """Mark the layers that `forward` leaves one-sided, and say how many they are."""
+    blind = sorted({check.layer for check in report.failures(backend_in_use(model)) if check.blind})
+    total = len({check.layer for check in report.checks})
+    logger.warning(
+        "%s: %d of %d layers still read left to right (recurrent='forward'; %s).",
+        *(report.family, len(blind), total, _classes(model, left)),
     )
+    for check in report.checks:
+        check.allowed = check.blind and check.layer in blind
+
+
+def _problem(report: VerificationReport, backend: str) -> str:
+    """Layer and reason, in one sentence; empty if there is nothing to object to."""
+    if backend in report.unusable:
+        return f"it does not run ({report.unusable[backend]})."
+    passing = [b for b in report.backends if not report.failures(b) and not report.depends_on_padding(b)]
+    advice = f" Load it with attn_implementation={passing[0]!r}." if passing else ""
+    failures = report.failures(backend)
+    if failures:
+        total = len([c for c in report.checks if c.backend == backend])
+        first = failures[0]
+        return (
+            f"layer {first.layer} ({first.mixer}) {first.reason()} ({len(failures)} of {total} layers fail).{advice}"
+        )
+    if report.depends_on_padding(backend):
+        return f"the states of a text change with padding, by {report.padding_shift[backend]:.2g} of the largest.{advice}"
+    return "" if any(c.looks_back for c in report.checks) else "no layer was seen to mix tokens."
+
+
+def _problem_beyond_limits(model: nn.Module, recurrent: Recurrent, window: Window) -> str:
+    """What goes wrong in texts longer than the family's windows, shown on a tiny twin whose windows are short."""
+    if not has_limits(model):
+        return ""
+    advice = "" if window == "lift" else " Choose window='lift' to let every layer look at the whole text."
+    try:
+        twin = tiny_model(tiny_config(text_config(model)), head=False)
+        if hasattr(model, "set_attn_implementation"):
+            twin.set_attn_implementation(backend_in_use(model))
+        _set(twin, recurrent, window)
+        uneven = [(i, *both) for i, both in enumerate(layer_reach(twin)) if both[0] > both[1] + 1]
+        shift = padding_shift(twin)
+    except Exception as error:  # sizes that do not shrink together say nothing about the model itself
+        logger.warning("%s: not checked on texts longer than its windows (%s).", family(model), error)
+        return ""
+    if uneven and recurrent != "forward":
+        layer, back, ahead = uneven[0]
+        return f"in texts longer than its window, layer {layer} looks further back than ahead ({back} to {ahead} tokens in a tiny twin).{advice}"
+    if shift > 1e-3:
+        return f"in texts longer than its window, states change with padding (by {shift:.2g} of the largest in a tiny twin).{advice}"
+    return ""

@@ -12,6 +12,7 @@ last token depends on its input at the first, and not the other way round.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import signature
 from types import MethodType
 from typing import Any, Literal
 
@@ -25,6 +26,8 @@ RECURRENT: tuple[Recurrent, ...] = ("refuse", "forward", "two-way")
 
 _KEY = "unmask_recurrent"  # in the config, so that it is saved with the model
 _READING = "_unmask_reading"
+_HOOKS = "_unmask_reading_hooks"
+_LAYOUT = "_unmask_layout"
 _POINTWISE = (nn.Linear, nn.Embedding, nn.Dropout, nn.LayerNorm, nn.ModuleList)
 _LENGTH = 8
 
@@ -58,32 +61,57 @@ class _Reading:
             mask = args[1]
         self.layout = None if mask is None else _layout(_pieces(mask))
 
+    def remember(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Forward pre-hook of a layer: keep the layout with its states, for a checkpoint that runs it again later."""
+        hidden = args[0] if args else kwargs["hidden_states"]
+        if hasattr(hidden, _LAYOUT):
+            self.layout = getattr(hidden, _LAYOUT)
+        else:
+            setattr(hidden, _LAYOUT, self.layout)
+
+
+_FORWARD = _Reading("forward")
+
 
 def recurrent_mode(model: nn.Module) -> Recurrent | None:
     """How a converted model's one-sided mixers read, as its config says; None for models without any."""
-    mode: Recurrent | None = getattr(text_config(model), _KEY, None)
-    return mode
+    saved = getattr(text_config(model), _KEY, None)
+    return saved["mode"] if saved else None
 
 
 def install_reading(model: nn.Module, mixers: list[str], mode: Recurrent) -> None:
-    """Make the named mixers read texts alone, forward or two-way, and note the mode in the config."""
+    """Make the named mixers read texts alone, forward or two-way, and note it in the config.
+
+    Args:
+        model: in place.
+        mixers: module names within the body, as `one_sided_mixers` gives them.
+        mode: forward or two-way.
+    """
+    remove_reading(model)
     reading = _Reading(mode)
     decoder = body(model)
-    handle = decoder.register_forward_pre_hook(reading.look, with_kwargs=True)
+    hooks = [decoder.register_forward_pre_hook(reading.look, with_kwargs=True)]
+    hooks += [m.register_forward_pre_hook(reading.remember, with_kwargs=True) for m in decoder_layers(model)]
     for name in mixers:
         mixer = decoder.get_submodule(name)
         setattr(mixer, _READING, reading)
         mixer.forward = MethodType(_read, mixer)  # type: ignore[method-assign]
-    setattr(text_config(model), _KEY, mode)
-    decoder._unmask_reading_hook = handle  # type: ignore[assignment]
+    setattr(text_config(model), _KEY, {"mode": mode, "mixers": mixers})
+    decoder.__dict__[_HOOKS] = hooks
+
+
+def restore_reading(model: nn.Module) -> None:
+    """Install on a freshly loaded model what its config says."""
+    saved = getattr(text_config(model), _KEY, None)
+    if saved and _HOOKS not in body(model).__dict__:
+        install_reading(model, saved["mixers"], saved["mode"])
 
 
 def remove_reading(model: nn.Module) -> None:
     """Undo `install_reading`."""
     decoder = body(model)
-    handle = decoder.__dict__.pop("_unmask_reading_hook", None)
-    if handle is not None:
-        handle.remove()
+    for hook in decoder.__dict__.pop(_HOOKS, ()):
+        hook.remove()
     for module in decoder.modules():
         if module.__dict__.pop(_READING, None) is not None:
             del module.forward
@@ -99,9 +127,11 @@ def one_sided_mixers(model: nn.Module) -> list[str]:
     decoder = body(model)
     names = {module: name for name, module in decoder.named_modules()}
     layers = decoder_layers(model)
+    turned = [m for m in decoder.modules() if getattr(m, _READING, _FORWARD).mode == "two-way"]
+    inside = {child for m in turned for child in m.modules() if child is not m}
     candidates = {
-        m for layer in layers for m in layer.modules() if m is not layer and not isinstance(m, _POINTWISE)
-    }
+        *(m for layer in layers for m in layer.modules() if m is not layer and not isinstance(m, _POINTWISE))
+    } - inside
     config, device = text_config(model), next(model.parameters()).device
     ids = torch.randint(config.vocab_size // 2, config.vocab_size, (1, _LENGTH), device=device)
     was_training = model.training
@@ -214,32 +244,42 @@ def _read(self: Any, *args: Any, **kwargs: Any) -> Any:
     index = torch.cat([layout.index, layout.reverse]) if both else layout.index
     real = torch.cat([layout.real, layout.real]) if both else layout.real
 
-    def arrange(name: int | str, value: Any) -> Any:
-        if name == "attention_mask":
-            return None if bool(real.all()) else real.long()
-        if name == "position_ids":
+    def arrange(name: str, value: Any) -> Any:
+        if "mask" in name and not isinstance(value, tuple):
+            return None if value is None or bool(real.all()) else real.to(value.dtype)
+        if "position_ids" in name and value is not None:
             return torch.arange(index.shape[1], device=index.device).expand_as(index)
         if isinstance(value, tuple):
-            return tuple(arrange("", part) for part in value)
-        if isinstance(value, torch.Tensor) and value.dim() == 2 and not value.is_floating_point():
-            return torch.arange(index.shape[1], device=index.device).expand_as(index)  # positions, given by place
+            return tuple(arrange(name, part) for part in value)
         if not isinstance(value, torch.Tensor) or value.dim() < 2 or value.shape[1] != tokens:
             return value
-        whole = value.expand(rows, *value.shape[1:])
-        gathered = whole.reshape(rows * tokens, *value.shape[2:])[index]
-        return gathered * real.view(*real.shape, *[1] * (gathered.dim() - 2)).to(gathered.dtype)
+        whole = value.expand(rows, *value.shape[1:]).reshape(rows * tokens, *value.shape[2:])
+        return _where_real(whole[index], real)
 
-    output = plain(self, *[arrange(i, a) for i, a in enumerate(args)], **{k: arrange(k, v) for k, v in kwargs.items()})
-    states = first_tensor(output)
-    flat = states.new_zeros(rows * tokens, *states.shape[2:])
-    count = len(layout.index)
-    flat[layout.index[layout.real]] = states[:count][layout.real]
-    if both:
-        back = torch.zeros_like(flat)
-        back[layout.reverse[layout.real]] = states[count:][layout.real]
-        flat = (flat + back) / 2
-    merged = flat.reshape(rows, tokens, *states.shape[2:])
-    return merged if isinstance(output, torch.Tensor) else (merged, *output[1:])
+    def restore(value: Any) -> Any:
+        if not isinstance(value, torch.Tensor) or value.shape[:2] != index.shape:
+            return value
+        count = len(layout.index)
+        flat = value.new_zeros(rows * tokens, *value.shape[2:])
+        flat[layout.index[layout.real]] = value[:count][layout.real]
+        if both:
+            back = torch.zeros_like(flat)
+            back[layout.reverse[layout.real]] = value[count:][layout.real]
+            flat = (flat + back) / 2
+        return flat.reshape(rows, tokens, *value.shape[2:])
+
+    names = list(signature(plain).parameters)[1:]
+    output = plain(
+        self,
+        *[arrange(name, value) for name, value in zip(names, args, strict=False)],
+        **{name: arrange(name, value) for name, value in kwargs.items()},
+    )
+    return tuple(restore(part) for part in output) if isinstance(output, tuple) else restore(output)
+
+
+def _where_real(states: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+    """Zero on padding; `real` [texts, longest] against states [texts, longest, ...]."""
+    return states * real.view(*real.shape, *[1] * (states.dim() - 2)).to(states.dtype)
 
 
 def _whole_rows(rows: int, tokens: int, device: torch.device) -> _Layout:

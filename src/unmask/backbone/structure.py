@@ -27,20 +27,36 @@ def body(model: nn.Module) -> nn.Module:
 
 
 def decoder_layers(model: nn.Module) -> list[nn.Module]:
-    """The stack of layers, first to last.
+    """The stack of layers, first to last; of a model with several stacks (HRM), one after the other.
 
     Raises:
-        ConversionError: no module list has as many entries as the config has layers.
+        ConversionError: there is no list of layers.
     """
     count = getattr(text_config(model), "num_hidden_layers", None)
-    stacks = [m for m in body(model).modules() if isinstance(m, nn.ModuleList) and len(m) == count]
-    if not stacks:
+    stacks = [m for m in body(model).modules() if isinstance(m, nn.ModuleList) and len(m)]
+    counted = [stack for stack in stacks if len(stack) == count]
+    if counted:
+        largest: nn.ModuleList = max(counted, key=_size)
+        return list(largest)
+    # A config that counts otherwise: the largest lists that lie in no other list.
+    inner = {child for stack in stacks for child in stack.modules() if child is not stack}
+    outer = [stack for stack in stacks if stack not in inner]
+    if not outer or count is None:
         raise ConversionError(
             f"{family(model)}: found no stack of {count} layers in {type(model).__name__}; "
             "is this a decoder-only language model?"
         )
-    largest: nn.ModuleList = max(stacks, key=lambda stack: sum(p.numel() for p in stack.parameters()))
-    return list(largest)
+    most = max(_size(stack) for stack in outer)
+    return [layer for stack in outer if _size(stack) == most for layer in stack]
+
+
+def decoder_modules(model: nn.Module) -> list[nn.Module]:
+    """Every module of every layer, the layers included."""
+    return [module for layer in decoder_layers(model) for module in layer.modules()]
+
+
+def _size(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
 
 
 def token_states(

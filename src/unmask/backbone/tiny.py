@@ -13,7 +13,7 @@ import torch
 _SIZES: dict[int, tuple[str, ...]] = {  # what the names that transformers' configs use shrink to
     64: (
         *("hidden_size", "n_embd", "d_model", "embedding_dim", "lru_width", "word_embed_proj_dim", "emb_dim"),
-        *("ple_embed_dim", "dim_model_base", "attention_hidden_size", "prompt_mid_dim", "embedding_size"),
+        *("ple_embed_dim", "dim_model_base", "prompt_mid_dim", "embedding_size"),
         *("intermediate_size", "moe_intermediate_size", "ffn_dim", "ffn_hidden_size", "dff", "dim_ff", "n_inner"),
         *("shared_expert_intermediate_size", "shared_experts_intermediate_size", "shared_intermediate_size"),
         *("expert_ffn_hidden_size", "intermediate_size_mlp", "dense_intermediate_size", "router_hidden_size"),
@@ -29,9 +29,12 @@ _SIZES: dict[int, tuple[str, ...]] = {  # what the names that transformers' conf
         *("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "global_head_dim", "attention_head_size"),
         *("mamba_chunk_size", "chunk_size", "block_size", "hidden_size_per_layer_input", "o_lora_rank"),
         *("q_lora_rank", "kv_lora_rank", "laurel_rank", "mamba_d_state", "ssm_state_size", "state_size"),
-        *("lsh_attn_chunk_length", "local_attn_chunk_length"),
+        *("lsh_attn_chunk_length", "local_attn_chunk_length", "attention_chunk_size"),
+        *("sliding_window", "sliding_window_size", "attention_window_size", "window_size", "local_attention"),
+        "keep_window_size",
     ),
     8: (
+        *("index_topk", "indexer_budget", "index_block_size"),
         *("rotary_dim", "gated_norm_rank", "hc_lowrank", "adapter_rank", "d_rel", "mamba_dt_rank", "time_step_rank"),
         *("mamba_n_heads", "mamba_num_heads"),
     ),
@@ -43,6 +46,7 @@ _SIZES: dict[int, tuple[str, ...]] = {  # what the names that transformers' conf
     2: (
         *("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_top_k", "moe_k", "mamba_n_groups"),
         *("n_groups", "mamba_ngroups", "hc_mult", "hc_count", "n_mamba_heads", "o_groups"),
+        *("index_topk_blocks", "indexer_compress_ratio"),
     ),
     32: ("qk_head_dim", "attention_head_dim"),
     0: ("num_kv_shared_layers",),
@@ -118,6 +122,8 @@ def _shrink(values: dict[str, Any], total: int, keep: int) -> dict[str, Any]:
             small[name] = value[:keep]
         elif name == "per_layer_config" and isinstance(value, dict):
             small[name] = {k: _shrink(v, total, keep) for k, v in value.items() if int(k) < keep}
+        elif name == "compress_rates" and isinstance(value, dict):
+            small[name] = {kind: min(rate, 8) for kind, rate in value.items()}
         elif isinstance(value, dict) and name.endswith("_config"):
             small[name] = _shrink(value, total, keep)
         elif not isinstance(value, int) or isinstance(value, bool) or value < 0:
@@ -125,6 +131,8 @@ def _shrink(values: dict[str, Any], total: int, keep: int) -> dict[str, Any]:
         elif name in _SHARED_HEADS:
             others = values.get(_SHARED_HEADS[name])
             small[name] = 4 if value == others else min(value, 2)
+        elif name == "attention_hidden_size":  # Zamba attends in twice the width
+            small[name] = 64 * value // int(values["hidden_size"])
         else:
             small[name] = min(value, _SMALL.get(name, value))
     return small
