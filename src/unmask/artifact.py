@@ -32,6 +32,7 @@ _POOLING_NAMES: dict[str, tuple[str, str]] = {
 _READ_AS_BIDIRECTIONAL = ("llama", "mistral", "qwen2", "qwen3")
 _MEANS = ("mean", "weighted_mean")
 _EXCLUDED_WEIGHT = 1e-6
+_RELEASED = "llm2vec_config.json"
 _ST = "sentence_transformers.models."
 
 
@@ -248,12 +249,23 @@ def read_lineage(folder: Path) -> dict[str, Any]:
     return dict(read_json(own).get("lineage") or {}) if own.is_file() else {}
 
 
+def read_sight(folder: Path) -> dict[str, Any]:
+    """How the model of an adapter folder looks at texts: attention, recurrent, window; empty if it does not say."""
+    own = folder / "unmask.json"
+    if own.is_file():
+        saved = read_json(own)
+        return {key: saved[key] for key in ("attention", "recurrent", "window") if saved.get(key)}
+    return {"attention": "bidirectional"} if (folder / _RELEASED).is_file() else {}
+
+
 def read_settings(folder: Path, default_length: int) -> EncoderSettings | None:
     """The settings of an encoder folder, ours or any sentence-transformers one; None for a bare model.
 
     Raises:
         ArtifactError: a module that this package cannot run (Dense, a Router), or a broken file.
     """
+    if (folder / _RELEASED).is_file():
+        return _released_settings(read_json(folder / _RELEASED))
     own = folder / "unmask.json"
     if own.is_file():
         try:
@@ -281,6 +293,17 @@ def read_settings(folder: Path, default_length: int) -> EncoderSettings | None:
         include_special_tokens="WordWeights" not in kinds,
         include_prompt=include_prompt,
         normalize="Normalize" in kinds,
+    )
+
+
+def _released_settings(config: dict[str, Any]) -> EncoderSettings:
+    """What the released `llm2vec` writes into its folders; its `eos_token` is a text's last token, none is added."""
+    names: dict[str, Pooling] = {"eos_token": "last", "last_token": "last", "bos_token": "first"}
+    mode = str(config.get("pooling_mode", "mean"))
+    return EncoderSettings(
+        pooling=names.get(mode, mode),  # type: ignore[arg-type]
+        max_length=int(config.get("max_length", 512)),
+        include_prompt=not config.get("skip_instruction", True),
     )
 
 

@@ -1,9 +1,10 @@
 """TextEncoder: text -> vector, tokens, words. One forward path: what is trained is what is evaluated and exported."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -11,26 +12,29 @@ from numpy.typing import NDArray
 from torch import nn
 from tqdm import tqdm
 
-from unmask.artifact import EncoderSettings, read_lineage, read_settings, write_encoder
-from unmask.backbone.attention import AttentionMode, attention_mode, set_attention_mode
+from unmask.artifact import EncoderSettings, read_lineage, read_settings, read_sight, write_encoder
+from unmask.backbone.attention import AttentionMode, Window
 from unmask.backbone.convert import convert
 from unmask.backbone.loading import (
     Dtype,
     default_device,
+    find_adapters,
     layout_folder,
     load_model,
     load_tokenizer,
     max_positions,
     resolve_model,
 )
+from unmask.backbone.opening import Sight, as_causal, attach_adapters, turn
+from unmask.backbone.recurrent import Recurrent
 from unmask.backbone.structure import text_config, token_states
-from unmask.backbone.verify import VerificationReport, first_sees_last
-from unmask.errors import ArtifactError, ConversionError, DataError, EncodingError
+from unmask.backbone.verify import VerificationReport
+from unmask.errors import ArtifactError, DataError, EncodingError
 from unmask.pooling import Pooling, pool
 from unmask.text.batching import PaddedBatch, PaddingSide, pad, pad_token, token_budget
 from unmask.text.prompts import ChatWrapper, Rendered, render
 from unmask.text.spans import TokenizedText, check_tokenizer, tokenize
-from unmask.text.words import append_eos, word_tokens
+from unmask.text.words import append_eos, checked_words, word_tokens
 
 Floats = NDArray[np.float32]
 WordPosition = Literal["same", "previous"]
@@ -78,6 +82,8 @@ class TextEncoder:
         self.padding_side: PaddingSide = "right"
         self.lineage: dict[str, Any] = {}
         self.module = EncoderModule(model, self.settings.pooling)
+        self._base: str | None = None
+        self._adapter: Any | None = None
         self._chat = ChatWrapper.from_tokenizer(tokenizer) if self.settings.chat_template else None
         if self.settings.pooling == "eos":
             append_eos(tokenizer)
@@ -87,7 +93,11 @@ class TextEncoder:
         cls,
         name: str | Path,
         *,
+        adapters: Sequence[str | Path] = (),
+        merge: bool = True,
         attention: AttentionMode | None = None,
+        recurrent: Recurrent | None = None,
+        window: Window | None = None,
         pooling: Pooling | None = None,
         max_length: int | None = None,
         chat_template: bool | None = None,
@@ -98,9 +108,16 @@ class TextEncoder:
     ) -> "TextEncoder":
         """Open an encoder folder, any sentence-transformers folder of a plain model, or a bare transformers model.
 
+        LoRA adapters bring their attention mode and settings along: those of this package, and those of the released
+        `llm2vec` (folders with `llm2vec_config.json`), which are bidirectional.
+
         Args:
-            name: folder, hub id, or `pocket`.
-            attention: make a decoder causal or bidirectional; by default what its config says.
+            name: folder, hub id, or `pocket`; or an adapter folder, whose base model is opened under it.
+            adapters: LoRA folders or hub ids to put on the model, in the order they were trained.
+            merge: fold the adapters into the weights; False keeps them apart, for `as_decoder`.
+            attention: make a decoder causal or bidirectional; by default what its config or adapter says.
+            recurrent: what to do with layers that no mask turns; see `convert`. By default as saved, else refuse.
+            window: keep sliding windows (two-sided) or lift them; by default as saved, else keep.
             pooling: overrides what was saved; a bare model is mean-pooled.
             max_length: overrides what was saved.
             chat_template: overrides what was saved.
@@ -113,7 +130,7 @@ class TextEncoder:
             ArtifactError: the folder is missing, broken, or holds modules this package cannot run.
             ConversionError: bidirectional by its config or by request, but its layers do not see the future.
         """
-        source = resolve_model(str(name))
+        source, folders = find_adapters(str(name), [str(adapter) for adapter in adapters])
         tokenizer = load_tokenizer(source)
         model = load_model(
             source,
@@ -122,19 +139,22 @@ class TextEncoder:
             attention_implementation=attention_implementation,
             device=device or default_device(),
         )
-        _apply_attention(model, attention)
-        layout = layout_folder(source)
-        settings = read_settings(layout, max_positions(model, tokenizer)) or EncoderSettings(
-            max_length=max_positions(model, tokenizer)
-        )
-        asked: dict[str, Any] = {
+        saved = read_sight(folders[-1]) if folders else {}
+        asked = {"attention": attention, "recurrent": recurrent, "window": window}
+        turn(model, Sight(**saved | {k: v for k, v in asked.items() if v is not None}))
+        wrapper = attach_adapters(model, folders, merge=merge)
+        layout = folders[-1] if folders else layout_folder(source)
+        longest = max_positions(model, tokenizer)
+        settings = read_settings(layout, longest) or EncoderSettings(max_length=longest)
+        chosen: dict[str, Any] = {
             "pooling": pooling,
             "max_length": max_length,
             "chat_template": chat_template,
             "include_special_tokens": include_special_tokens,
         }
-        encoder = cls(model, tokenizer, replace(settings, **{k: v for k, v in asked.items() if v is not None}))
+        encoder = cls(model, tokenizer, replace(settings, **{k: v for k, v in chosen.items() if v is not None}))
         encoder.lineage = read_lineage(layout)
+        encoder._base, encoder._adapter = str(encoder.lineage.get("base") or source), wrapper
         return encoder
 
     @property
@@ -245,7 +265,7 @@ class TextEncoder:
         Raises:
             DataError: a text that is longer than `max_length` tokens, or not a list of words.
         """
-        joined = [" ".join(_checked_words(words, index)) for index, words in enumerate(texts)]
+        joined = [" ".join(checked_words(words, index)) for index, words in enumerate(texts)]
         tokenized = self._tokenize(render(joined, "", self._chat))
         found: list[Floats] = [np.empty((0, self.dimension), dtype=np.float32)] * len(texts)
         for rows, batch in self._batches(tokenized, batch_tokens):
@@ -263,12 +283,36 @@ class TextEncoder:
             _check_finite(vectors, f"words of text {index}, rows")
         return found
 
+    @contextmanager
+    def as_decoder(self) -> Iterator[Any]:
+        """The causal language model that the base was, on the same weights, for as long as the block lasts.
+
+        Unmerged adapters are switched off, attention is causal, one-sided layers read forward. The logits are those of
+        the untouched base if its weights were not changed: an encoder that was only converted, or one opened with
+        `merge=False`. The head comes from the base model, which must still be where it was.
+
+        Yields:
+            A transformers model with its head; `.generate` works.
+
+        Raises:
+            ArtifactError: the base model is not known or not there.
+            ConversionError: windows that cannot be put back.
+        """
+        if self._base is None:
+            raise ArtifactError("as_decoder needs the base model for its head; open the encoder with TextEncoder.load.")
+        causal_lm = load_model(self._base, head=True, dtype=_dtype_name(self.model), device=self.device)
+        with as_causal(self.model), self._adapter.disable_adapter() if self._adapter else nullcontext():
+            setattr(causal_lm, causal_lm.base_model_prefix, self.model)
+            yield causal_lm
+
     def save(self, folder: str | Path) -> None:
         """Write an encoder folder that sentence-transformers opens without this package.
 
         Raises:
-            ArtifactError: the folder exists already and is not empty.
+            ArtifactError: the folder exists already and is not empty, or the encoder has unmerged adapters.
         """
+        if self._adapter is not None:
+            raise ArtifactError("This encoder keeps its adapters apart; open it with merge=True to save it.")
         write_encoder(Path(folder), self.model, self.tokenizer, self.settings, self.lineage)
 
     def _states(self, batch: PaddedBatch) -> torch.Tensor:
@@ -300,10 +344,17 @@ class TextEncoder:
         return self.settings.prompts[name]
 
 
+def _dtype_name(model: Any) -> Dtype:
+    name: Any = str(next(model.parameters()).dtype).removeprefix("torch.")
+    return name if name in get_args(Dtype) else "auto"  # type: ignore[no-any-return]
+
+
 def convert_and_save(
     name: str,
     folder: str | Path,
     *,
+    recurrent: Recurrent = "refuse",
+    window: Window = "keep",
     pooling: Pooling = "mean",
     max_length: int | None = None,
     include_special_tokens: bool = False,
@@ -321,30 +372,13 @@ def convert_and_save(
     source = resolve_model(name)
     tokenizer = load_tokenizer(source)
     model = load_model(source, head=False, attention_implementation=attention_implementation)
-    report = convert(model)
+    report = convert(model, recurrent=recurrent, window=window)
     length = max_length or max_positions(model, tokenizer)
     settings = EncoderSettings(pooling=pooling, max_length=length, include_special_tokens=include_special_tokens)
     encoder = TextEncoder(model, tokenizer, settings)
     encoder.lineage = {"base": name, "attention": "bidirectional", "stages": []}
     encoder.save(target)
     return report
-
-
-def _apply_attention(model: Any, wanted: AttentionMode | None) -> None:
-    """Set the switches as asked for, or as the config says, and look once whether the model obeys."""
-    says = attention_mode(model)
-    if wanted is None and says == "causal":
-        return  # a causal decoder as it comes, or an encoder that knows no such switch
-    mode = wanted or says
-    try:
-        set_attention_mode(model, mode)
-    except ConversionError as error:
-        raise ArtifactError(str(error)) from error
-    if first_sees_last(model) != (mode == "bidirectional"):
-        raise ConversionError(
-            f"{text_config(model).model_type} was to be {mode}, but its first token "
-            f"{'does not see' if mode == 'bidirectional' else 'sees'} its last. `unmask verify` shows the layers."
-        )
 
 
 def _check_finite(vectors: Floats, what: str = "texts") -> None:
@@ -355,13 +389,3 @@ def _check_finite(vectors: Floats, what: str = "texts") -> None:
             f"{len(bad)} of {len(vectors)} vectors are not finite ({what} {shown}). "
             "Try dtype float32 or another attention implementation."
         )
-
-
-def _checked_words(words: Iterable[str], index: int) -> list[str]:
-    if isinstance(words, str):
-        raise DataError(f"Text {index} is a string; encode_words takes lists of words.")
-    listed = list(words)
-    for word in listed:
-        if not isinstance(word, str) or not word.strip():
-            raise DataError(f"Text {index} has an empty or non-string word: {word!r}.")
-    return listed

@@ -27,7 +27,9 @@ logger = logging.getLogger(__name__)
 _ENCODER = "there is nothing to convert. TextEncoder.load opens encoders as they are."
 
 
-def convert(model: nn.Module, *, recurrent: Recurrent | None = None, window: Window | None = None) -> VerificationReport:
+def convert(
+    model: nn.Module, *, recurrent: Recurrent | None = None, window: Window | None = None
+) -> VerificationReport:
     """Make a transformers decoder bidirectional, in place, and verify every layer.
 
     BehnamGhader et al. 2024 (arXiv 2404.05961), section 2.1: the causal mask is replaced by an all-ones mask. The
@@ -149,11 +151,11 @@ def _problem(report: VerificationReport, backend: str) -> str:
     if failures:
         total = len([c for c in report.checks if c.backend == backend])
         first = failures[0]
-        return (
-            f"layer {first.layer} ({first.mixer}) {first.reason()} ({len(failures)} of {total} layers fail).{advice}"
-        )
+        return f"layer {first.layer} ({first.mixer}) {first.reason()} ({len(failures)} of {total} layers fail).{advice}"
     if report.depends_on_padding(backend):
-        return f"the states of a text change with padding, by {report.padding_shift[backend]:.2g} of the largest.{advice}"
+        return (
+            f"the states of a text change with padding, by {report.padding_shift[backend]:.2g} of the largest.{advice}"
+        )
     return "" if any(c.looks_back for c in report.checks) else "no layer was seen to mix tokens."
 
 
@@ -174,7 +176,13 @@ def _problem_beyond_limits(model: nn.Module, recurrent: Recurrent, window: Windo
         return ""
     if uneven and recurrent != "forward":
         layer, back, ahead = uneven[0]
-        return f"in texts longer than its window, layer {layer} looks further back than ahead ({back} to {ahead} tokens in a tiny twin).{advice}"
+        return (
+            f"in texts longer than its window, layer {layer} looks further back than ahead "
+            f"({back} to {ahead} tokens in a tiny twin).{advice}"
+        )
     if shift > 1e-3:
-        return f"in texts longer than its window, states change with padding (by {shift:.2g} of the largest in a tiny twin).{advice}"
+        return (
+            "in texts longer than its window, states change with padding "
+            f"(by {shift:.2g} of the largest in a tiny twin).{advice}"
+        )
     return ""

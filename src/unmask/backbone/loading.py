@@ -1,16 +1,21 @@
 """Opening models and tokenizers: a hub id, a folder, or `pocket`, the decoder that comes with the package."""
 
+import json
+from collections.abc import Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
+from unmask.backbone.recurrent import restore_reading
 from unmask.errors import ArtifactError
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 _WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json")
+_MODEL_WEIGHTS = ("model*.safetensors", "pytorch_model*")
+_ADAPTER = "adapter_config.json"
 _LAYOUT_FILES = ("*.json", "*/config.json")
 _MODELS = ("AutoModel", "AutoModelForCausalLM")
 
@@ -30,10 +35,14 @@ def resolve_model(name: str) -> str:
     if folder.is_dir():
         _check_folder(folder)
         return str(folder)
-    looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or not name.strip()
-    if looks_like_path:
+    if looks_like_path(name):
         raise ArtifactError(f"No folder {name!r}. Give a model folder, a hub id, or `pocket`.")
     return name
+
+
+def looks_like_path(name: str) -> bool:
+    """True for what cannot be a hub id."""
+    return name.startswith((".", "/", "~")) or name.count("/") > 1 or not name.strip()
 
 
 def _check_folder(folder: Path) -> None:
@@ -90,7 +99,49 @@ def load_model(
         )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, AssertionError, SafetensorError) as error:
         raise ArtifactError(f"{name}: cannot be loaded ({_first_line(error)})") from error
+    restore_reading(model)
     return model.eval()
+
+
+def adapter_folder(name: str) -> Path | None:
+    """The folder of a LoRA adapter, local or fetched from the hub; None if the name stands for a whole model.
+
+    Raises:
+        ArtifactError: the hub does not know the name, or cannot be reached and has nothing cached.
+    """
+    folder = Path(name)
+    if not folder.is_dir():
+        if name == "pocket" or looks_like_path(name):
+            return None
+        folder = layout_folder(name)
+    if not (folder / _ADAPTER).is_file() or any(any(folder.glob(pattern)) for pattern in _MODEL_WEIGHTS):
+        return None
+    if Path(name).is_dir():
+        return folder
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(name, allow_patterns=[*_LAYOUT_FILES, "adapter_model.safetensors"]))
+
+
+def find_adapters(name: str, adapters: Sequence[str]) -> tuple[str, list[Path]]:
+    """The base model and the adapter folders that a name and further adapters stand for.
+
+    Raises:
+        ArtifactError: an adapter is not there, or one given as the model does not say what its base is.
+    """
+    folders = []
+    for adapter in adapters:
+        folder = adapter_folder(adapter)
+        if folder is None:
+            raise ArtifactError(f"{adapter} is no LoRA adapter: a folder with adapter_config.json was expected.")
+        folders.append(folder)
+    own = adapter_folder(name)
+    if own is None:
+        return resolve_model(name), folders
+    base = json.loads((own / _ADAPTER).read_text(encoding="utf-8")).get("base_model_name_or_path")
+    if not base:
+        raise ArtifactError(f"{name} is a LoRA adapter that names no base model; give the base, and it in `adapters`.")
+    return resolve_model(base), [own, *folders]
 
 
 def layout_folder(name: str) -> Path:

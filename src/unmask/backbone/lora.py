@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from unmask.errors import RecipeError
+from unmask.errors import ArtifactError, RecipeError
 
 
 def add_lora(
@@ -36,6 +36,56 @@ def add_lora(
     except ValueError as error:
         names = sorted({name.rpartition(".")[2] for name, m in base.named_modules() if isinstance(m, nn.Linear)})
         raise RecipeError(f"LoRA targets {wanted!r} fit no layer; linear layers here: {names}.") from error
+
+
+def load_lora(model: nn.Module, folder: Path, *, name: str, onto: Any | None = None) -> Any:
+    """Attach saved LoRA weights to a model body, in place.
+
+    Args:
+        model: the body.
+        folder: in peft's format, whether trained around the body or around the model with its head.
+        name: of the adapter within the model.
+        onto: the peft wrapper that holds earlier adapters of the same model, if they were not merged.
+
+    Returns:
+        The peft wrapper.
+
+    Raises:
+        ArtifactError: no readable adapter, pickled weights, or weights that do not fit this model.
+    """
+    import peft
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        config = peft.PeftConfig.from_pretrained(str(folder))
+        weights = load_file(folder / "adapter_model.safetensors")
+    except (OSError, ValueError, TypeError, SafetensorError) as error:
+        raise ArtifactError(f"{folder} holds no readable adapter in safetensors ({error}).") from error
+    config.task_type = None  # the head is not here
+    try:
+        if onto is None:
+            onto = peft.get_peft_model(model, config, adapter_name=name)
+        else:
+            onto.add_adapter(name, config)
+    except ValueError as error:
+        raise ArtifactError(f"{folder} does not fit this model ({error}).") from error
+    expected = set(peft.get_peft_model_state_dict(onto, adapter_name=name))
+    found = {_of_the_body(key, expected): value for key, value in weights.items()}
+    if missing := sorted(expected ^ set(found)):
+        raise ArtifactError(
+            f"{folder} does not fit this model: {len(missing)} of its weights have no place or are lacking "
+            f"({missing[0]}). Is the base model the one it was trained on?"
+        )
+    peft.set_peft_model_state_dict(onto, found, adapter_name=name)
+    return onto
+
+
+def _of_the_body(key: str, expected: set[str]) -> str:
+    """The name of a weight that may have been saved around the whole causal model (one more `model.`)."""
+    prefix = "base_model.model."
+    inner = prefix + key.removeprefix(prefix).partition(".")[2]
+    return inner if key not in expected and inner in expected else key
 
 
 def merge_lora(wrapped: Any) -> nn.Module:

@@ -152,7 +152,9 @@ def padding_shift(model: nn.Module) -> float:
     """Largest change that padding makes to a text's states, as a share of the largest state: 0 up to rounding."""
     longest = min(LONG, int(getattr(text_config(model), "max_position_embeddings", None) or LONG))
     lengths = [longest, longest * 2 // 3 - 1, LENGTH - 1]
-    alone = [token_states(model, *_alone(_padded(model, lengths, longest, "right"), row, n)) for row, n in enumerate(lengths)]
+    alone = [
+        token_states(model, *_alone(_padded(model, lengths, longest, "right"), row, n)) for row, n in enumerate(lengths)
+    ]
     shift = 0.0
     for side in ("left", "right"):
         batch = _padded(model, lengths, longest, side)

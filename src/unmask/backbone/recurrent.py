@@ -79,6 +79,12 @@ def recurrent_mode(model: nn.Module) -> Recurrent | None:
     return saved["mode"] if saved else None
 
 
+def installed_mixers(model: nn.Module) -> list[str]:
+    """Names of the modules that `install_reading` was given."""
+    saved = getattr(text_config(model), _KEY, None)
+    return list(saved["mixers"]) if saved else []
+
+
 def install_reading(model: nn.Module, mixers: list[str], mode: Recurrent) -> None:
     """Make the named mixers read texts alone, forward or two-way, and note it in the config.
 
@@ -185,7 +191,8 @@ def _added_leaves(modules: list[nn.Module]) -> Iterator[dict[nn.Module, tuple[to
 
 def _hidden_place(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | str | None:
     """Which argument carries the states: the first floating-point tensor of three dimensions."""
-    for place, value in (*enumerate(args), *kwargs.items()):
+    places: tuple[tuple[int | str, Any], ...] = (*enumerate(args), *kwargs.items())
+    for place, value in places:
         if isinstance(value, torch.Tensor) and value.dim() == 3 and value.is_floating_point():
             return place
     return None

@@ -5,7 +5,6 @@ chunks, how positions are given, how many key heads share a query. That is what 
 the sweep over all families is built from.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch

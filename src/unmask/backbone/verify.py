@@ -139,7 +139,9 @@ class VerificationReport:
             if self.depends_on_padding(backend)
         ]
         if self.one_sided:
-            lines.append(f"{len(self.one_sided)} modules inside these layers read left to right: {named(self.one_sided)}")
+            lines.append(
+                f"{len(self.one_sided)} modules inside these layers read left to right: {named(self.one_sided)}"
+            )
         lines.append("(columns: a batch of 1 or n texts, unpadded, padded left, padded right)")
         return "\n".join(lines)
 

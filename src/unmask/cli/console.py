@@ -58,6 +58,11 @@ def add_encoder_options(parser: argparse.ArgumentParser) -> None:
         "--attention", choices=("causal", "bidirectional"), help="default: what the model's config says"
     )
     parser.add_argument(
+        "--adapter", action="append", default=[], metavar="DIR", help="LoRA adapter to merge; repeat, in training order"
+    )
+    parser.add_argument("--recurrent", choices=("refuse", "forward", "two-way"), help="default: as saved, else refuse")
+    parser.add_argument("--window", choices=("keep", "lift"), help="default: as saved, else keep")
+    parser.add_argument(
         "--pooling", choices=("mean", "weighted_mean", "last", "eos", "first"), help="default: as saved"
     )
     parser.add_argument("--max-length", type=int, metavar="N", help="most tokens of a text (default: as saved)")
@@ -72,7 +77,10 @@ def open_encoder(arguments: argparse.Namespace) -> Any:
 
     return TextEncoder.load(
         arguments.encoder,
+        adapters=arguments.adapter,
         attention=arguments.attention,
+        recurrent=arguments.recurrent,
+        window=arguments.window,
         pooling=arguments.pooling,
         max_length=arguments.max_length,
         dtype=arguments.dtype,

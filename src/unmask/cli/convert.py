@@ -21,6 +21,15 @@ def add_parser(commands: Any) -> None:
         "--max-length", type=int, metavar="N", help="most tokens of a text (default: what the model takes)"
     )
     parser.add_argument(
+        "--recurrent",
+        default="refuse",
+        choices=("refuse", "forward", "two-way"),
+        help="layers that no mask turns (Mamba, delta nets, convolutions): leave them as they are, or read both ways",
+    )
+    parser.add_argument(
+        "--window", default="keep", choices=("keep", "lift"), help="sliding windows: keep (two-sided) or lift"
+    )
+    parser.add_argument(
         "--attention-implementation", metavar="NAME", help="eager, sdpa, ... (default: transformers' choice)"
     )
     parser.add_argument(
@@ -38,6 +47,8 @@ def run(arguments: argparse.Namespace) -> int:
     report = convert_and_save(
         arguments.model,
         arguments.out,
+        recurrent=arguments.recurrent,
+        window=arguments.window,
         pooling=arguments.pooling,
         max_length=arguments.max_length,
         include_special_tokens=arguments.include_special_tokens,

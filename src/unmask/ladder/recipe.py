@@ -13,8 +13,10 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError
 
 from unmask.artifact import EncoderSettings
-from unmask.backbone.attention import AttentionMode
+from unmask.backbone.attention import AttentionMode, Window
 from unmask.backbone.loading import Dtype
+from unmask.backbone.opening import Sight
+from unmask.backbone.recurrent import Recurrent
 from unmask.data.records import FORMATS
 from unmask.encoder import WordPosition
 from unmask.errors import RecipeError
@@ -39,12 +41,20 @@ class ModelSettings(Settings):
     name: str = Field(description="hub id, folder, or `pocket`")
     dtype: Dtype = Field("auto", description="of the weights, in memory and saved; auto is the model's own")
     attention: AttentionMode = "bidirectional"
+    recurrent: Recurrent = Field("refuse", description="layers that no mask turns: refuse, forward or two-way")
+    window: Window = Field("keep", description="sliding windows: keep (two-sided) or lift")
     attention_implementation: str | None = None
     pooling: Pooling = "mean"
     max_length: int = Field(512, ge=1)
     prompts: dict[str, str] = Field(default_factory=dict)
     chat_template: bool = False
     include_special_tokens: bool = False
+
+    def sight(self) -> Sight:
+        """How the trained model looks at texts."""
+        if self.attention == "causal":
+            return Sight("causal")
+        return Sight(self.attention, self.recurrent, self.window)
 
     def encoder_settings(self) -> EncoderSettings:
         """What is saved with the encoder."""

@@ -139,7 +139,7 @@ def _climb(
         context = StageContext(
             base=recipe.model.name,
             start=start,
-            attention=attention,
+            sight=recipe.model.sight(),
             dtype=recipe.model.dtype,
             attention_implementation=recipe.model.attention_implementation,
             encoder=recipe.model.encoder_settings(),
@@ -192,9 +192,12 @@ def _rung(folder: Path, recipe: Recipe, name: str, encoder: str, attention: Atte
 def open_rung(recipe: Recipe, encoder: str, attention: AttentionMode) -> TextEncoder:
     """The encoder of a rung, in float32 so that figures do not depend on the processor."""
     model = recipe.model
+    turned = encoder == model.name and attention == "bidirectional"  # a stage's folder says it itself
     return TextEncoder.load(
         encoder,
         attention=attention,
+        recurrent=model.recurrent if turned else None,
+        window=model.window if turned else None,
         pooling=model.pooling,
         max_length=model.max_length,
         chat_template=model.chat_template,
@@ -285,7 +288,10 @@ def _final_encoder(folder: Path, start: str, recipe: Recipe, lineage: dict[str, 
         return target
     if not recipe.stages:
         model = recipe.model
-        opened = TextEncoder.load(model.name, attention=model.attention, dtype=model.dtype)
+        sight = model.sight()
+        opened = TextEncoder.load(
+            *(model.name,), attention=sight.attention, recurrent=sight.recurrent, window=sight.window, dtype=model.dtype
+        )
         encoder = TextEncoder(opened.model, opened.tokenizer, model.encoder_settings())
         encoder.lineage = lineage
         encoder.save(target)

@@ -1,7 +1,7 @@
 """Words and their tokens, by offsets; and the tokenizer that ends every text with EOS."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -75,3 +75,18 @@ def append_eos(tokenizer: Any) -> None:
     backend.post_processor = processors.Sequence([*kept, template]) if kept else template
     if special_affixes(tokenizer) != (before, [*after, tokenizer.eos_token_id]):
         raise ArtifactError(f"{type(tokenizer).__name__} cannot be made to append its EOS token.")
+
+
+def checked_words(words: Iterable[str], index: int) -> list[str]:
+    """The words of text number `index` as a list.
+
+    Raises:
+        DataError: a plain string, or a word that is empty or no string.
+    """
+    if isinstance(words, str):
+        raise DataError(f"Text {index} is a string; encode_words takes lists of words.")
+    listed = list(words)
+    for word in listed:
+        if not isinstance(word, str) or not word.strip():
+            raise DataError(f"Text {index} has an empty or non-string word: {word!r}.")
+    return listed

@@ -6,7 +6,7 @@ stage folder:  encoder/ (plain weights, opens anywhere)  adapter/ (LoRA, if any)
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,11 @@ import torch
 from torch import nn
 
 from unmask.artifact import EncoderSettings, new_folder, write_json
-from unmask.backbone.attention import AttentionMode, attention_mode, set_attention_mode
-from unmask.backbone.convert import convert
 from unmask.backbone.dropout import attention_dropout, hidden_dropout, views_differ
 from unmask.backbone.head import LanguageModelHead
 from unmask.backbone.loading import Dtype, load_model, load_tokenizer, saved_dtype
 from unmask.backbone.lora import add_lora, merge_lora, save_lora
+from unmask.backbone.opening import Sight, sight_of, turn
 from unmask.backbone.packing import PackedStates, keeps_pieces_apart
 from unmask.backbone.structure import body, family
 from unmask.data.blocks import Block, BlockBatch, collect, pack, stack
@@ -45,7 +44,7 @@ class StageContext:
     Attributes:
         base: the model the run started from (its head predicts in MNTP).
         start: where this stage's weights come from: `base`, or the encoder folder of the stage before.
-        attention: of the model while it trains and after.
+        sight: how the model looks at a text while it trains and after.
         dtype: of the weights, in memory and saved.
         attention_implementation: for example sdpa, or None for transformers' choice.
         encoder: settings saved with the encoder.
@@ -58,7 +57,7 @@ class StageContext:
 
     base: str
     start: str
-    attention: AttentionMode
+    sight: Sight
     dtype: Dtype
     attention_implementation: str | None
     encoder: EncoderSettings
@@ -85,7 +84,9 @@ def run_stage(settings: StageSettings, context: StageContext, folder: Path) -> P
         shutil.rmtree(folder / "adapter", ignore_errors=True)  # of a try that was killed here
         with new_folder(folder / "adapter") as partial:
             save_lora(adapter, partial)
-            write_json(partial / "unmask.json", {"attention": context.attention, "base": context.start})
+            seen = {key: value for key, value in asdict(sight_of(model)).items() if value}
+            own = {**seen, "settings": asdict(context.encoder), "lineage": dict(context.lineage)}
+            write_json(partial / "unmask.json", own)
         model = merge_lora(adapter)
     encoder = TextEncoder(
         model.to(saved_dtype(context.base, context.dtype)), load_tokenizer(context.base), context.encoder
@@ -100,7 +101,7 @@ def _run_mntp(settings: MntpSettings, context: StageContext, folder: Path) -> tu
     causal_lm = _load(context.base, context, head=True)
     if context.start != context.base:
         setattr(causal_lm, causal_lm.base_model_prefix, _load(context.start, context, head=False))
-    _turn(body(causal_lm), context.attention)
+    turn(body(causal_lm), context.sight)
     head = LanguageModelHead(causal_lm)
     head.check(causal_lm)
     tokenizer = load_tokenizer(context.base)
@@ -156,7 +157,7 @@ def _run_mntp(settings: MntpSettings, context: StageContext, folder: Path) -> tu
 def _run_simcse(settings: SimcseSettings, context: StageContext, folder: Path) -> tuple[Any, Any]:
     """Two dropout views of each text, in-batch negatives."""
     model = _load(context.start, context, head=False)
-    _turn(model, context.attention)
+    turn(model, context.sight)
     adapter = _make_trainable(model, settings)
     encoder = TextEncoder(model, load_tokenizer(context.base), replace(context.encoder, max_length=settings.max_length))
     texts = context.texts(settings.data)
@@ -193,14 +194,6 @@ def _load(name: str, context: StageContext, *, head: bool) -> Any:
         attention_implementation=context.attention_implementation,
         device=context.accelerator.device,
     )
-
-
-def _turn(model: nn.Module, attention: AttentionMode) -> None:
-    """Make the model bidirectional, proven; or leave it causal, for the paper's causal baselines."""
-    if attention == "bidirectional":
-        convert(model)
-    elif attention_mode(model) != "causal":
-        set_attention_mode(model, "causal")
 
 
 def _make_trainable(model: Any, settings: StageSettings) -> Any | None:

@@ -1,0 +1,124 @@
+"""Opening a backbone as an encoder needs it: attention mode, one-sided mixers, windows, adapters; and back again."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from unmask.backbone.attention import (
+    AttentionMode,
+    Window,
+    attention_mode,
+    lift_windows,
+    restore_windows,
+    set_attention_mode,
+    window_mode,
+)
+from unmask.backbone.convert import convert
+from unmask.backbone.lora import load_lora, merge_lora
+from unmask.backbone.recurrent import Recurrent, install_reading, installed_mixers, recurrent_mode, remove_reading
+from unmask.backbone.structure import text_config
+from unmask.backbone.verify import first_sees_last
+from unmask.errors import ArtifactError, ConversionError
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """How a model looks at a text; None is what its config says.
+
+    Attributes:
+        attention: causal or bidirectional.
+        recurrent: what is done with layers that no mask turns; see `convert`.
+        window: keep or lift sliding windows.
+    """
+
+    attention: AttentionMode | None = None
+    recurrent: Recurrent | None = None
+    window: Window | None = None
+
+
+def sight_of(model: nn.Module) -> Sight:
+    """What a model's config says."""
+    return Sight(attention_mode(model), recurrent_mode(model), window_mode(model))
+
+
+def turn(model: nn.Module, sight: Sight) -> None:
+    """Set a freshly loaded model to what is asked for, or else to what its config says, and look whether it obeys.
+
+    Raises:
+        ArtifactError: no stack of layers.
+        ConversionError: the layers do not do what they should.
+    """
+    says = attention_mode(model)
+    mode = sight.attention or says
+    asked = sight.recurrent or sight.window
+    if mode == "causal":
+        if asked:
+            raise ConversionError(
+                "recurrent and window say how a bidirectional model reads; ask for bidirectional attention too."
+            )
+        if says == "causal":
+            return  # a causal decoder as it comes, or an encoder that knows no such switch
+        _make_causal(model)
+    elif says == "causal" or asked:
+        if first_sees_last(model) and not asked:
+            return  # an encoder
+        convert(model, recurrent=sight.recurrent, window=sight.window)
+        return
+    else:
+        try:
+            set_attention_mode(model, mode)
+        except ConversionError as error:
+            raise ArtifactError(str(error)) from error
+    if first_sees_last(model) != (mode == "bidirectional"):
+        raise ConversionError(
+            f"{text_config(model).model_type} was to be {mode}, but its first token "
+            f"{'does not see' if mode == 'bidirectional' else 'sees'} its last. `unmask verify` shows the layers."
+        )
+
+
+def attach_adapters(model: nn.Module, folders: Sequence[Path], *, merge: bool) -> Any | None:
+    """Put LoRA adapters on a model, one on top of the other.
+
+    Args:
+        model: the body, in place.
+        folders: in peft's format, in the order they were trained.
+        merge: fold each into the weights; otherwise they stay apart and can be switched off.
+
+    Returns:
+        The peft wrapper that shares its modules with `model`, or None after merging.
+    """
+    wrapped = None
+    for number, folder in enumerate(folders):
+        wrapped = load_lora(model, folder, name=f"adapter_{number}", onto=wrapped)
+        if merge:
+            merge_lora(wrapped)
+            wrapped = None
+    if wrapped is not None:
+        wrapped.base_model.set_adapter([f"adapter_{number}" for number in range(len(folders))])
+        wrapped.requires_grad_(False)
+    return wrapped
+
+
+@contextmanager
+def as_causal(model: nn.Module) -> Iterator[None]:
+    """The model as its base is, for a while: causal, with its own windows, one-sided mixers as they come."""
+    before, mixers = sight_of(model), installed_mixers(model)
+    _make_causal(model)
+    try:
+        yield
+    finally:
+        set_attention_mode(model, before.attention or "causal")
+        if before.window == "lift":
+            lift_windows(model)
+        if before.recurrent is not None:
+            install_reading(model, mixers, before.recurrent)
+
+
+def _make_causal(model: nn.Module) -> None:
+    restore_windows(model)
+    remove_reading(model)
+    set_attention_mode(model, "causal")
