@@ -8,7 +8,7 @@ forms of the pooling config, `rope_parameters` and the older rope keys.
 import json
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -118,10 +118,26 @@ def read_json(path: Path) -> Any:
 
 
 def write_encoder(
-    folder: Path, model: Any, tokenizer: Any, settings: EncoderSettings, lineage: dict[str, Any] | None = None
+    folder: Path,
+    model: Any,
+    tokenizer: Any,
+    settings: EncoderSettings,
+    lineage: dict[str, Any] | None = None,
+    *,
+    gaps: Sequence[str] = (),
 ) -> None:
-    """Write model, tokenizer and layout files into a new folder, and say what other runtimes will do differently."""
-    for gap in interop_gaps(tokenizer, settings):
+    """Write model, tokenizer and layout files into a new folder, and say what other runtimes will do differently.
+
+    Args:
+        folder: new or empty.
+        model: with its config as it should be saved.
+        tokenizer: beside it.
+        settings: how texts become vectors.
+        lineage: where the weights came from.
+        gaps: differences between runtimes that are known already, in words.
+    """
+    gaps = [*gaps, *interop_gaps(tokenizer, settings)]
+    for gap in gaps:
         logger.warning(gap)
     with new_folder(folder) as partial:
         model.save_pretrained(partial, safe_serialization=True)
@@ -130,7 +146,7 @@ def write_encoder(
         width = int(model.config.get_text_config().hidden_size)
         _write_layout(partial, tokenizer, settings, width)
         write_json(partial / "unmask.json", {"settings": asdict(settings), "lineage": lineage or {}})
-        (partial / "README.md").write_text(_card(settings), encoding="utf-8")
+        (partial / "README.md").write_text(_card(settings, gaps), encoding="utf-8")
 
 
 def interop_gaps(tokenizer: Any, settings: EncoderSettings) -> list[str]:
@@ -318,15 +334,11 @@ def _read_pooling(folder: Path | None) -> tuple[Pooling, bool]:
     raise ArtifactError(f"{folder}: pooling {mode or config} is not one of {', '.join(POOLINGS)}.")
 
 
-def _card(settings: EncoderSettings) -> str:
+def _card(settings: EncoderSettings, gaps: Sequence[str]) -> str:
     """A short README for whoever finds the folder."""
     prompts = "".join(f"- `{name}`: `{text!r}`\n" for name, text in settings.prompts.items()) or "- none\n"
-    template = (
-        "\nThe texts were wrapped in the tokenizer's chat template. sentence-transformers cannot do that by itself: "
-        "load this folder with `unmask.TextEncoder` to get the same vectors.\n"
-        if settings.chat_template
-        else ""
-    )
+    known = "".join(f"- {gap}\n" for gap in gaps)
+    differences = f"\nOther runtimes differ (`unmask.TextEncoder.load` does not):\n{known}" if gaps else ""
     return f"""---
 library_name: sentence-transformers
 tags: [sentence-transformers, feature-extraction, llm2vec, unmask]
@@ -343,4 +355,4 @@ vectors = encoder.encode(["one text", "another"])
 
 Pooling: {settings.pooling}; at most {settings.max_length} tokens; needs transformers >= 5.2, which reads
 `is_causal: false` in `config.json`. Prompts:
-{prompts}{template}"""
+{prompts}{differences}"""

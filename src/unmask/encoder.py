@@ -15,6 +15,7 @@ from tqdm import tqdm
 from unmask.artifact import EncoderSettings, read_lineage, read_settings, read_sight, write_encoder
 from unmask.backbone.attention import AttentionMode, Window
 from unmask.backbone.convert import convert
+from unmask.backbone.elsewhere import gaps_elsewhere
 from unmask.backbone.loading import (
     Dtype,
     default_device,
@@ -27,7 +28,7 @@ from unmask.backbone.loading import (
 )
 from unmask.backbone.opening import Sight, as_causal, attach_adapters, turn
 from unmask.backbone.recurrent import Recurrent
-from unmask.backbone.structure import text_config, token_states
+from unmask.backbone.structure import replace_body, text_config, token_states
 from unmask.backbone.verify import VerificationReport
 from unmask.errors import ArtifactError, DataError, EncodingError
 from unmask.pooling import Pooling, pool
@@ -302,7 +303,7 @@ class TextEncoder:
             raise ArtifactError("as_decoder needs the base model for its head; open the encoder with TextEncoder.load.")
         causal_lm = load_model(self._base, head=True, dtype=_dtype_name(self.model), device=self.device)
         with as_causal(self.model), self._adapter.disable_adapter() if self._adapter else nullcontext():
-            setattr(causal_lm, causal_lm.base_model_prefix, self.model)
+            replace_body(causal_lm, self.model)
             yield causal_lm
 
     def save(self, folder: str | Path) -> None:
@@ -313,7 +314,8 @@ class TextEncoder:
         """
         if self._adapter is not None:
             raise ArtifactError("This encoder keeps its adapters apart; open it with merge=True to save it.")
-        write_encoder(Path(folder), self.model, self.tokenizer, self.settings, self.lineage)
+        gaps = gaps_elsewhere(self.model)
+        write_encoder(Path(folder), self.model, self.tokenizer, self.settings, self.lineage, gaps=gaps)
 
     def _states(self, batch: PaddedBatch) -> torch.Tensor:
         with torch.inference_mode():

@@ -45,6 +45,8 @@ ASIDE: dict[str, str] = {
     "blt": "reads raw bytes in patches that a second model cuts; there are no text tokens to pool",
     "gemma4_assistant": "a drafting head that reads another model's states",
     "gemma4_unified_assistant": "a drafting head that reads another model's states",
+    "xlm": _ENCODERS.replace("is_decoder=True", "causal=True"),
+    "xlnet": "a permutation model: bidirectional as it comes",
     **dict.fromkeys(("git", "mllama", "trocr", "whisper", "musicgen", "musicgen_melody", "moshi"), _OTHER_MODALITY),
 }
 

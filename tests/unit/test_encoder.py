@@ -186,12 +186,7 @@ def test_what_other_runtimes_do_differently_is_said(bidirectional, tokenizer):
 
 
 def test_a_config_that_lies_is_not_loaded(tiny, tokenizer, tmp_path):
-    model = tiny(
-        "gpt_neo",
-        head=False,
-        attention_types=[[["global", "local"], 1]],
-        attention_layers=["global", "local"],
-    )
+    model = tiny("mamba", head=False)
     model.config.is_causal = False
     model.save_pretrained(tmp_path / "m")
     tokenizer.save_pretrained(tmp_path / "m")

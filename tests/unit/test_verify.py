@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from transformers import LlamaConfig
 
 from unmask import ConversionError, convert, verify
 from unmask.backbone.attention import attention_mode, set_attention_mode
@@ -42,9 +43,22 @@ def test_causal_again_gives_the_untouched_logits(tiny):
     assert torch.equal(model(input_ids=ids).logits, before)
 
 
-def test_the_config_flag_alone_is_not_believed(tiny):
+def test_masks_that_lie_in_buffers_are_turned_and_turned_back(tiny):
     model = tiny("gpt_neo", attention_types=[[["global", "local"], 1]], attention_layers=["global", "local"])
-    with pytest.raises(ConversionError, match=r"gpt_neo .* layer 0 \(GPTNeoSelfAttention\) reads left to right"):
+    ids = torch.arange(10, 30)[None]
+    before = model(input_ids=ids).logits
+    assert convert(model).bidirectional
+    set_attention_mode(model, "causal")
+    assert torch.equal(model(input_ids=ids).logits, before)
+
+
+def test_the_config_flag_alone_is_not_believed(tiny, monkeypatch):
+    from transformers.models.llama import modeling_llama
+
+    causal, eager = modeling_llama.create_causal_mask, LlamaConfig(attn_implementation="eager")
+    monkeypatch.setattr(modeling_llama, "create_causal_mask", lambda **k: causal(**k | {"config": eager}))
+    model = tiny("llama", attention_implementation="eager")
+    with pytest.raises(ConversionError, match=r"llama has 2 modules that read left to right .*LlamaAttention"):
         convert(model)
     assert attention_mode(model) == "causal"
 
@@ -54,9 +68,9 @@ def test_a_layer_that_is_half_causal_is_found(tiny):
     convert(model)
     second = model.model.layers[1].self_attn
     forward = second.forward
-    width = 8
 
     def causal(hidden_states, attention_mask=None, **kwargs):
+        width = hidden_states.shape[1]
         mask = torch.full((width, width), torch.finfo(torch.float32).min).triu(1)[None, None]
         return forward(hidden_states, attention_mask=mask, **kwargs)
 

@@ -12,7 +12,8 @@ class LanguageModelHead(nn.Module):
 
     Attributes:
         projection: the output embedding, shared with the model it was taken from.
-        scale: factor on the logits (Cohere multiplies, Granite divides).
+        transform: what the family applies to the states before it (ModernBERT's decoder), or None.
+        scale: factor on the logits (Cohere multiplies, Granite and Inkling divide).
         softcap: logits become softcap * tanh(logits / softcap) (Gemma 2), or None.
     """
 
@@ -22,17 +23,24 @@ class LanguageModelHead(nn.Module):
         if not isinstance(projection, nn.Module):
             raise ConversionError(f"{family(causal_lm)} has no language-model head; MNTP needs one.")
         config = text_config(causal_lm)
+        last = getattr(causal_lm, "lm_head", None)
         self.projection = projection
+        self.transform = last if isinstance(last, nn.Module) and projection not in last.modules() else None
         self.weight = next(projection.parameters())
         self.scale = float(getattr(config, "logit_scale", None) or 1.0)
         self.scale /= float(getattr(config, "logits_scaling", None) or 1.0)
+        self.scale /= float(getattr(config, "logits_mup_width_multiplier", None) or 1.0)
+        self.vocabulary = getattr(config, "unpadded_vocab_size", None)
         self.softcap = getattr(config, "final_logit_softcapping", None)
-        for parameter in self.projection.parameters():
+        for parameter in self.parameters():
             parameter.requires_grad_(False)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """Logits in float32, [positions, vocabulary], of states [positions, width]."""
-        logits = self.projection(states.to(self.weight.dtype)).float() * self.scale
+        states = states.to(self.weight.dtype)
+        if self.transform is not None:
+            states = self.transform(states)
+        logits = self.projection(states)[..., : self.vocabulary].float() * self.scale
         return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
 
     @torch.no_grad()
@@ -47,7 +55,7 @@ class LanguageModelHead(nn.Module):
         ids = torch.arange(vocabulary // 2, vocabulary // 2 + 4, device=device)[None]
         was_training = causal_lm.training
         causal_lm.eval()
-        expected = causal_lm(input_ids=ids).logits[0].float()
+        expected = causal_lm(input_ids=ids, use_cache=False).logits[0].float()
         found = self(token_states(causal_lm, ids)[0])
         causal_lm.train(was_training)
         if not torch.allclose(found, expected, rtol=1e-2, atol=1e-2 * float(expected.abs().max())):

@@ -9,7 +9,7 @@ Which modules those are is not looked up but measured, on the model at hand: a m
 last token depends on its input at the first, and not the other way round.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from inspect import signature
@@ -26,8 +26,8 @@ RECURRENT: tuple[Recurrent, ...] = ("refuse", "forward", "two-way")
 
 _KEY = "unmask_recurrent"  # in the config, so that it is saved with the model
 _READING = "_unmask_reading"
-_HOOKS = "_unmask_reading_hooks"
-_LAYOUT = "_unmask_layout"
+_HOOK = "_unmask_reading_hook"
+_CHECKPOINT = "_gradient_checkpointing_func"
 _POINTWISE = (nn.Linear, nn.Embedding, nn.Dropout, nn.LayerNorm, nn.ModuleList)
 _LENGTH = 8
 
@@ -50,8 +50,9 @@ class _Layout:
 class _Reading:
     """What the mixers of one model share: how they read, and the layout of the batch that is under way."""
 
-    def __init__(self, mode: Recurrent) -> None:
+    def __init__(self, mode: Recurrent, layers: Sequence[nn.Module] = ()) -> None:
         self.mode = mode
+        self.layers = layers
         self.layout: _Layout | None = None  # None: every row is one text without padding
 
     def look(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -60,14 +61,26 @@ class _Reading:
         if mask is None and len(args) > 1 and isinstance(args[1], torch.Tensor):
             mask = args[1]
         self.layout = None if mask is None else _layout(_pieces(mask))
+        for layer in self.layers:
+            self.keep_for_recomputing(layer)
 
-    def remember(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Forward pre-hook of a layer: keep the layout with its states, for a checkpoint that runs it again later."""
-        hidden = args[0] if args else kwargs["hidden_states"]
-        if hasattr(hidden, _LAYOUT):
-            self.layout = getattr(hidden, _LAYOUT)
-        else:
-            setattr(hidden, _LAYOUT, self.layout)
+    def keep_for_recomputing(self, layer: nn.Module) -> None:
+        """Let a checkpointed layer, run again in the backward pass, find the layout of its own forward pass."""
+        func = getattr(layer, _CHECKPOINT, None)
+        if func is None or hasattr(func, _READING):
+            return
+
+        def checkpoint(run: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            layout = self.layout
+
+            def run_with_layout(*inputs: Any) -> Any:
+                self.layout = layout
+                return run(*inputs)
+
+            return func(run_with_layout, *args, **kwargs)
+
+        setattr(checkpoint, _READING, self)
+        setattr(layer, _CHECKPOINT, checkpoint)
 
 
 _FORWARD = _Reading("forward")
@@ -94,29 +107,29 @@ def install_reading(model: nn.Module, mixers: list[str], mode: Recurrent) -> Non
         mode: forward or two-way.
     """
     remove_reading(model)
-    reading = _Reading(mode)
+    reading = _Reading(mode, decoder_layers(model))
     decoder = body(model)
-    hooks = [decoder.register_forward_pre_hook(reading.look, with_kwargs=True)]
-    hooks += [m.register_forward_pre_hook(reading.remember, with_kwargs=True) for m in decoder_layers(model)]
+    hook = decoder.register_forward_pre_hook(reading.look, with_kwargs=True)
     for name in mixers:
         mixer = decoder.get_submodule(name)
         setattr(mixer, _READING, reading)
         mixer.forward = MethodType(_read, mixer)  # type: ignore[method-assign]
     setattr(text_config(model), _KEY, {"mode": mode, "mixers": mixers})
-    decoder.__dict__[_HOOKS] = hooks
+    decoder.__dict__[_HOOK] = hook
 
 
 def restore_reading(model: nn.Module) -> None:
     """Install on a freshly loaded model what its config says."""
     saved = getattr(text_config(model), _KEY, None)
-    if saved and _HOOKS not in body(model).__dict__:
+    if saved and _HOOK not in body(model).__dict__:
         install_reading(model, saved["mixers"], saved["mode"])
 
 
 def remove_reading(model: nn.Module) -> None:
     """Undo `install_reading`."""
     decoder = body(model)
-    for hook in decoder.__dict__.pop(_HOOKS, ()):
+    hook = decoder.__dict__.pop(_HOOK, None)
+    if hook is not None:
         hook.remove()
     for module in decoder.modules():
         if module.__dict__.pop(_READING, None) is not None:

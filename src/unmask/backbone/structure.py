@@ -22,8 +22,17 @@ def family(model: nn.Module) -> str:
 
 def body(model: nn.Module) -> nn.Module:
     """The model without its language-model head."""
-    inner = getattr(model, "base_model", None)
-    return inner if isinstance(inner, nn.Module) else model
+    inner = getattr(model, "base_model", model)
+    if inner is model and getattr(model, "get_output_embeddings", lambda: None)() is not None:
+        inner = getattr(model, "model", model)  # the prefix of some classes names something else (Llama 4)
+    return inner
+
+
+def replace_body(causal_lm: nn.Module, new: nn.Module) -> None:
+    """Put another body under the head of a causal language model."""
+    old = body(causal_lm)
+    name = next(name for name, child in causal_lm.named_children() if child is old)
+    setattr(causal_lm, name, new)
 
 
 def decoder_layers(model: nn.Module) -> list[nn.Module]:

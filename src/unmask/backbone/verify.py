@@ -175,9 +175,8 @@ def verify(model: nn.Module, *, backends: Sequence[str] | None = None) -> Verifi
         for backend in backends:
             try:
                 _set_backend(model, backend)
-                checks = _check_backend(model, backend)
+                report.checks += _check_backend(model, backend)
                 report.padding_shift[backend] = padding_shift(model)
-                report.checks += checks
             except Exception as error:  # a backend that a class does not support fails in many ways
                 message = str(error).strip()
                 report.unusable[backend] = message.splitlines()[0][:200] if message else type(error).__name__

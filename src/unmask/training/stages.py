@@ -21,7 +21,7 @@ from unmask.backbone.loading import Dtype, load_model, load_tokenizer, saved_dty
 from unmask.backbone.lora import add_lora, merge_lora, save_lora
 from unmask.backbone.opening import Sight, sight_of, turn
 from unmask.backbone.packing import PackedStates, keeps_pieces_apart
-from unmask.backbone.structure import body, family
+from unmask.backbone.structure import body, family, replace_body
 from unmask.data.blocks import Block, BlockBatch, collect, pack, stack
 from unmask.data.sampling import EpochSampler
 from unmask.encoder import TextEncoder
@@ -100,7 +100,7 @@ def _run_mntp(settings: MntpSettings, context: StageContext, folder: Path) -> tu
     """Masked next-token prediction on packed blocks."""
     causal_lm = _load(context.base, context, head=True)
     if context.start != context.base:
-        setattr(causal_lm, causal_lm.base_model_prefix, _load(context.start, context, head=False))
+        replace_body(causal_lm, _load(context.start, context, head=False))
     turn(body(causal_lm), context.sight)
     head = LanguageModelHead(causal_lm)
     head.check(causal_lm)

@@ -1,0 +1,42 @@
+"""What runtimes without this package make of a converted model's config."""
+
+import logging
+
+from torch import nn
+
+from unmask.backbone.attention import attention_mode
+from unmask.backbone.recurrent import installed_mixers, recurrent_mode
+from unmask.backbone.structure import family, text_config
+from unmask.backbone.tiny import tiny_config, tiny_model
+from unmask.backbone.verify import backend_in_use, named, verify
+
+logger = logging.getLogger(__name__)
+
+
+def gaps_elsewhere(model: nn.Module) -> list[str]:
+    """Where plain transformers (and sentence-transformers on it) reads a saved model unlike we do, in words.
+
+    Found out by building a tiny twin from the config alone, without any of our switches, and measuring it.
+    """
+    if attention_mode(model) == "causal":
+        return []
+    gaps = []
+    if recurrent_mode(model) == "two-way":
+        gaps.append(
+            f"Only unmask reads {len(installed_mixers(model))} modules of this {family(model)} in both directions "
+            f"({named(installed_mixers(model))}); other runtimes run them left to right and give other vectors."
+        )
+    try:
+        twin = tiny_model(tiny_config(text_config(model)), head=False)
+        report = verify(twin, backends=[backend_in_use(twin)])
+    except Exception as error:  # sizes that do not shrink together say nothing about the model itself
+        logger.warning("%s: not checked how other runtimes read it (%s).", family(model), error)
+        return gaps
+    mixed = {int(part) for name in installed_mixers(model) for part in name.split(".")[1:2]}
+    blind = [check for check in report.failures() if check.layer not in mixed]
+    if blind:
+        gaps.append(
+            f"Plain transformers does not obey `is_causal: false` for {family(model)}: layer {blind[0].layer} "
+            f"{blind[0].reason()}. Other runtimes will give other vectors; load this folder with unmask.TextEncoder."
+        )
+    return gaps
