@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 import transformers
+from tests.sweep.families import family_config, reason_aside, text_decoders
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from tests.sweep.families import family_config, reason_aside, text_decoders
 from unmask.backbone.convert import convert
 from unmask.backbone.elsewhere import gaps_elsewhere
 from unmask.backbone.head import LanguageModelHead
@@ -109,6 +109,26 @@ def _moved(layer: torch.nn.Module) -> bool:
     return any(bool(g.any()) for g in gradients) and all(bool(g.isfinite().all()) for g in gradients)
 
 
+_INTRO = """
+A tiny random model of each family's real config class goes through `convert` and `verify`: every layer, in each
+attention backend the class runs in, one text and several, unpadded, padded left and right, texts shorter and longer
+than the windows; then the logits path of MNTP, with a gradient into every layer. That test writes this page:
+
+```bash
+python -m tests.sweep.sweep docs/support.md
+```
+
+- *layers*: see both sides / all. A layer that is an MLP alone mixes no tokens and does not count.
+- *needed*: what `is_causal: false` in the config does not do by itself. `switches`: attributes and mask buffers of the
+  attention modules, which `convert` sets. `window lift`, `recurrent two-way`: options you must choose, because they
+  change more than the mask; without them the family is refused and the message names them.
+- *opens elsewhere*: whether plain transformers, and so sentence-transformers, reads the saved folder alike.
+- *packs*: MNTP trains on several documents in a row, each seeing itself only; otherwise one document a row.
+
+| family | backends | layers | needed | opens elsewhere | packs |
+| --- | --- | --: | --- | --- | --- |"""
+
+
 def page(rows: list[Row]) -> str:
     """docs/support.md."""
     turned = [row for row in rows if row.report is not None]
@@ -120,23 +140,7 @@ def page(rows: list[Row]) -> str:
         "",
         f"Every text decoder in the causal-LM mapping of transformers {transformers.__version__}: **{len(turned)} of "
         f"{len(rows)} families convert** ({count}), {len(refused)} are refused by name.",
-        "A tiny random model of each family's real config class goes through `convert` and `verify`: every layer, in every",
-        "attention backend the class runs in, one text and several, unpadded, padded left and right; texts shorter and longer",
-        "than the windows; the logits path of MNTP with a gradient into every layer. This page is written by that test:",
-        "",
-        "```bash",
-        "python -m tests.sweep.sweep docs/support.md",
-        "```",
-        "",
-        "- *layers*: see both sides / all. A layer that is an MLP alone mixes no tokens and does not count.",
-        "- *needed*: what `is_causal: false` in the config does not do by itself. `switches`: attributes and mask buffers of",
-        "  the attention modules, which `convert` sets. `window lift`, `recurrent two-way`: options you must choose, because",
-        "  they change more than the mask; without them the family is refused and the message names them.",
-        "- *opens elsewhere*: whether plain transformers, and so sentence-transformers, reads the saved folder as we do.",
-        "- *packs*: MNTP trains on several documents in one row, each seeing itself only; otherwise one document a row.",
-        "",
-        "| family | backends | layers | needed | opens elsewhere | packs |",
-        "| --- | --- | --: | --- | --- | --- |",
+        _INTRO,
         *(_line(row) for row in turned),
         "",
         "## Refused",
@@ -147,7 +151,7 @@ def page(rows: list[Row]) -> str:
         "",
         "## Layers that no mask turns",
         "",
-        "With `recurrent: two-way` these modules read the text and the reversed text; with `forward` they stay as they are.",
+        "With `recurrent: two-way` these modules read the text and the reversed text; with `forward` they stay as is.",
         "",
         "| family | modules | layers that read left to right with `forward` |",
         "| --- | --- | --: |",
@@ -188,7 +192,7 @@ def main() -> None:
     rows = []
     for name in text_decoders():
         rows.append(measure(name))
-        print(name, "converts" if rows[-1].report else "refused", file=sys.stderr)
+        sys.stderr.write(f"{name} {'converts' if rows[-1].report else 'is refused'}\n")
     Path(sys.argv[1]).write_text(page(rows), encoding="utf-8")
 
 

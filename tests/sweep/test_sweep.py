@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import transformers
-
 from tests.sweep.families import reason_aside, text_decoders
 from tests.sweep.sweep import measure, page
 

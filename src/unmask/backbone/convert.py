@@ -24,6 +24,12 @@ from unmask.errors import ConversionError
 
 logger = logging.getLogger(__name__)
 
+_WHY = {  # families that no option converts
+    "cpmant": "It puts prompt tokens of its own before every text.",
+    "deepseek_v4": "It attends to compressed blocks of the past, which shift with padding and know no future.",
+    "mpt": "Its class in transformers fails on a batch without padding once no causal mask is built.",
+    "reformer": "Its reversible layers hash the tokens and hide their gradients, so nothing can be proven.",
+}
 _ENCODER = "there is nothing to convert. TextEncoder.load opens encoders as they are."
 
 
@@ -99,7 +105,10 @@ def _turn(model: nn.Module, recurrent: Recurrent, window: Window) -> Verificatio
         raise ConversionError(f"{family(model)}: {named(report.one_sided)} still read left to right.")
     problem = _problem(report, backend) or _problem_beyond_limits(model, recurrent, window)
     if problem:
-        raise ConversionError(f"{family(model)} with attn_implementation={backend!r} cannot be converted: {problem}")
+        known = f" {_WHY[family(model)]}" if family(model) in _WHY else ""
+        raise ConversionError(
+            f"{family(model)} with attn_implementation={backend!r} cannot be converted: {problem}{known}"
+        )
     for check in report.failures():
         if check.backend != backend:
             logger.warning(

@@ -1,14 +1,21 @@
 """Opening models and tokenizers: a hub id, a folder, or `pocket`, the decoder that comes with the package."""
 
 import json
+import os
+import tempfile
 from collections.abc import Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from torch import nn
 
 from unmask.backbone.recurrent import restore_reading
+from unmask.backbone.structure import decoder_layers, text_config, text_part
+from unmask.backbone.tiny import tiny_config, tiny_model
 from unmask.errors import ArtifactError
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -17,6 +24,10 @@ _WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json")
 _MODEL_WEIGHTS = ("model*.safetensors", "pytorch_model*")
 _ADAPTER = "adapter_config.json"
 _LAYOUT_FILES = ("*.json", "*/config.json")
+_UNREADABLE = (  # what transformers and its friends raise on a broken or foreign folder
+    *(OSError, ValueError, KeyError, RuntimeError, ImportError, AssertionError, TypeError, AttributeError),
+    *(SafetensorError, StrictDataclassError),
+)
 _MODELS = ("AutoModel", "AutoModelForCausalLM")
 
 
@@ -80,27 +91,94 @@ def load_model(
     head: bool,
     dtype: Dtype = "auto",
     attention_implementation: str | None = None,
-    device: str | torch.device = "cpu",
+    device: str | torch.device | None = "cpu",
+    **extra: Any,
 ) -> Any:
     """A transformers model in evaluation mode, with or without its language-model head.
+
+    Args:
+        name: see `resolve_model`.
+        head: with its language-model head.
+        dtype: of the weights.
+        attention_implementation: for example sdpa; None for transformers' choice.
+        device: where it goes; None leaves that to `extra`.
+        extra: further arguments of `from_pretrained`.
 
     Raises:
         ArtifactError: missing, unreadable, or (with `head`) not a causal language model.
     """
     import transformers
-    from safetensors import SafetensorError
 
     source = resolve_model(name)
     loader = getattr(transformers, _MODELS[head])
-    extra = {"attn_implementation": attention_implementation} if attention_implementation else {}
+    if attention_implementation:
+        extra["attn_implementation"] = attention_implementation
     try:
-        model = loader.from_pretrained(source, dtype=dtype, use_safetensors=True, trust_remote_code=False, **extra).to(
-            device
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, AssertionError, SafetensorError) as error:
+        model = loader.from_pretrained(source, dtype=dtype, use_safetensors=True, trust_remote_code=False, **extra)
+        model = model if device is None else model.to(device)
+    except _UNREADABLE as error:
         raise ArtifactError(f"{name}: cannot be loaded ({_first_line(error)})") from error
     restore_reading(model)
     return model.eval()
+
+
+def load_twin(name: str) -> Any:
+    """A small random model without head from a model's config alone, with all of its layers.
+
+    Raises:
+        ArtifactError: there is no readable config, or its sizes do not shrink together.
+    """
+    import transformers
+
+    source = name if (Path(name) / "config.json").is_file() else resolve_model(name)
+    try:
+        config = text_part(transformers.AutoConfig.from_pretrained(source, trust_remote_code=False))
+        twin = tiny_model(tiny_config(config, layers=config.num_hidden_layers), head=False)
+    except _UNREADABLE as error:
+        raise ArtifactError(f"{name}: no small model can be made from its config ({_first_line(error)})") from error
+    restore_reading(twin)
+    return twin
+
+
+def weights_fit(name: str) -> bool:
+    """True unless the weights of a local folder would take more than half of the machine's memory."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return sum(path.stat().st_size for path in Path(name).glob("*.safetensors")) < memory / 2
+
+
+def load_from_disk(name: str, *, attention_implementation: str | None = None) -> Any:
+    """A model without head whose layers stay on disk; each is read when it runs, and dropped again.
+
+    For models that do not fit into memory and are only looked at.
+
+    Raises:
+        ArtifactError: missing or unreadable.
+    """
+    shape = empty_model(name, head=False)
+    layers = {id(layer) for layer in decoder_layers(shape)}
+    places = _places(shape, "", layers)
+    with tempfile.TemporaryDirectory() as scratch:  # for weights that the checkpoint holds in another form
+        return load_model(
+            *(name,),
+            head=False,
+            attention_implementation=attention_implementation,
+            device=None,
+            device_map=places,
+            offload_folder=scratch,
+        )
+
+
+def _places(module: nn.Module, name: str, layers: set[int]) -> dict[str, str]:
+    """A device map: layers on disk, everything else in memory."""
+    if id(module) in layers:
+        return {name: "disk"}
+    inside = {id(child) for child in module.modules()}
+    if not inside & layers:
+        return {name: "cpu"}
+    found: dict[str, str] = {n: "cpu" for n, _ in module.named_parameters(name, recurse=False)}
+    for child_name, child in module.named_children():
+        found |= _places(child, f"{name}.{child_name}" if name else child_name, layers)
+    return found
 
 
 def adapter_folder(name: str) -> Path | None:
@@ -173,7 +251,7 @@ def empty_model(name: str, *, head: bool) -> Any:
         config = transformers.AutoConfig.from_pretrained(resolve_model(name), trust_remote_code=False)
         with torch.device("meta"):
             return getattr(transformers, _MODELS[head]).from_config(config)
-    except (OSError, ValueError, KeyError) as error:
+    except _UNREADABLE as error:
         raise ArtifactError(f"{name}: no usable config ({_first_line(error)})") from error
 
 
@@ -205,8 +283,6 @@ def default_device() -> torch.device:
 
 def max_positions(model: Any, tokenizer: Any) -> int:
     """The longest text, in tokens, that both the model's positions and its tokenizer allow; 512 if neither says."""
-    from unmask.backbone.structure import text_config
-
     limits = [getattr(text_config(model), "max_position_embeddings", None), tokenizer.model_max_length]
     known = [int(limit) for limit in limits if limit and limit < 10**8]
     return min(known, default=512)

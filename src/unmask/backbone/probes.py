@@ -1,6 +1,6 @@
 """Measuring what depends on what: gradients through single layers, and states of padded against lone texts."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -68,19 +68,23 @@ def layer_gradients(model: nn.Module, batch: PaddedBatch, at: torch.Tensor | Non
         batch: what to feed.
         at: the token of each row, [rows]; by default the first that is not padding.
     """
-    layers = decoder_layers(model)
-    inputs: dict[int, torch.Tensor] = {}
-    outputs: dict[int, torch.Tensor] = {}
-    with torch.enable_grad(), _layer_probes(layers, inputs, outputs):
-        token_states(model, batch.input_ids, batch.attention_mask, batch.position_ids)
     at = batch.attention_mask.bool().int().argmax(dim=1) if at is None else at
     rows = torch.arange(len(at), device=at.device)
-    gradients = []
-    for i in range(len(layers)):
-        target = project(_rows_first(outputs[i], batch)[rows, at], seed=i).sum()
-        (gradient,) = torch.autograd.grad(target, inputs[i], allow_unused=True)
-        gradients.append(_rows_first(torch.zeros_like(inputs[i]) if gradient is None else gradient, batch))
-    return gradients
+    gradients: dict[int, torch.Tensor] = {}
+
+    def measure(layer: int, given: torch.Tensor, output: torch.Tensor) -> None:
+        if not output.requires_grad:  # some families run a stack several times, and the first times without gradient
+            return
+        target = project(_rows_first(output, batch)[rows, at], seed=layer).sum()
+        (gradient,) = torch.autograd.grad(target, given, allow_unused=True)
+        gradients[layer] = _rows_first(torch.zeros_like(given) if gradient is None else gradient, batch)
+
+    layers = decoder_layers(model)
+    with torch.enable_grad(), each_layer_alone(layers, measure):
+        token_states(model, batch.input_ids, batch.attention_mask, batch.position_ids)
+    if len(gradients) != len(layers):
+        raise ValueError(f"{len(layers) - len(gradients)} of {len(layers)} layers hide their gradients")
+    return [gradients[layer] for layer in sorted(gradients)]
 
 
 def _rows_first(states: torch.Tensor, batch: PaddedBatch) -> torch.Tensor:
@@ -99,23 +103,32 @@ def project(states: torch.Tensor, *, seed: int) -> torch.Tensor:
 
 
 @contextmanager
-def _layer_probes(
-    layers: list[nn.Module], inputs: dict[int, torch.Tensor], outputs: dict[int, torch.Tensor]
+def each_layer_alone(
+    layers: list[nn.Module], measure: Callable[[int, torch.Tensor, torch.Tensor], None]
 ) -> Iterator[None]:
-    """Hooks that give each layer a fresh leaf as its input and keep its output."""
+    """Hooks that give each layer a fresh leaf as its input, and its number, input and output to `measure`.
 
-    def cut(index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    What a layer passes on is cut from its graph, so that no more than one layer's graph (and weights, of a model that
+    is read from disk layer by layer) is ever held.
+    """
+    inputs: dict[int, torch.Tensor] = {}
+
+    def before(index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         hidden = args[0] if args else kwargs["hidden_states"]
         inputs[index] = hidden.detach().requires_grad_(True)
         fresh = inputs[index].clone()  # some layers write in place, which a leaf does not allow
         return ((fresh, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": fresh})
 
+    def after(index: int, output: Any) -> Any:
+        measure(index, inputs.pop(index), first_tensor(output))
+        if isinstance(output, torch.Tensor):
+            return output.detach()
+        return type(output)([output[0].detach(), *output[1:]]) if type(output) in (tuple, list) else None
+
     handles = []
     for index, layer in enumerate(layers):
-        handles.append(layer.register_forward_pre_hook(lambda _, a, k, i=index: cut(i, a, k), with_kwargs=True))
-        handles.append(
-            layer.register_forward_hook(lambda _, __, out, i=index: outputs.__setitem__(i, first_tensor(out)))
-        )
+        handles.append(layer.register_forward_pre_hook(lambda _, a, k, i=index: before(i, a, k), with_kwargs=True))
+        handles.append(layer.register_forward_hook(lambda _, __, out, i=index: after(i, out)))
     try:
         yield
     finally:

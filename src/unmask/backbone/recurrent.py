@@ -19,6 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from unmask.backbone.probes import each_layer_alone
 from unmask.backbone.structure import body, decoder_layers, first_tensor, text_config, token_states
 
 Recurrent = Literal["refuse", "forward", "two-way"]
@@ -26,6 +27,7 @@ RECURRENT: tuple[Recurrent, ...] = ("refuse", "forward", "two-way")
 
 _KEY = "unmask_recurrent"  # in the config, so that it is saved with the model
 _READING = "_unmask_reading"
+_PLAIN = "_unmask_plain_forward"
 _HOOK = "_unmask_reading_hook"
 _CHECKPOINT = "_gradient_checkpointing_func"
 _POINTWISE = (nn.Linear, nn.Embedding, nn.Dropout, nn.LayerNorm, nn.ModuleList)
@@ -113,6 +115,7 @@ def install_reading(model: nn.Module, mixers: list[str], mode: Recurrent) -> Non
     for name in mixers:
         mixer = decoder.get_submodule(name)
         setattr(mixer, _READING, reading)
+        setattr(mixer, _PLAIN, mixer.forward)
         mixer.forward = MethodType(_read, mixer)  # type: ignore[method-assign]
     setattr(text_config(model), _KEY, {"mode": mode, "mixers": mixers})
     decoder.__dict__[_HOOK] = hook
@@ -133,7 +136,10 @@ def remove_reading(model: nn.Module) -> None:
         hook.remove()
     for module in decoder.modules():
         if module.__dict__.pop(_READING, None) is not None:
+            plain = module.__dict__.pop(_PLAIN)
             del module.forward
+            if plain.__func__ is not type(module).forward:  # of a library that moves weights
+                module.forward = plain
     if recurrent_mode(model) is not None:
         delattr(text_config(model), _KEY)
 
@@ -157,8 +163,14 @@ def one_sided_mixers(model: nn.Module) -> list[str]:
     model.eval()
     try:
         with torch.enable_grad(), _added_leaves([*candidates]) as calls:
-            token_states(model, ids, torch.ones_like(ids), torch.arange(_LENGTH, device=device)[None])
-        one_sided = {m for m, (given, output) in calls.items() if _is_one_sided(given, output)}
+            one_sided: set[nn.Module] = set()
+
+            def measure(*_: Any) -> None:
+                one_sided.update(m for m, (leaf, output) in calls.items() if _is_one_sided(leaf, output))
+                calls.clear()
+
+            with each_layer_alone(layers, measure):
+                token_states(model, ids, torch.ones_like(ids), torch.arange(_LENGTH, device=device)[None])
     finally:
         model.train(was_training)
     inner = {child for m in one_sided for child in m.modules() if child is not m}
@@ -253,11 +265,11 @@ def _layout(pieces: torch.Tensor | None) -> _Layout | None:
 def _read(self: Any, *args: Any, **kwargs: Any) -> Any:
     """The forward pass of a one-sided mixer: each text alone, left-aligned, in one direction or in both."""
     reading: _Reading = getattr(self, _READING)
-    plain = type(self).forward
+    plain = getattr(self, _PLAIN)
     both = reading.mode == "two-way"
     place = _hidden_place(args, kwargs)
     if place is None or (reading.layout is None and not both):
-        return plain(self, *args, **kwargs)
+        return plain(*args, **kwargs)
     hidden = args[place] if isinstance(place, int) else kwargs[place]
     rows, tokens = hidden.shape[:2]
     layout = reading.layout or _whole_rows(rows, tokens, hidden.device)
@@ -288,9 +300,8 @@ def _read(self: Any, *args: Any, **kwargs: Any) -> Any:
             flat = (flat + back) / 2
         return flat.reshape(rows, tokens, *value.shape[2:])
 
-    names = list(signature(plain).parameters)[1:]
+    names = signature(plain).parameters
     output = plain(
-        self,
         *[arrange(name, value) for name, value in zip(names, args, strict=False)],
         **{name: arrange(name, value) for name, value in kwargs.items()},
     )

@@ -20,6 +20,14 @@ def add_parser(commands: Any) -> None:
         metavar="NAME",
         help="attention implementation to try; repeat for several",
     )
+    parser.add_argument(
+        "--config-only", action="store_true", help="a small random model of this config; no weights are read"
+    )
+    parser.add_argument(
+        "--layer-by-layer",
+        action="store_true",
+        help="read each layer from disk when it runs (default where the weights would fill half of the memory)",
+    )
     add_json(parser)
     parser.set_defaults(run=run)
 
@@ -27,13 +35,25 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Load as it is, measure, print."""
     quiet_transformers()
-    from unmask.backbone.loading import load_model, load_tokenizer
+    from unmask.backbone.attention import attention_mode, set_attention_mode
+    from unmask.backbone.elsewhere import gaps_elsewhere
+    from unmask.backbone.loading import load_from_disk, load_model, load_twin, weights_fit
     from unmask.backbone.verify import verify
 
-    load_tokenizer(arguments.model)
-    report = verify(load_model(arguments.model, head=False), backends=arguments.backend)
+    if arguments.config_only:
+        model = load_twin(arguments.model)
+    elif arguments.layer_by_layer or not weights_fit(arguments.model):
+        model = load_from_disk(arguments.model)
+    else:
+        model = load_model(arguments.model, head=False)
+    if attention_mode(model) == "bidirectional":
+        set_attention_mode(model, "bidirectional")  # the switches that a config cannot hold, as TextEncoder.load does
+    report = verify(model, backends=arguments.backend)
+    gaps = gaps_elsewhere(model)
     if arguments.json:
-        print_json(report.to_dict())
+        print_json(report.to_dict() | {"config_only": arguments.config_only, "other_runtimes": gaps})
     else:
         print(report.table())
+        for gap in gaps:
+            print(gap)
     return 0 if report.bidirectional else 1
