@@ -5,8 +5,10 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import Qwen3_5TextConfig
 
-from unmask import DataError, RecipeError, TextEncoder, TrainingError, UnmaskError
+from unmask import ConversionError, DataError, RecipeError, TextEncoder, TrainingError, UnmaskError, verify
+from unmask.backbone.tiny import tiny_config, tiny_model
 from unmask.ladder.recipe import load_recipe
 from unmask.ladder.run import train
 from unmask.training.monitor import read_metrics
@@ -177,3 +179,25 @@ def test_causal_training_leaves_a_causal_encoder(make, tmp_path):
     result = train(recipe, tmp_path / "run", evaluate=nothing)
     assert [rung.name for rung in result.rungs] == ["Uni", "Uni+SimCSE"]
     assert not first_sees_last(TextEncoder.load(result.encoder).model)
+
+
+def test_a_hybrid_trains_through_both_stages_and_its_adapters_remember(make, tmp_path, tokenizer):
+    base = str(tmp_path / "hybrid")
+    special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    config = tiny_config(Qwen3_5TextConfig(), vocab_size=len(tokenizer), **special)
+    tiny_model(config, head=True).save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    stages = ({"objective": "mntp"}, {"objective": "simcse", "attention_dropout": 0, "hidden_dropout": 0.1})
+    with pytest.raises(ConversionError, match="qwen3_5_text has 3 modules that read left to right"):
+        train(make(*stages, name=base), tmp_path / "refused", evaluate=nothing)
+    assert not (tmp_path / "refused").exists()
+    result = train(make(*stages, name=base, recurrent="two-way"), tmp_path / "run", evaluate=nothing)
+    encoder = TextEncoder.load(result.encoder)
+    assert verify(encoder.model).bidirectional
+    adapters = [tmp_path / "run" / "stages" / stage / "adapter" for stage in ("1-mntp", "2-simcse")]
+    assert json.loads((adapters[0] / "unmask.json").read_text())["recurrent"] == "two-way"
+    texts = ["one text", "another that is longer"]
+    apart = TextEncoder.load(base, adapters=adapters, merge=False)
+    assert abs(apart.encode(texts) - encoder.encode(texts)).max() < 1e-5
+    alone = TextEncoder.load(adapters[1])  # on the encoder of the stage before
+    assert abs(alone.encode(texts) - encoder.encode(texts)).max() < 1e-5

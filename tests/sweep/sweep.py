@@ -1,6 +1,6 @@
 """Every family through `convert` and `verify`, and docs/support.md from what came out.
 
-python -m tests.sweep.sweep docs/support.md
+make support
 """
 
 import functools
@@ -115,7 +115,7 @@ attention backend the class runs in, one text and several, unpadded, padded left
 than the windows; then the logits path of MNTP, with a gradient into every layer. That test writes this page:
 
 ```bash
-python -m tests.sweep.sweep docs/support.md
+make support
 ```
 
 - *layers*: see both sides / all. A layer that is an MLP alone mixes no tokens and does not count.

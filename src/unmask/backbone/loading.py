@@ -122,8 +122,12 @@ def load_model(
     return model.eval()
 
 
-def load_twin(name: str) -> Any:
-    """A small random model without head from a model's config alone, with all of its layers.
+def load_twin(name: str, *, whole: bool) -> Any:
+    """A small random model without head from a model's config alone.
+
+    Args:
+        name: see `resolve_model`; a folder needs no more than its config.json.
+        whole: with all layers; otherwise with enough to hold every kind of them.
 
     Raises:
         ArtifactError: there is no readable config, or its sizes do not shrink together.
@@ -133,10 +137,11 @@ def load_twin(name: str) -> Any:
     source = name if (Path(name) / "config.json").is_file() else resolve_model(name)
     try:
         config = text_part(transformers.AutoConfig.from_pretrained(source, trust_remote_code=False))
-        twin = tiny_model(tiny_config(config, layers=config.num_hidden_layers), head=False)
+        twin = tiny_model(tiny_config(config, layers=config.num_hidden_layers if whole else None), head=False)
     except _UNREADABLE as error:
         raise ArtifactError(f"{name}: no small model can be made from its config ({_first_line(error)})") from error
-    restore_reading(twin)
+    if whole:
+        restore_reading(twin)
     return twin
 
 

@@ -22,7 +22,8 @@ import yaml
 from unmask import __version__
 from unmask.artifact import new_folder, read_json, write_json
 from unmask.backbone.attention import AttentionMode
-from unmask.backbone.loading import empty_model, load_tokenizer, resolve_model, revision
+from unmask.backbone.convert import convert
+from unmask.backbone.loading import empty_model, load_tokenizer, load_twin, resolve_model, revision
 from unmask.data.records import read_texts
 from unmask.data.words import read_labelled
 from unmask.encoder import TextEncoder
@@ -105,6 +106,7 @@ def _preflight(recipe: Recipe, texts: Callable[[str], Sequence[str]]) -> None:
     """Read everything a run will read except weights, so that what is wrong is said at once."""
     load_tokenizer(recipe.model.name)
     empty_model(recipe.model.name, head=True)
+    _check_conversion(recipe)
     for name in recipe.data:
         texts(name)
     for sts in recipe.evaluation.sts.values():
@@ -113,6 +115,22 @@ def _preflight(recipe: Recipe, texts: Callable[[str], Sequence[str]]) -> None:
         for file in (words.train, words.test):
             path = resolve_path(file)
             read_labelled(path, word_column=words.word_column, label_column=words.label_column, limit=words.limit)
+
+
+def _check_conversion(recipe: Recipe) -> None:
+    """Convert a tiny twin of the model, so that a refusal comes before any weight is loaded.
+
+    Raises:
+        ConversionError: the family, or the options it needs.
+    """
+    sight = recipe.model.sight()
+    if sight.attention == "causal":
+        return
+    try:
+        twin = load_twin(recipe.model.name, whole=False)
+    except ArtifactError:
+        return  # sizes that do not shrink together; the model itself will tell
+    convert(twin, recurrent=sight.recurrent, window=sight.window)
 
 
 def _climb(

@@ -1,0 +1,154 @@
+"""Side by side with the authors' package, `llm2vec==0.2.3` in an environment of its own.
+
+Where it is right, our vectors are its vectors. Where it is wrong, a test shows it wrong and us right.
+"""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import CONFIG_MAPPING
+
+from unmask import TextEncoder
+from unmask.backbone.loading import load_model
+from unmask.backbone.lora import add_lora, save_lora
+from unmask.backbone.structure import token_states
+from unmask.backbone.tiny import tiny_config, tiny_model
+
+PYTHON = Path(os.environ.get("UNMASK_ORACLE", Path(__file__).parents[2] / ".venv-oracle" / "bin" / "python"))
+TEXTS = [
+    "A treaty was signed after three days of talks.",
+    "Rain.",
+    "The museum, closed since the fire of 1911, opens its doors again this autumn with a show of early maps.",
+]
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not PYTHON.exists(), reason=f"no environment with llm2vec at {PYTHON} (make oracle)"),
+]
+
+
+def ask(question, **job):
+    """The released package's answer."""
+    script = Path(__file__).with_name("released.py")
+    job = {key: str(value) if isinstance(value, Path) else value for key, value in job.items()}
+    command = [str(PYTHON), str(script), question, json.dumps(job)]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    run = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    answers = [line for line in run.stdout.splitlines() if line.startswith("ANSWER ")]
+    assert answers, run.stderr[-2000:]
+    return json.loads(answers[0].removeprefix("ANSWER "))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, tokenizer):
+    """name -> a tiny random model that both packages read: old rope and tokenizer keys stand beside the new."""
+
+    def build(name):
+        place = tmp_path_factory.mktemp(name)
+        sizes = {"vocab_size": len(tokenizer), "max_position_embeddings": 1024, "hidden_size": 64, "head_dim": 16}
+        sizes["initializer_range"] = 0.2  # so that attention moves the states by more than rounding
+        sizes = {key: value for key, value in sizes.items() if hasattr(CONFIG_MAPPING[name](), key)}
+        special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "sliding_window": None}
+        config = tiny_config(CONFIG_MAPPING[name](), **sizes, **special)
+        tiny_model(config, head=True).save_pretrained(place)
+        tokenizer.save_pretrained(place)
+        _add(place / "config.json", {"rope_theta": 10000.0, "rope_scaling": None, "torch_dtype": "float32"})
+        _add(place / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"})
+        model = json.loads((place / "tokenizer.json").read_text())["model"]
+        merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+        _add(place / "tokenizer.json", {"model": {**model, "merges": merges}})
+        return place
+
+    return build
+
+
+def _add(path, values):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def _old_adapter_config(path, base):
+    """The keys that peft of that time knows."""
+    names = ("peft_type", "r", "lora_alpha", "lora_dropout", "bias", "fan_in_fan_out", "target_modules")
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({name: config[name] for name in names} | {"base_model_name_or_path": str(base)}))
+
+
+def cosine(a, b):
+    a, b = np.asarray(a), np.asarray(b)
+    return (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral", "gemma"])
+@pytest.mark.parametrize("pooling", ["mean", "last"])
+def test_same_vectors(folder, name, pooling):
+    place = folder(name)
+    theirs = ask("encode", model=place, texts=TEXTS, pooling={"last": "last_token"}.get(pooling, pooling))
+    encoder = TextEncoder.load(place, attention="bidirectional", pooling=pooling, dtype="float32")
+    assert cosine(encoder.encode(TEXTS), theirs).min() > 0.99999
+    causal = TextEncoder.load(place, attention="causal", pooling=pooling, dtype="float32")
+    assert cosine(causal.encode(TEXTS), theirs).min() < 0.99
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral", "gemma"])
+@pytest.mark.parametrize("merge", [True, False])
+def test_same_vectors_with_lora(folder, name, merge, tmp_path):
+    place = folder(name)
+    wrapped = add_lora(load_model(str(place), head=False, dtype="float32"), rank=4, alpha=8, dropout=0.0)
+    torch.manual_seed(0)
+    for key, parameter in wrapped.named_parameters():
+        if "lora_" in key:
+            torch.nn.init.normal_(parameter, std=0.1)
+    save_lora(wrapped, tmp_path)
+    _old_adapter_config(tmp_path / "adapter_config.json", place)
+    (tmp_path / "llm2vec_config.json").write_text(json.dumps({"pooling_mode": "mean", "max_length": 512}))
+    theirs = ask("encode", model=place, adapter=tmp_path, merge=merge, texts=TEXTS)
+    encoder = TextEncoder.load(place, adapters=[tmp_path], merge=merge, dtype="float32")
+    assert cosine(encoder.encode(TEXTS), theirs).min() > 0.99999
+    bare = TextEncoder.load(place, attention="bidirectional", dtype="float32")
+    assert cosine(bare.encode(TEXTS), theirs).max() < 0.999
+
+
+def test_fault_its_simcse_pools_padding_and_ours_does_not(folder):
+    place = folder("llama")
+    texts = [TEXTS[1], TEXTS[2]]
+    theirs = ask("simcse_views", model=place, texts=texts)
+    assert cosine(theirs["alone"], theirs["beside"]) < 0.99
+    encoder = TextEncoder.load(place, attention="bidirectional", dtype="float32")
+    for side in ("left", "right"):  # as the SimCSE stage batches its views
+        encoder.padding_side = side
+        batch = encoder.pad(encoder.tokenize(texts))
+        alone = encoder.pad(encoder.tokenize(texts[:1]))
+        vectors = [encoder.module(part)[0].detach().numpy() for part in (batch, alone)]
+        assert cosine(*vectors) > 0.99999
+
+
+def test_fault_a_truncated_text_pools_its_instruction_and_ours_does_not(folder):
+    place = folder("llama")
+    instruction, text = "Find a passage that says the same:", "word and thing " * 300
+    theirs = ask("pooled_tokens", model=place, instruction=instruction, text=text, max_length=512)
+    assert len(theirs["ids"]) == 512
+    assert all(theirs["pooled"])  # BOS and instruction among them
+    encoder = TextEncoder.load(place, attention="bidirectional", max_length=512)
+    (ours,) = encoder.tokenize([text], prompt=instruction + " ")
+    before = len(encoder.tokenizer(instruction)["input_ids"])
+    assert len(ours) == 512
+    assert not ours.pooled[:before].any()
+    assert ours.pooled[before:].all()
+
+
+def test_fault_its_qwen2_is_causal_and_ours_is_not(folder):
+    place = folder("qwen2")
+    ids = torch.arange(100, 110)[None]
+    assert ask("first_token_moves", model=place, ids=ids.tolist()) == 0.0
+    encoder = TextEncoder.load(place, attention="bidirectional", dtype="float32")
+    other = ids.clone()
+    other[0, -1] += 1
+    with torch.no_grad():
+        moved = token_states(encoder.model, ids)[0, 0] - token_states(encoder.model, other)[0, 0]
+    assert moved.abs().max() > 1e-3
+    assert ask("first_token_moves", model=folder("llama"), ids=ids.tolist()) > 1e-3
