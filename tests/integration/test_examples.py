@@ -1,6 +1,7 @@
 """The examples run, on small sizes, and what they make is usable."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -34,3 +35,23 @@ def test_the_ladder_table_takes_mean_and_spread(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "| sts | 5.00 | 1.50 ± 0.50 |" in done.stdout
     assert (tmp_path / "x.svg").read_text().count("<svg") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.data
+def test_a_hybrid_is_pretrained_and_compared_both_ways(articles, tmp_path, data_folder):
+    (tmp_path / "docs.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in articles))
+    shape = ["--family", "qwen3_5", "--steps", "2", "--width", "64", "--layers", "4", "--batch", "2"]
+    script = str(EXAMPLES / "pretrain_decoder.py")
+    command = [sys.executable, script, *shape, "--vocab-size", "600", "--out", str(tmp_path / "decoder")]
+    done = subprocess.run([*command, str(tmp_path / "docs.jsonl")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    command = [sys.executable, str(EXAMPLES / "recurrent_layers.py"), "--decoder", str(tmp_path / "decoder")]
+    command += ["--out", str(tmp_path / "out"), "--steps", "6", "--seeds", "0", "--modes", "two-way"]
+    environment = {**os.environ, "UNMASK_DATA": str(data_folder)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "## two-way" in done.stdout
+    assert "| chunking F1 |" in done.stdout
+    config = json.loads((tmp_path / "out" / "two-way-6-0" / "encoder" / "config.json").read_text())
+    assert config["unmask_recurrent"]["mode"] == "two-way"

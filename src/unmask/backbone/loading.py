@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from unmask.backbone.recurrent import restore_reading
-from unmask.backbone.structure import decoder_layers, text_config, text_part
+from unmask.backbone.structure import decoder_layers, text_config, text_part, token_states
 from unmask.backbone.tiny import tiny_config, tiny_model
 from unmask.errors import ArtifactError
 
@@ -138,6 +138,7 @@ def load_twin(name: str, *, whole: bool) -> Any:
     try:
         config = text_part(transformers.AutoConfig.from_pretrained(source, trust_remote_code=False))
         twin = tiny_model(tiny_config(config, layers=config.num_hidden_layers if whole else None), head=False)
+        token_states(twin, torch.arange(20, 28)[None])
     except _UNREADABLE as error:
         raise ArtifactError(f"{name}: no small model can be made from its config ({_first_line(error)})") from error
     if whole:

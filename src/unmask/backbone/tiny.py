@@ -82,7 +82,10 @@ def tiny_config(config: Any, *, layers: int | None = None, **overrides: Any) -> 
     values = config.to_dict()
     total = next((values[name] for name in _LAYERS if isinstance(values.get(name), int)), 1)
     keep = min(total, layers or _layers_to_keep(values, total))
-    small = _shrink(values, total, keep) | overrides
+    small = _shrink(values, total, keep)
+    if {"expand", "num_heads", "head_dim"} <= set(values):  # Mamba-2 ties the three together
+        small["num_heads"] = small["hidden_size"] * values["expand"] // small["head_dim"]
+    small |= overrides
     for name in ("model_type", "transformers_version", "architectures", "dtype", "layer_types"):
         if name != "layer_types" or small.get(name) is None:
             small.pop(name, None)
@@ -121,6 +124,8 @@ def _shrink(values: dict[str, Any], total: int, keep: int) -> dict[str, Any]:
             small[name] = value[:keep]
         elif name == "per_layer_config" and isinstance(value, dict):
             small[name] = {k: _shrink(v, total, keep) for k, v in value.items() if int(k) < keep}
+        elif name == "rope_parameters" and isinstance(value, dict):
+            small[name] = _plain_rope(value)
         elif name == "compress_rates" and isinstance(value, dict):
             small[name] = {kind: min(rate, 8) for kind, rate in value.items()}
         elif isinstance(value, dict) and name.endswith("_config"):
@@ -129,9 +134,25 @@ def _shrink(values: dict[str, Any], total: int, keep: int) -> dict[str, Any]:
             small[name] = value
         elif name in _SHARED_HEADS:
             others = values.get(_SHARED_HEADS[name])
-            small[name] = 4 if value == others else min(value, 2)
+            small[name] = _few(value) if value == others else min(value, 2)
+        elif _SMALL.get(name) == 4:
+            small[name] = _few(value)
         elif name == "attention_hidden_size":  # Zamba attends in twice the width
             small[name] = 64 * value // int(values["hidden_size"])
         else:
             small[name] = min(value, _SMALL.get(name, value))
     return small
+
+
+def _plain_rope(rope: dict[str, Any]) -> dict[str, Any]:
+    """Rotary positions without stretching, whose tables fit one head width; it has no say in who sees whom."""
+    if "rope_type" not in rope:  # one set a kind of layer
+        return {kind: _plain_rope(value) if isinstance(value, dict) else value for kind, value in rope.items()}
+    if rope["rope_type"] in ("default", "proportional"):
+        return rope
+    return {"rope_type": "default"} | {k: rope[k] for k in ("rope_theta", "partial_rotary_factor") if k in rope}
+
+
+def _few(count: int) -> int:
+    """Heads or experts: four, two or one, which divide every small width."""
+    return 4 if count >= 4 else min(count, 2)
