@@ -54,7 +54,7 @@ def test_chunked_attention_is_refused_unless_lifted():
 def test_what_goes_wrong_beyond_the_window_is_found_on_a_tiny_twin():
     # With 2048 picked tokens the probes of the model itself are too short to show that padding changes the pick.
     model = small("deepseek_v32", index_topk=100, num_experts_per_tok=2)
-    with pytest.raises(ConversionError, match=r"longer than its window, states change with padding .*window='lift'"):
+    with pytest.raises(ConversionError, match=r"longer than its window, states move with padding .*window='lift'"):
         convert(model)
     assert convert(model, window="lift").bidirectional
 

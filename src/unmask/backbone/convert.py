@@ -1,8 +1,9 @@
 """Step 1: turn a decoder bidirectional and prove it, or refuse."""
 
 import logging
-from typing import Any
+from collections.abc import Sequence
 
+import torch
 from torch import nn
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -16,8 +17,15 @@ from unmask.backbone.attention import (
     window_mode,
 )
 from unmask.backbone.probes import layer_reach, padding_shift
-from unmask.backbone.recurrent import Recurrent, install_reading, one_sided_mixers, recurrent_mode, remove_reading
-from unmask.backbone.structure import family, text_config
+from unmask.backbone.recurrent import (
+    Recurrent,
+    install_reading,
+    installed_mixers,
+    one_sided_mixers,
+    recurrent_mode,
+    remove_reading,
+)
+from unmask.backbone.structure import body, decoder_layers, family, text_config
 from unmask.backbone.tiny import tiny_config, tiny_model
 from unmask.backbone.verify import VerificationReport, backend_in_use, named, verify
 from unmask.errors import ConversionError
@@ -34,7 +42,11 @@ _ENCODER = "there is nothing to convert. TextEncoder.load opens encoders as they
 
 
 def convert(
-    model: nn.Module, *, recurrent: Recurrent | None = None, window: Window | None = None
+    model: nn.Module,
+    *,
+    recurrent: Recurrent | None = None,
+    window: Window | None = None,
+    backends: Sequence[str] | None = None,
 ) -> VerificationReport:
     """Make a transformers decoder bidirectional, in place, and verify every layer.
 
@@ -47,6 +59,7 @@ def convert(
             reading left to right) or `two-way` (each reads the text and the reversed text, and the mean is used). By
             default what the config says of an earlier conversion, else refuse.
         window: `keep` sliding windows, which become two-sided, or `lift` them. By default what the config says.
+        backends: attention implementations to verify in; by default eager, sdpa and the one in use.
 
     Returns:
         The verification report. The backend in use passed in every layer (but for those that `forward` leaves);
@@ -56,15 +69,17 @@ def convert(
         ConversionError: not a decoder, or a layer that stays causal; the model is left as it was.
     """
     require_decoder(model)
-    before = attention_mode(model), window_mode(model), recurrent_mode(model)
+    attention, lifted, reading = attention_mode(model), window_mode(model), recurrent_mode(model)
+    mixers = installed_mixers(model)
     try:
-        return _turn(model, recurrent or before[2] or "refuse", window or before[1])
+        return _turn(model, recurrent or reading or "refuse", window or lifted, backends)
     except ConversionError:
-        if before[2] is None:
-            remove_reading(model)
-        if before[1] == "keep":
+        remove_reading(model)
+        if reading is not None:
+            install_reading(model, mixers, reading)
+        if lifted == "keep":
             restore_windows(model)
-        set_attention_mode(model, before[0])
+        set_attention_mode(model, attention)
         raise
 
 
@@ -84,7 +99,7 @@ def require_decoder(model: nn.Module) -> None:
         raise ConversionError(f"{name} is an encoder: its attention is bidirectional already; {_ENCODER}")
 
 
-def _turn(model: nn.Module, recurrent: Recurrent, window: Window) -> VerificationReport:
+def _turn(model: nn.Module, recurrent: Recurrent, window: Window, backends: Sequence[str] | None) -> VerificationReport:
     """Set all that is asked for, and prove it.
 
     Raises:
@@ -97,13 +112,13 @@ def _turn(model: nn.Module, recurrent: Recurrent, window: Window) -> Verificatio
             f"({_classes(model, left)}). Choose recurrent='two-way' to let each read in both directions, or 'forward' "
             "to leave them as they are."
         )
-    report = verify(model)
+    report = verify(model, backends=backends)
     backend = backend_in_use(model)
     if recurrent == "forward" and left:
         _allow(report, left, model)
     elif report.one_sided:
         raise ConversionError(f"{family(model)}: {named(report.one_sided)} still read left to right.")
-    problem = _problem(report, backend) or _problem_beyond_limits(model, recurrent, window)
+    problem = _problem(report, backend) or _problem_of_twin(model, recurrent, window)
     if problem:
         known = f" {_WHY[family(model)]}" if family(model) in _WHY else ""
         raise ConversionError(
@@ -134,13 +149,14 @@ def _set(model: nn.Module, recurrent: Recurrent, window: Window) -> list[str]:
 
 
 def _classes(model: nn.Module, names: list[str]) -> str:
-    inner: Any = getattr(model, "base_model", model)
-    return ", ".join(sorted({type(inner.get_submodule(name)).__name__ for name in names}))
+    return ", ".join(sorted({type(body(model).get_submodule(name)).__name__ for name in names}))
 
 
 def _allow(report: VerificationReport, left: list[str], model: nn.Module) -> None:
     """Mark the layers that `forward` leaves one-sided, and say how many they are."""
-    blind = sorted({check.layer for check in report.failures(backend_in_use(model)) if check.blind})
+    modules = {body(model).get_submodule(name) for name in left}
+    mixed = {i for i, layer in enumerate(decoder_layers(model)) if modules & set(layer.modules())}
+    blind = mixed & {check.layer for check in report.failures(backend_in_use(model)) if check.blind}
     total = len({check.layer for check in report.checks})
     logger.warning(
         "%s: %d of %d layers still read left to right (recurrent='forward'; %s).",
@@ -162,15 +178,16 @@ def _problem(report: VerificationReport, backend: str) -> str:
         first = failures[0]
         return f"layer {first.layer} ({first.mixer}) {first.reason()} ({len(failures)} of {total} layers fail).{advice}"
     if report.depends_on_padding(backend):
-        return (
-            f"the states of a text change with padding, by {report.padding_shift[backend]:.2g} of the largest.{advice}"
-        )
+        return f"the states of a text move with padding, by {report.padding_shift[backend]:.2g} of their size.{advice}"
     return "" if any(c.looks_back for c in report.checks) else "no layer was seen to mix tokens."
 
 
-def _problem_beyond_limits(model: nn.Module, recurrent: Recurrent, window: Window) -> str:
-    """What goes wrong in texts longer than the family's windows, shown on a tiny twin whose windows are short."""
-    if not has_limits(model):
+def _problem_of_twin(model: nn.Module, recurrent: Recurrent, window: Window) -> str:
+    """What a tiny twin in float32 shows and the model cannot.
+
+    Its windows are short enough to be crossed, and sixteen-bit rounding does not cover a dependence on padding.
+    """
+    if not has_limits(model) and next(model.parameters()).dtype == torch.float32:
         return ""
     advice = "" if window == "lift" else " Choose window='lift' to let every layer look at the whole text."
     try:
@@ -181,7 +198,7 @@ def _problem_beyond_limits(model: nn.Module, recurrent: Recurrent, window: Windo
         uneven = [(i, *both) for i, both in enumerate(layer_reach(twin)) if both[0] > both[1] + 1]
         shift = padding_shift(twin)
     except Exception as error:  # sizes that do not shrink together say nothing about the model itself
-        logger.warning("%s: not checked on texts longer than its windows (%s).", family(model), error)
+        logger.warning("%s: no tiny twin of it runs (%s), so windows were not tried.", family(model), error)
         return ""
     if uneven and recurrent != "forward":
         layer, back, ahead = uneven[0]
@@ -190,8 +207,6 @@ def _problem_beyond_limits(model: nn.Module, recurrent: Recurrent, window: Windo
             f"({back} to {ahead} tokens in a tiny twin).{advice}"
         )
     if shift > 1e-3:
-        return (
-            "in texts longer than its window, states change with padding "
-            f"(by {shift:.2g} of the largest in a tiny twin).{advice}"
-        )
+        where = "in texts longer than its window, " if has_limits(model) else ""
+        return f"{where}states move with padding (by {shift:.2g} of their size in a tiny twin).{advice}"
     return ""

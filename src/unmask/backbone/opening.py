@@ -21,7 +21,7 @@ from unmask.backbone.convert import convert
 from unmask.backbone.lora import load_lora, merge_lora
 from unmask.backbone.recurrent import Recurrent, install_reading, installed_mixers, recurrent_mode, remove_reading
 from unmask.backbone.structure import text_config
-from unmask.backbone.verify import first_sees_last
+from unmask.backbone.verify import backend_in_use, first_sees_last
 from unmask.errors import ArtifactError, ConversionError
 
 
@@ -66,7 +66,7 @@ def turn(model: nn.Module, sight: Sight) -> None:
     elif says == "causal" or asked:
         if first_sees_last(model) and not asked:
             return  # an encoder
-        convert(model, recurrent=sight.recurrent, window=sight.window)
+        convert(model, recurrent=sight.recurrent, window=sight.window, backends=[backend_in_use(model)])
         return
     else:
         try:

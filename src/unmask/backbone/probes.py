@@ -162,7 +162,7 @@ def layer_reach(model: nn.Module, tokens: int = LONG) -> list[tuple[int, int]]:
 
 @torch.no_grad()
 def padding_shift(model: nn.Module) -> float:
-    """Largest change that padding makes to a text's states, as a share of the largest state: 0 up to rounding."""
+    """How far padding moves a text's states, relative to their size (Frobenius norms): 0 up to rounding."""
     longest = min(LONG, int(getattr(text_config(model), "max_position_embeddings", None) or LONG))
     lengths = [longest, longest * 2 // 3 - 1, LENGTH - 1]
     alone = [
@@ -174,7 +174,7 @@ def padding_shift(model: nn.Module) -> float:
         states = token_states(model, batch.input_ids, batch.attention_mask, batch.position_ids)
         for row, expected in enumerate(alone):
             found = states[row, batch.attention_mask[row].bool()].float()
-            change = (found - expected[0].float()).abs().max() / expected.float().abs().max()
+            change = (found - expected[0].float()).norm() / expected.float().norm()
             shift = max(shift, float(change.nan_to_num(1.0)))
     return shift
 

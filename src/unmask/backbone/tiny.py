@@ -122,14 +122,8 @@ def _shrink(values: dict[str, Any], total: int, keep: int) -> dict[str, Any]:
             small[name] = keep
         elif isinstance(value, list) and len(value) == total:
             small[name] = value[:keep]
-        elif name == "per_layer_config" and isinstance(value, dict):
-            small[name] = {k: _shrink(v, total, keep) for k, v in value.items() if int(k) < keep}
-        elif name == "rope_parameters" and isinstance(value, dict):
-            small[name] = _plain_rope(value)
-        elif name == "compress_rates" and isinstance(value, dict):
-            small[name] = {kind: min(rate, 8) for kind, rate in value.items()}
-        elif isinstance(value, dict) and name.endswith("_config"):
-            small[name] = _shrink(value, total, keep)
+        elif isinstance(value, dict):
+            small[name] = _shrink_group(name, value, total, keep)
         elif not isinstance(value, int) or isinstance(value, bool) or value < 0:
             small[name] = value
         elif name in _SHARED_HEADS:
@@ -142,6 +136,17 @@ def _shrink(values: dict[str, Any], total: int, keep: int) -> dict[str, Any]:
         else:
             small[name] = min(value, _SMALL.get(name, value))
     return small
+
+
+def _shrink_group(name: str, value: dict[str, Any], total: int, keep: int) -> dict[str, Any]:
+    """A config within the config."""
+    if name == "per_layer_config":
+        return {k: _shrink(v, total, keep) for k, v in value.items() if int(k) < keep}
+    if name == "rope_parameters":
+        return _plain_rope(value)
+    if name == "compress_rates":
+        return {kind: min(rate, 8) for kind, rate in value.items()}
+    return _shrink(value, total, keep) if name.endswith("_config") else value
 
 
 def _plain_rope(rope: dict[str, Any]) -> dict[str, Any]:
