@@ -141,6 +141,8 @@ class TextEncoder:
             device=device or default_device(),
         )
         saved = read_sight(folders[-1]) if folders else {}
+        if (attention or saved.get("attention")) == "causal":
+            saved = {"attention": "causal"}
         asked = {"attention": attention, "recurrent": recurrent, "window": window}
         turn(model, Sight(**saved | {k: v for k, v in asked.items() if v is not None}))
         wrapper = attach_adapters(model, folders, merge=merge)
@@ -305,6 +307,8 @@ class TextEncoder:
         with as_causal(self.model), self._adapter.disable_adapter() if self._adapter else nullcontext():
             replace_body(causal_lm, self.model)
             yield causal_lm
+        if self._adapter:
+            self.model.requires_grad_(False)  # peft turns its weights' gradients on again
 
     def save(self, folder: str | Path) -> None:
         """Write an encoder folder that sentence-transformers opens without this package.
@@ -314,8 +318,9 @@ class TextEncoder:
         """
         if self._adapter is not None:
             raise ArtifactError("This encoder keeps its adapters apart; open it with merge=True to save it.")
+        lineage = ({"base": self._base} if self._base else {}) | self.lineage
         gaps = gaps_elsewhere(self.model)
-        write_encoder(Path(folder), self.model, self.tokenizer, self.settings, self.lineage, gaps=gaps)
+        write_encoder(Path(folder), self.model, self.tokenizer, self.settings, lineage, gaps=gaps)
 
     def _states(self, batch: PaddedBatch) -> torch.Tensor:
         with torch.inference_mode():

@@ -1,11 +1,13 @@
 """Every name in transformers' causal-LM mapping: which are text decoders, and how to build a tiny one."""
 
+from functools import cache
 from typing import Any
 
 from transformers import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from unmask.backbone.tiny import tiny_config
+from unmask.backbone.tiny import tiny_config, tiny_model
+from unmask.backbone.verify import verify
 
 # What a default config leaves open and every published checkpoint of the family sets, or what makes a tiny one whole.
 OVERRIDES: dict[str, dict[str, Any]] = {
@@ -65,8 +67,13 @@ def reason_aside(name: str) -> str | None:
         return f"a multimodal model around the text model `{text.model_type}`"
     if getattr(config, "is_encoder_decoder", False) or hasattr(config, "encoder_layers"):
         return _SEQ2SEQ
-    is_bert = type(config).__doc__ and not getattr(config, "is_decoder", True) and name != "reformer"
-    return _ENCODERS if is_bert else None
+    return _ENCODERS if not getattr(config, "is_decoder", True) and _sees_both_sides(name) else None
+
+
+@cache
+def _sees_both_sides(name: str) -> bool:
+    """True for BERT and its kin: bidirectional as they come, though listed among the causal models."""
+    return bool(verify(tiny_model(family_config(name), head=False)).bidirectional)
 
 
 def family_config(name: str) -> Any:

@@ -40,6 +40,7 @@ class Row:
     forward: int = 0  # layers that still read left to right with recurrent: forward
     mixers: set[str] = field(default_factory=set)
     mntp: str = ""  # why the logits path does not work
+    half: str = ""  # why it does not convert in bfloat16
     packs: bool = False
     gaps: list[str] = field(default_factory=list)
     reason: str = ""  # of the refusal
@@ -62,6 +63,7 @@ def measure(name: str) -> Row:
         row.gaps = gaps_elsewhere(model)
         row.naive = _naive(name)
         row.mntp = _logits_path(name, recurrent, window)
+        row.half = _half(name, recurrent, window)
         if recurrent != "refuse":
             _forward(row)
         break
@@ -85,6 +87,15 @@ def _forward(row: Row) -> None:
     report = convert(model, recurrent="forward", window=row.window)
     row.forward = len({check.layer for check in report.checks if check.blind})
     row.mixers = {type(model.get_submodule(name)).__name__ for name in model.config.unmask_recurrent["mixers"]}
+
+
+def _half(name: str, recurrent: str, window: str) -> str:
+    """Does the same hold for weights of sixteen bits?"""
+    try:
+        convert(_build(name).to(torch.bfloat16), recurrent=recurrent, window=window)
+    except ConversionError as error:
+        return str(error)
+    return ""
 
 
 def _logits_path(name: str, recurrent: str, window: str) -> str:
@@ -121,7 +132,8 @@ make support
 - *layers*: see both sides / all. A layer that is an MLP alone mixes no tokens and does not count.
 - *needed*: what `is_causal: false` in the config does not do by itself. `switches`: attributes and mask buffers of the
   attention modules, which `convert` sets. `window lift`, `recurrent two-way`: options you must choose, because they
-  change more than the mask; without them the family is refused and the message names them.
+  change more than the mask; without them the family is refused and the message names them. `float32`: refused in
+  bfloat16, in which all others are converted too.
 - *opens elsewhere*: whether plain transformers, and so sentence-transformers, reads the saved folder alike.
 - *packs*: MNTP trains on several documents in a row, each seeing itself only; otherwise one document a row.
 
@@ -174,6 +186,7 @@ def _line(row: Row) -> str:
     seeing = {check.layer for check in row.report.checks if check.bidirectional} & mixing
     needed = [f"window {row.window}"] * (row.window != "keep") + [f"recurrent {row.recurrent}"] * bool(row.mixers)
     needed = needed or ["switches"] * (not row.naive)
+    needed += ["float32"] * bool(row.half)
     elsewhere = "no" if row.gaps else "yes"
     cells = (row.family, ", ".join(row.report.backends), f"{len(seeing)}/{len(mixing)}", ", ".join(needed), elsewhere)
     return f"| {' | '.join(cells)} | {'yes' if row.packs else 'no'} |"

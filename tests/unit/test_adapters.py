@@ -134,3 +134,32 @@ def test_a_folder_of_the_released_package_brings_its_settings(base, tmp_path):
     encoder = TextEncoder.load(Path(folder))
     assert (encoder.settings.pooling, encoder.settings.max_length) == ("last", 77)
     assert attention_mode(encoder.model) == "bidirectional"
+
+
+def test_an_adapter_of_a_causal_stage_stays_causal(base, tmp_path):
+    one = adapter(base, tmp_path / "one", 1, attention="causal")
+    assert attention_mode(TextEncoder.load(base, adapters=[one]).model) == "causal"
+    two = adapter(base, tmp_path / "two", 1, attention="bidirectional", window="keep")
+    assert attention_mode(TextEncoder.load(base, adapters=[two], attention="causal").model) == "causal"
+
+
+def test_unmerged_adapters_neither_drop_nor_train(base, tmp_path):
+    folder = adapter(base, tmp_path / "one", 1, attention="bidirectional")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"lora_dropout": 0.5}))
+    encoder = TextEncoder.load(base, adapters=[folder], merge=False, dtype="float32")
+    batch = encoder.pad(encoder.tokenize(TEXTS))
+    assert torch.equal(encoder.module(batch), encoder.module(batch))
+    with encoder.as_decoder():
+        pass
+    assert not any(parameter.requires_grad for parameter in encoder.model.parameters())
+
+
+def test_the_head_is_the_base_models_also_after_saving(base, tmp_path):
+    expected = load_model(str(base), head=True, dtype="float32")
+    ids = torch.arange(20, 32)[None]
+    TextEncoder.load(base, attention="bidirectional", dtype="float32").save(tmp_path / "encoder")
+    with TextEncoder.load(tmp_path / "encoder").as_decoder() as decoder:
+        assert torch.equal(decoder(input_ids=ids).logits, expected(input_ids=ids).logits)
+    with pytest.raises(ArtifactError, match="lack weights of LlamaForCausalLM"):
+        load_model(str(tmp_path / "encoder"), head=True)

@@ -42,7 +42,7 @@ def test_the_config_alone_is_enough(folder, tmp_path, capsys):
     assert [layer["bidirectional"] for layer in report["layers"]] == [False] * 8
     (bare / "config.json").write_text(json.dumps({"model_type": "llama", "num_attention_heads": "many"}))
     with pytest.raises(ArtifactError, match="no small model"):
-        load_twin(str(bare), whole=True)
+        load_twin(str(bare))
 
 
 def test_a_two_way_folder_verifies_and_says_what_others_will_do(folder, tmp_path, capsys):

@@ -5,6 +5,7 @@ import torch
 from transformers import CONFIG_MAPPING
 
 from unmask import ConversionError, TextEncoder, convert, verify
+from unmask.backbone.opening import as_causal
 from unmask.backbone.packing import keeps_pieces_apart
 from unmask.backbone.probes import padding_shift
 from unmask.backbone.recurrent import one_sided_mixers, recurrent_mode
@@ -114,3 +115,51 @@ def test_the_mode_is_saved_and_restored(tokenizer, tmp_path, mode):
     assert abs(loaded.encode(texts) - expected).max() < 1e-6
     assert abs(loaded.encode(texts[:1]) - expected[:1]).max() < 1e-5
     assert verify(loaded.model).bidirectional == (mode == "two-way")
+
+
+def test_a_reading_that_is_put_back_has_its_own_layouts_under_checkpointing():
+    model = hybrid("qwen3_5_text")
+    convert(model, recurrent="two-way")
+    ids = torch.arange(20, 60).view(2, 20)
+    masks = [torch.ones(2, 20, dtype=torch.long) for _ in range(2)]
+    masks[0][1, 12:], masks[1][0, 12:] = 0, 0
+
+    def gradient():
+        model.zero_grad()
+        sum(token_states(model, ids, mask, mask.cumsum(1) - 1).square().mean() for mask in masks).backward()
+        return model.layers[0].linear_attn.in_proj_qkv.weight.grad.clone()
+
+    model.train()
+    plain = gradient()
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    gradient()
+    with as_causal(model):
+        pass
+    assert torch.allclose(gradient(), plain, rtol=1e-4, atol=1e-8)
+
+
+def test_a_model_of_nothing_else_opens_again_as_it_was_left(tokenizer, tmp_path):
+    model = hybrid("mamba", vocab_size=len(tokenizer))
+    convert(model, recurrent="forward")
+    encoder = TextEncoder(model, tokenizer)
+    encoder.save(tmp_path / "encoder")
+    loaded = TextEncoder.load(tmp_path / "encoder")
+    assert abs(loaded.encode(["a text"]) - encoder.encode(["a text"])).max() < 1e-6
+
+
+def test_a_bidirectional_config_alone_does_not_hide_one_sided_layers(tokenizer, tmp_path):
+    model = hybrid("qwen3_5_text", vocab_size=len(tokenizer))
+    model.config.is_causal = False
+    model.save_pretrained(tmp_path / "m")
+    tokenizer.save_pretrained(tmp_path / "m")
+    with pytest.raises(ConversionError, match=r"bidirectional by its config, but layers\.0\.linear_attn"):
+        TextEncoder.load(tmp_path / "m")
+    assert verify(TextEncoder.load(tmp_path / "m", recurrent="two-way").model).bidirectional
+
+
+def test_the_random_state_of_the_caller_is_left_alone():
+    model = hybrid("lfm2")
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    convert(model, recurrent="two-way")
+    assert torch.equal(torch.get_rng_state(), before)

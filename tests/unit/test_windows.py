@@ -78,3 +78,37 @@ def test_a_lifted_window_is_saved(tokenizer, tmp_path):
     assert window_mode(loaded.model) == "lift"
     text = ["word " * 60]
     assert abs(loaded.encode(text) - encoder.encode(text)).max() < 1e-6
+
+
+def test_sixteen_bits_are_checked_on_a_twin_that_is_lifted_too():
+    model = small("deepseek_v32", num_experts_per_tok=2).to(torch.bfloat16)
+    with pytest.raises(ConversionError, match="move with padding"):
+        convert(model)
+    assert convert(model, window="lift").bidirectional
+
+
+@pytest.mark.parametrize("name", ["inkling_text", "qwen4_exp_text"])
+def test_a_lift_that_would_not_survive_saving_is_refused(name):
+    picks = {
+        "indexer_budget": 16,
+        "indexer_compress_ratio": 4,
+        "indexer_n_heads": 2,
+        "indexer_kv_heads": 1,
+        "indexer_head_dim": 16,
+    }
+    model = small(name, **(picks if name == "qwen4_exp_text" else {}))
+    with pytest.raises(ConversionError, match="would not survive saving"):
+        convert(model, recurrent="two-way", window="lift")
+    assert convert(model, recurrent="two-way").bidirectional
+
+
+def test_what_is_asked_for_wins_over_what_was_saved():
+    model = small("lfm3")
+    convert(model, recurrent="two-way", window="lift")
+    convert(model, recurrent="forward", window="keep")
+    assert window_mode(model) == "keep"
+    assert (16, 16) in layer_reach(model)
+    assert model.config.unmask_recurrent["mode"] == "forward"
+    with pytest.raises(ConversionError, match="two-way"):
+        convert(model, recurrent="refuse")
+    assert model.config.unmask_recurrent["mode"] == "forward"

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from unmask.backbone.structure import decoder_layers, decoder_modules, text_config
+from unmask.backbone.structure import LIFTED_KEY, decoder_layers, decoder_modules, text_config
 from unmask.errors import ConversionError
 
 AttentionMode = Literal["causal", "bidirectional"]
@@ -22,7 +22,7 @@ WINDOWS: tuple[Window, ...] = ("keep", "lift")
 
 _WAS_CAUSAL = "_unmask_was_causal"
 _TRIANGLES = "_unmask_triangles"
-_LIFTED = "unmask_lifted"  # in the config: the windows as they were
+_BEFORE_LIFT = "_unmask_before_lift"
 _WINDOW_KEYS = ("sliding_window", "sliding_window_size", "attention_window_size", "window_size")
 _PICK_KEYS = ("index_topk", "index_topk_blocks", "indexer_budget", "keep_window_size")
 _LIMITS = (*_WINDOW_KEYS, *_PICK_KEYS)
@@ -72,7 +72,7 @@ def lift_windows(model: nn.Module) -> None:
     them (Gemma 3).
     """
     config = text_config(model)
-    if getattr(config, _LIFTED, None) is not None:
+    if getattr(config, LIFTED_KEY, None) is not None:
         return
     longest = getattr(config, "max_position_embeddings", None) or _WIDE
     before = {n: getattr(config, n) for n in _LIMITS if isinstance(getattr(config, n, None), int)}
@@ -80,11 +80,14 @@ def lift_windows(model: nn.Module) -> None:
     if "chunked_attention" in kinds:
         before["layer_types"] = list(kinds)
         config.layer_types = ["full_attention" if kind == "chunked_attention" else kind for kind in kinds]
-    setattr(config, _LIFTED, before)
+    setattr(config, LIFTED_KEY, before)
     _set_limits(model, {name: longest for name in before if name != "layer_types"})
     for module in decoder_modules(model):
-        for name in getattr(module, _TRIANGLES, ()):
-            module.get_buffer(name).fill_(1)
+        buffers = {name: module.get_buffer(name) for name in getattr(module, _TRIANGLES, ())}
+        if buffers:
+            setattr(module, _BEFORE_LIFT, {name: buffer.clone() for name, buffer in buffers.items()})
+        for buffer in buffers.values():
+            buffer.fill_(1)
 
 
 def restore_windows(model: nn.Module) -> None:
@@ -94,20 +97,24 @@ def restore_windows(model: nn.Module) -> None:
         ConversionError: the windows were part of buffers (GPT-Neo), which do not say any more where they ended.
     """
     config = text_config(model)
-    before = getattr(config, _LIFTED, None)
+    before = getattr(config, LIFTED_KEY, None)
     if before is None:
         return
-    if any(hasattr(module, _TRIANGLES) for module in decoder_modules(model)):
+    with_masks = [module for module in decoder_modules(model) if hasattr(module, _TRIANGLES)]
+    if any(not hasattr(module, _BEFORE_LIFT) for module in with_masks):
         raise ConversionError("The windows of this family lie in its masks and were lifted; load the base model again.")
+    for module in with_masks:
+        for name, buffer in module.__dict__.pop(_BEFORE_LIFT).items():
+            module.get_buffer(name).copy_(buffer)
     if "layer_types" in before:
         config.layer_types = before["layer_types"]
     _set_limits(model, {name: value for name, value in before.items() if name != "layer_types"})
-    delattr(config, _LIFTED)
+    delattr(config, LIFTED_KEY)
 
 
 def window_mode(model: nn.Module) -> Window:
     """Whether windows were lifted, as the config says."""
-    return "keep" if getattr(text_config(model), _LIFTED, None) is None else "lift"
+    return "keep" if getattr(text_config(model), LIFTED_KEY, None) is None else "lift"
 
 
 def _set_limits(model: nn.Module, limits: dict[str, int]) -> None:

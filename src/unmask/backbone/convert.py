@@ -16,7 +16,7 @@ from unmask.backbone.attention import (
     set_attention_mode,
     window_mode,
 )
-from unmask.backbone.probes import layer_reach, padding_shift
+from unmask.backbone.probes import LONG, layer_reach, padding_shift
 from unmask.backbone.recurrent import (
     Recurrent,
     install_reading,
@@ -24,8 +24,9 @@ from unmask.backbone.recurrent import (
     one_sided_mixers,
     recurrent_mode,
     remove_reading,
+    restore_reading,
 )
-from unmask.backbone.structure import body, decoder_layers, family, text_config
+from unmask.backbone.structure import body, decoder_layers, family, text_config, token_states
 from unmask.backbone.tiny import tiny_config, tiny_model
 from unmask.backbone.verify import VerificationReport, backend_in_use, named, verify
 from unmask.errors import ConversionError
@@ -73,7 +74,7 @@ def convert(
     mixers = installed_mixers(model)
     try:
         return _turn(model, recurrent or reading or "refuse", window or lifted, backends)
-    except ConversionError:
+    except BaseException:
         remove_reading(model)
         if reading is not None:
             install_reading(model, mixers, reading)
@@ -135,9 +136,12 @@ def _turn(model: nn.Module, recurrent: Recurrent, window: Window, backends: Sequ
 
 def _set(model: nn.Module, recurrent: Recurrent, window: Window) -> list[str]:
     """Turn attention, windows and mixers; returns the modules that read left to right by themselves."""
+    remove_reading(model)
     set_attention_mode(model, "bidirectional")
     if window == "lift":
         lift_windows(model)
+    else:
+        restore_windows(model)
     try:
         left = one_sided_mixers(model)
     except Exception as error:  # a family whose class fails in this backend: verify says how
@@ -187,7 +191,8 @@ def _problem_of_twin(model: nn.Module, recurrent: Recurrent, window: Window) -> 
 
     Its windows are short enough to be crossed, and sixteen-bit rounding does not cover a dependence on padding.
     """
-    if not has_limits(model) and next(model.parameters()).dtype == torch.float32:
+    limited = window == "lift" or has_limits(model)
+    if not limited and next(model.parameters()).dtype == torch.float32:
         return ""
     advice = "" if window == "lift" else " Choose window='lift' to let every layer look at the whole text."
     try:
@@ -197,9 +202,12 @@ def _problem_of_twin(model: nn.Module, recurrent: Recurrent, window: Window) -> 
         _set(twin, recurrent, window)
         uneven = [(i, *both) for i, both in enumerate(layer_reach(twin)) if both[0] > both[1] + 1]
         shift = padding_shift(twin)
+        lost = window == "lift" and not _lift_survives_saving(twin)
     except Exception as error:  # sizes that do not shrink together say nothing about the model itself
         logger.warning("%s: no tiny twin of it runs (%s), so windows were not tried.", family(model), error)
         return ""
+    if lost:
+        return "its windows are part of its weights or of its modules' own state, so a lift would not survive saving."
     if uneven and recurrent != "forward":
         layer, back, ahead = uneven[0]
         return (
@@ -207,6 +215,20 @@ def _problem_of_twin(model: nn.Module, recurrent: Recurrent, window: Window) -> 
             f"({back} to {ahead} tokens in a tiny twin).{advice}"
         )
     if shift > 1e-3:
-        where = "in texts longer than its window, " if has_limits(model) else ""
+        where = "in texts longer than its window, " if limited else ""
         return f"{where}states move with padding (by {shift:.2g} of their size in a tiny twin).{advice}"
     return ""
+
+
+def _lift_survives_saving(twin: nn.Module) -> bool:
+    """True if a model built from the lifted config takes the same weights and gives the same states."""
+    again = tiny_model(text_config(twin), head=False, seed=1)
+    try:
+        again.load_state_dict(twin.state_dict())
+    except RuntimeError:  # other shapes
+        return False
+    set_attention_mode(again, "bidirectional")
+    restore_reading(again)
+    ids = torch.arange(LONG)[None] + 20
+    with torch.no_grad():
+        return bool(torch.allclose(token_states(twin, ids), token_states(again, ids), atol=1e-5))

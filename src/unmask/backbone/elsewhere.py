@@ -6,7 +6,7 @@ from torch import nn
 
 from unmask.backbone.attention import attention_mode
 from unmask.backbone.recurrent import installed_mixers, recurrent_mode
-from unmask.backbone.structure import family, text_config
+from unmask.backbone.structure import body, decoder_layers, family, text_config
 from unmask.backbone.tiny import tiny_config, tiny_model
 from unmask.backbone.verify import backend_in_use, named, verify
 
@@ -32,11 +32,17 @@ def gaps_elsewhere(model: nn.Module) -> list[str]:
     except Exception as error:  # sizes that do not shrink together say nothing about the model itself
         logger.warning("%s: not checked how other runtimes read it (%s).", family(model), error)
         return gaps
-    mixed = {int(part) for name in installed_mixers(model) for part in name.split(".")[1:2]}
+    modules = {body(model).get_submodule(name) for name in installed_mixers(model)}
+    mixed = {i for i, layer in enumerate(decoder_layers(model)) if modules & set(layer.modules())}
     blind = [check for check in report.failures() if check.layer not in mixed]
     if blind:
         gaps.append(
             f"Plain transformers does not obey `is_causal: false` for {family(model)}: layer {blind[0].layer} "
             f"{blind[0].reason()}. Other runtimes will give other vectors; load this folder with unmask.TextEncoder."
+        )
+    elif any(map(report.depends_on_padding, report.backends)):
+        gaps.append(
+            f"In plain transformers padding moves the states of a text in {family(model)}; encode one text at a time "
+            "there."
         )
     return gaps

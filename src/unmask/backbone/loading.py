@@ -13,8 +13,9 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 
-from unmask.backbone.recurrent import restore_reading
-from unmask.backbone.structure import decoder_layers, text_config, text_part, token_states
+from unmask.backbone.attention import lift_windows
+from unmask.backbone.recurrent import install_reading, restore_reading
+from unmask.backbone.structure import LIFTED_KEY, RECURRENT_KEY, decoder_layers, text_config, text_part, token_states
 from unmask.backbone.tiny import tiny_config, tiny_model
 from unmask.errors import ArtifactError
 
@@ -114,20 +115,23 @@ def load_model(
     if attention_implementation:
         extra["attn_implementation"] = attention_implementation
     try:
-        model = loader.from_pretrained(source, dtype=dtype, use_safetensors=True, trust_remote_code=False, **extra)
+        model, report = loader.from_pretrained(
+            source, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **extra
+        )
         model = model if device is None else model.to(device)
     except _UNREADABLE as error:
         raise ArtifactError(f"{name}: cannot be loaded ({_first_line(error)})") from error
+    if report["missing_keys"]:
+        lacking = ", ".join(sorted(report["missing_keys"])[:3])
+        raise ArtifactError(f"{name}: its files lack weights of {type(model).__name__} ({lacking}).")
     restore_reading(model)
     return model.eval()
 
 
-def load_twin(name: str, *, whole: bool) -> Any:
-    """A small random model without head from a model's config alone.
+def load_twin(name: str) -> Any:
+    """A small random model without head, with all its layers, from a model's config alone.
 
-    Args:
-        name: see `resolve_model`; a folder needs no more than its config.json.
-        whole: with all layers; otherwise with enough to hold every kind of them.
+    Windows are lifted and mixers read as the config says. A folder needs no more than its config.json.
 
     Raises:
         ArtifactError: there is no readable config, or its sizes do not shrink together.
@@ -137,12 +141,15 @@ def load_twin(name: str, *, whole: bool) -> Any:
     source = name if (Path(name) / "config.json").is_file() else resolve_model(name)
     try:
         config = text_part(transformers.AutoConfig.from_pretrained(source, trust_remote_code=False))
-        twin = tiny_model(tiny_config(config, layers=config.num_hidden_layers if whole else None), head=False)
+        twin = tiny_model(tiny_config(config, layers=config.num_hidden_layers), head=False)
         token_states(twin, torch.arange(20, 28)[None])
     except _UNREADABLE as error:
         raise ArtifactError(f"{name}: no small model can be made from its config ({_first_line(error)})") from error
-    if whole:
-        restore_reading(twin)
+    if getattr(config, LIFTED_KEY, None) is not None:
+        lift_windows(twin)
+    reading = getattr(config, RECURRENT_KEY, None)
+    if reading:
+        install_reading(twin, reading["mixers"], reading["mode"])
     return twin
 
 
@@ -222,7 +229,10 @@ def find_adapters(name: str, adapters: Sequence[str]) -> tuple[str, list[Path]]:
     own = adapter_folder(name)
     if own is None:
         return resolve_model(name), folders
-    base = json.loads((own / _ADAPTER).read_text(encoding="utf-8")).get("base_model_name_or_path")
+    try:
+        base = json.loads((own / _ADAPTER).read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except ValueError as error:
+        raise ArtifactError(f"{own / _ADAPTER} cannot be read as JSON ({error}).") from error
     if not base:
         raise ArtifactError(f"{name} is a LoRA adapter that names no base model; give the base, and it in `adapters`.")
     return resolve_model(base), [own, *folders]

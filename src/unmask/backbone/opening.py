@@ -19,9 +19,16 @@ from unmask.backbone.attention import (
 )
 from unmask.backbone.convert import convert
 from unmask.backbone.lora import load_lora, merge_lora
-from unmask.backbone.recurrent import Recurrent, install_reading, installed_mixers, recurrent_mode, remove_reading
+from unmask.backbone.recurrent import (
+    Recurrent,
+    install_reading,
+    installed_mixers,
+    one_sided_mixers,
+    recurrent_mode,
+    remove_reading,
+)
 from unmask.backbone.structure import text_config
-from unmask.backbone.verify import backend_in_use, first_sees_last
+from unmask.backbone.verify import backend_in_use, first_sees_last, named
 from unmask.errors import ArtifactError, ConversionError
 
 
@@ -42,7 +49,9 @@ class Sight:
 
 def sight_of(model: nn.Module) -> Sight:
     """What a model's config says."""
-    return Sight(attention_mode(model), recurrent_mode(model), window_mode(model))
+    if attention_mode(model) == "causal":
+        return Sight("causal")
+    return Sight("bidirectional", recurrent_mode(model), window_mode(model))
 
 
 def turn(model: nn.Module, sight: Sight) -> None:
@@ -73,6 +82,14 @@ def turn(model: nn.Module, sight: Sight) -> None:
             set_attention_mode(model, mode)
         except ConversionError as error:
             raise ArtifactError(str(error)) from error
+        if recurrent_mode(model) == "forward":
+            return
+        left = one_sided_mixers(model) if recurrent_mode(model) is None and first_sees_last(model) else []
+        if left:
+            raise ConversionError(
+                f"{text_config(model).model_type} is bidirectional by its config, but {named(left)} read left to "
+                "right. Say recurrent='forward' to leave it so, or 'two-way'."
+            )
     if first_sees_last(model) != (mode == "bidirectional"):
         raise ConversionError(
             f"{text_config(model).model_type} was to be {mode}, but its first token "
@@ -97,6 +114,7 @@ def attach_adapters(model: nn.Module, folders: Sequence[Path], *, merge: bool) -
         if merge:
             merge_lora(wrapped)
             wrapped = None
+    model.eval()
     if wrapped is not None:
         wrapped.base_model.set_adapter([f"adapter_{number}" for number in range(len(folders))])
         wrapped.requires_grad_(False)

@@ -20,13 +20,13 @@ import torch
 from torch import nn
 
 from unmask.backbone.probes import each_layer_alone
-from unmask.backbone.structure import body, decoder_layers, first_tensor, text_config, token_states
+from unmask.backbone.structure import RECURRENT_KEY, body, decoder_layers, first_tensor, text_config, token_states
 
 Recurrent = Literal["refuse", "forward", "two-way"]
 RECURRENT: tuple[Recurrent, ...] = ("refuse", "forward", "two-way")
 
-_KEY = "unmask_recurrent"  # in the config, so that it is saved with the model
 _READING = "_unmask_reading"
+_OWN = "_unmask_had_own_forward"
 _PLAIN = "_unmask_plain_forward"
 _HOOK = "_unmask_reading_hook"
 _CHECKPOINT = "_gradient_checkpointing_func"
@@ -69,7 +69,7 @@ class _Reading:
     def keep_for_recomputing(self, layer: nn.Module) -> None:
         """Let a checkpointed layer, run again in the backward pass, find the layout of its own forward pass."""
         func = getattr(layer, _CHECKPOINT, None)
-        if func is None or hasattr(func, _READING):
+        if func is None or getattr(func, _READING, None) is self:
             return
 
         def checkpoint(run: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -82,6 +82,7 @@ class _Reading:
             return func(run_with_layout, *args, **kwargs)
 
         setattr(checkpoint, _READING, self)
+        setattr(checkpoint, _PLAIN, func)
         setattr(layer, _CHECKPOINT, checkpoint)
 
 
@@ -90,13 +91,13 @@ _FORWARD = _Reading("forward")
 
 def recurrent_mode(model: nn.Module) -> Recurrent | None:
     """How a converted model's one-sided mixers read, as its config says; None for models without any."""
-    saved = getattr(text_config(model), _KEY, None)
+    saved = getattr(text_config(model), RECURRENT_KEY, None)
     return saved["mode"] if saved else None
 
 
 def installed_mixers(model: nn.Module) -> list[str]:
     """Names of the modules that `install_reading` was given."""
-    saved = getattr(text_config(model), _KEY, None)
+    saved = getattr(text_config(model), RECURRENT_KEY, None)
     return list(saved["mixers"]) if saved else []
 
 
@@ -116,14 +117,15 @@ def install_reading(model: nn.Module, mixers: list[str], mode: Recurrent) -> Non
         mixer = decoder.get_submodule(name)
         setattr(mixer, _READING, reading)
         setattr(mixer, _PLAIN, mixer.forward)
+        setattr(mixer, _OWN, "forward" in mixer.__dict__)  # of a library that moves weights, for example
         mixer.forward = MethodType(_read, mixer)  # type: ignore[method-assign]
-    setattr(text_config(model), _KEY, {"mode": mode, "mixers": mixers})
+    setattr(text_config(model), RECURRENT_KEY, {"mode": mode, "mixers": mixers})
     decoder.__dict__[_HOOK] = hook
 
 
 def restore_reading(model: nn.Module) -> None:
     """Install on a freshly loaded model what its config says."""
-    saved = getattr(text_config(model), _KEY, None)
+    saved = getattr(text_config(model), RECURRENT_KEY, None)
     if saved and _HOOK not in body(model).__dict__:
         install_reading(model, saved["mixers"], saved["mode"])
 
@@ -136,12 +138,16 @@ def remove_reading(model: nn.Module) -> None:
         hook.remove()
     for module in decoder.modules():
         if module.__dict__.pop(_READING, None) is not None:
-            plain = module.__dict__.pop(_PLAIN)
+            plain, own = module.__dict__.pop(_PLAIN), module.__dict__.pop(_OWN)
             del module.forward
-            if plain.__func__ is not type(module).forward:  # of a library that moves weights
+            if own:
                 module.forward = plain
+    for layer in decoder_layers(model):
+        func = layer.__dict__.get(_CHECKPOINT)
+        if hasattr(func, _READING):
+            setattr(layer, _CHECKPOINT, getattr(func, _PLAIN))
     if recurrent_mode(model) is not None:
-        delattr(text_config(model), _KEY)
+        delattr(text_config(model), RECURRENT_KEY)
 
 
 def one_sided_mixers(model: nn.Module) -> list[str]:
@@ -158,7 +164,8 @@ def one_sided_mixers(model: nn.Module) -> list[str]:
         *(m for layer in layers for m in layer.modules() if m is not layer and not isinstance(m, _POINTWISE))
     } - inside
     config, device = text_config(model), next(model.parameters()).device
-    ids = torch.randint(config.vocab_size // 2, config.vocab_size, (1, _LENGTH), device=device)
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(config.vocab_size // 2, config.vocab_size, (1, _LENGTH), generator=generator).to(device)
     was_training = model.training
     model.eval()
     try:

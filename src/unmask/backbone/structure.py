@@ -8,6 +8,10 @@ from torch import nn
 
 from unmask.errors import ConversionError
 
+# What this package adds to a text config, so that it is saved with the model.
+RECURRENT_KEY = "unmask_recurrent"
+LIFTED_KEY = "unmask_lifted"
+
 
 def text_config(model: nn.Module) -> Any:
     """The config that the text layers read (nested in multimodal models)."""

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from unmask.backbone.structure import LIFTED_KEY, RECURRENT_KEY
+
 _SIZES: dict[int, tuple[str, ...]] = {  # what the names that transformers' configs use shrink to
     64: (
         *("hidden_size", "n_embd", "d_model", "embedding_dim", "lru_width", "word_embed_proj_dim", "emb_dim"),
@@ -80,6 +82,8 @@ def tiny_config(config: Any, *, layers: int | None = None, **overrides: Any) -> 
         A config of the same class.
     """
     values = config.to_dict()
+    values.pop(RECURRENT_KEY, None)
+    values |= values.pop(LIFTED_KEY, None) or {}  # the windows as they were
     total = next((values[name] for name in _LAYERS if isinstance(values.get(name), int)), 1)
     keep = min(total, layers or _layers_to_keep(values, total))
     small = _shrink(values, total, keep)

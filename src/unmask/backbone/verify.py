@@ -18,6 +18,7 @@ from torch import nn
 from unmask.backbone.probes import CASES, layer_gradients, look_back, padding_shift, probe_batch
 from unmask.backbone.recurrent import one_sided_mixers
 from unmask.backbone.structure import decoder_layers, family, text_config, token_states
+from unmask.errors import ConversionError
 
 BACKENDS = ("eager", "sdpa")
 _ROUNDING = {torch.float32: 1e-3, torch.float64: 1e-3}  # largest shift that is no dependence on padding
@@ -106,7 +107,7 @@ class VerificationReport:
 
     def depends_on_padding(self, backend: str) -> bool:
         """True if the states of a text change with the padding around it."""
-        return self.padding_shift.get(backend, 0.0) > self.padding_limit
+        return self.padding_shift[backend] > self.padding_limit
 
     def to_dict(self) -> dict[str, Any]:
         """For `--json`."""
@@ -175,8 +176,11 @@ def verify(model: nn.Module, *, backends: Sequence[str] | None = None) -> Verifi
         for backend in backends:
             try:
                 _set_backend(model, backend)
-                report.checks += _check_backend(model, backend)
+                checks = _check_backend(model, backend)
                 report.padding_shift[backend] = padding_shift(model)
+                report.checks += checks
+            except ConversionError:
+                raise
             except Exception as error:  # a backend that a class does not support fails in many ways
                 message = str(error).strip()
                 report.unusable[backend] = message.splitlines()[0][:200] if message else type(error).__name__

@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     from unmask.backbone.verify import verify
 
     if arguments.config_only:
-        model = load_twin(arguments.model, whole=True)
+        model = load_twin(arguments.model)
     elif arguments.layer_by_layer or not weights_fit(arguments.model):
         model = load_from_disk(arguments.model)
     else:

@@ -41,8 +41,12 @@ class ModelSettings(Settings):
     name: str = Field(description="hub id, folder, or `pocket`")
     dtype: Dtype = Field("auto", description="of the weights, in memory and saved; auto is the model's own")
     attention: AttentionMode = "bidirectional"
-    recurrent: Recurrent = Field("refuse", description="layers that no mask turns: refuse, forward or two-way")
-    window: Window = Field("keep", description="sliding windows: keep (two-sided) or lift")
+    recurrent: Recurrent | None = Field(
+        None, description="layers that no mask turns: refuse, forward or two-way; by default as saved, else refuse"
+    )
+    window: Window | None = Field(
+        None, description="sliding windows: keep (two-sided) or lift; by default as saved, else keep"
+    )
     attention_implementation: str | None = None
     pooling: Pooling = "mean"
     max_length: int = Field(512, ge=1)

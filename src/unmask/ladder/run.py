@@ -127,8 +127,10 @@ def _check_conversion(recipe: Recipe) -> None:
     if sight.attention == "causal":
         return
     try:
-        twin = load_twin(recipe.model.name, whole=False)
-    except ArtifactError:
+        twin = load_twin(recipe.model.name)
+        if recipe.model.attention_implementation:
+            twin.set_attn_implementation(recipe.model.attention_implementation)
+    except (ArtifactError, ValueError, ImportError):
         return  # sizes that do not shrink together; the model itself will tell
     convert(twin, recurrent=sight.recurrent, window=sight.window)
 
