@@ -47,6 +47,7 @@ ASIDE: dict[str, str] = {
     "gemma4_assistant": "a drafting head that reads another model's states",
     "gemma4_unified_assistant": "a drafting head that reads another model's states",
     "xlm": _ENCODERS.replace("is_decoder=True", "causal=True"),
+    "xmod": _ENCODERS,
     "xlnet": "a permutation model: bidirectional as it comes",
     **dict.fromkeys(("git", "mllama", "trocr", "whisper", "musicgen", "musicgen_melody", "moshi"), _OTHER_MODALITY),
 }

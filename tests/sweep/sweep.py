@@ -21,7 +21,7 @@ from unmask.backbone.head import LanguageModelHead
 from unmask.backbone.packing import keeps_pieces_apart
 from unmask.backbone.structure import body, decoder_layers, token_states
 from unmask.backbone.tiny import tiny_model
-from unmask.backbone.verify import VerificationReport, verify
+from unmask.backbone.verify import VerificationReport, backend_in_use, verify
 from unmask.errors import ConversionError
 
 TRIES = (("refuse", "keep"), ("refuse", "lift"), ("two-way", "keep"), ("two-way", "lift"))
@@ -84,7 +84,7 @@ def _naive(name: str) -> bool:
 
 def _forward(row: Row) -> None:
     model = _build(row.family)
-    report = convert(model, recurrent="forward", window=row.window)
+    report = convert(model, recurrent="forward", window=row.window, backends=[backend_in_use(model)])
     row.forward = len({check.layer for check in report.checks if check.blind})
     row.mixers = {type(model.get_submodule(name)).__name__ for name in model.config.unmask_recurrent["mixers"]}
 
@@ -92,7 +92,8 @@ def _forward(row: Row) -> None:
 def _half(name: str, recurrent: str, window: str) -> str:
     """Does the same hold for weights of sixteen bits?"""
     try:
-        convert(_build(name).to(torch.bfloat16), recurrent=recurrent, window=window)
+        model = _build(name).to(torch.bfloat16)
+        convert(model, recurrent=recurrent, window=window, backends=[backend_in_use(model)])
     except ConversionError as error:
         return str(error)
     return ""
@@ -103,7 +104,7 @@ def _logits_path(name: str, recurrent: str, window: str) -> str:
     causal_lm = _build(name, head=True)
     backbone = body(causal_lm)
     try:
-        convert(backbone, recurrent=recurrent, window=window)
+        convert(backbone, recurrent=recurrent, window=window, backends=[backend_in_use(backbone)])
         head = LanguageModelHead(causal_lm)
         head.check(causal_lm)
     except ConversionError as error:

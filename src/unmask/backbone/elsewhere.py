@@ -4,7 +4,7 @@ import logging
 
 from torch import nn
 
-from unmask.backbone.attention import attention_mode
+from unmask.backbone.attention import attention_mode, lift_windows, window_mode
 from unmask.backbone.recurrent import installed_mixers, recurrent_mode
 from unmask.backbone.structure import body, decoder_layers, family, text_config
 from unmask.backbone.tiny import tiny_config, tiny_model
@@ -28,6 +28,9 @@ def gaps_elsewhere(model: nn.Module) -> list[str]:
         )
     try:
         twin = tiny_model(tiny_config(text_config(model)), head=False)
+        if window_mode(model) == "lift":
+            lift_windows(twin)
+            twin = tiny_model(text_config(twin), head=False)
         report = verify(twin, backends=[backend_in_use(twin)])
     except Exception as error:  # sizes that do not shrink together say nothing about the model itself
         logger.warning("%s: not checked how other runtimes read it (%s).", family(model), error)

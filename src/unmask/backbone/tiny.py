@@ -154,12 +154,12 @@ def _shrink_group(name: str, value: dict[str, Any], total: int, keep: int) -> di
 
 
 def _plain_rope(rope: dict[str, Any]) -> dict[str, Any]:
-    """Rotary positions without stretching, whose tables fit one head width; it has no say in who sees whom."""
+    """Rotary positions without tables that fit one head width only; they have no say in who sees whom."""
     if "rope_type" not in rope:  # one set a kind of layer
         return {kind: _plain_rope(value) if isinstance(value, dict) else value for kind, value in rope.items()}
-    if rope["rope_type"] in ("default", "proportional"):
+    if rope["rope_type"] != "longrope":
         return rope
-    return {"rope_type": "default"} | {k: rope[k] for k in ("rope_theta", "partial_rotary_factor") if k in rope}
+    return {name: value for name, value in rope.items() if not isinstance(value, list)} | {"rope_type": "default"}
 
 
 def _few(count: int) -> int:
