@@ -144,9 +144,10 @@ class TextEncoder:
         if (attention or saved.get("attention")) == "causal":
             saved = {"attention": "causal"}
         asked = {"attention": attention, "recurrent": recurrent, "window": window}
-        turn(model, Sight(**saved | {k: v for k, v in asked.items() if v is not None}))
-        wrapper = attach_adapters(model, folders, merge=merge)
         layout = folders[-1] if folders else layout_folder(source)
+        sight = Sight(**saved | {k: v for k, v in asked.items() if v is not None})
+        turn(model, sight, verified=(layout / "unmask.json").is_file())
+        wrapper = attach_adapters(model, folders, merge=merge)
         longest = max_positions(model, tokenizer)
         settings = read_settings(layout, longest) or EncoderSettings(max_length=longest)
         chosen: dict[str, Any] = {

@@ -54,8 +54,13 @@ def sight_of(model: nn.Module) -> Sight:
     return Sight("bidirectional", recurrent_mode(model), window_mode(model))
 
 
-def turn(model: nn.Module, sight: Sight) -> None:
+def turn(model: nn.Module, sight: Sight, *, verified: bool = False) -> None:
     """Set a freshly loaded model to what is asked for, or else to what its config says, and look whether it obeys.
+
+    Args:
+        model: in place.
+        sight: what is asked for.
+        verified: this package saved it, so its modules need not be searched for one-sided ones again.
 
     Raises:
         ArtifactError: no stack of layers.
@@ -84,7 +89,8 @@ def turn(model: nn.Module, sight: Sight) -> None:
             raise ArtifactError(str(error)) from error
         if recurrent_mode(model) == "forward":
             return
-        left = one_sided_mixers(model) if recurrent_mode(model) is None and first_sees_last(model) else []
+        unknown = not verified and recurrent_mode(model) is None
+        left = one_sided_mixers(model) if unknown and first_sees_last(model) else []
         if left:
             raise ConversionError(
                 f"{text_config(model).model_type} is bidirectional by its config, but {named(left)} read left to "
