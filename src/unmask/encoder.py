@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -304,12 +304,14 @@ class TextEncoder:
         """
         if self._base is None:
             raise ArtifactError("as_decoder needs the base model for its head; open the encoder with TextEncoder.load.")
-        causal_lm = load_model(self._base, head=True, dtype=_dtype_name(self.model), device=self.device)
-        with as_causal(self.model), self._adapter.disable_adapter() if self._adapter else nullcontext():
-            replace_body(causal_lm, self.model)
-            yield causal_lm
-        if self._adapter:
-            self.model.requires_grad_(False)  # peft turns its weights' gradients on again
+        causal_lm = load_model(self._base, head=True, device=self.device).to(self.model.dtype)
+        try:
+            with as_causal(self.model), self._adapter.disable_adapter() if self._adapter else nullcontext():
+                replace_body(causal_lm, self.model)
+                yield causal_lm
+        finally:
+            if self._adapter:
+                self.model.requires_grad_(False)  # peft turns its weights' gradients on again
 
     def save(self, folder: str | Path) -> None:
         """Write an encoder folder that sentence-transformers opens without this package.
@@ -350,11 +352,6 @@ class TextEncoder:
             known = ", ".join(sorted(self.settings.prompts)) or "none"
             raise DataError(f"This encoder has no prompt named {name!r}; saved prompts: {known}.")
         return self.settings.prompts[name]
-
-
-def _dtype_name(model: Any) -> Dtype:
-    name: Any = str(next(model.parameters()).dtype).removeprefix("torch.")
-    return name if name in get_args(Dtype) else "auto"  # type: ignore[no-any-return]
 
 
 def convert_and_save(

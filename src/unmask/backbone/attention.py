@@ -18,7 +18,6 @@ from unmask.errors import ConversionError
 
 AttentionMode = Literal["causal", "bidirectional"]
 Window = Literal["keep", "lift"]
-WINDOWS: tuple[Window, ...] = ("keep", "lift")
 
 _WAS_CAUSAL = "_unmask_was_causal"
 _TRIANGLES = "_unmask_triangles"

@@ -21,12 +21,13 @@ from unmask.backbone.recurrent import (
     Recurrent,
     install_reading,
     installed_mixers,
+    layers_with,
     one_sided_mixers,
     recurrent_mode,
     remove_reading,
     restore_reading,
 )
-from unmask.backbone.structure import body, decoder_layers, family, text_config, token_states
+from unmask.backbone.structure import body, family, text_config, token_states
 from unmask.backbone.tiny import tiny_config, tiny_model
 from unmask.backbone.verify import VerificationReport, backend_in_use, named, verify
 from unmask.errors import ConversionError
@@ -158,9 +159,7 @@ def _classes(model: nn.Module, names: list[str]) -> str:
 
 def _allow(report: VerificationReport, left: list[str], model: nn.Module) -> None:
     """Mark the layers that `forward` leaves one-sided, and say how many they are."""
-    modules = {body(model).get_submodule(name) for name in left}
-    mixed = {i for i, layer in enumerate(decoder_layers(model)) if modules & set(layer.modules())}
-    blind = mixed & {check.layer for check in report.failures(backend_in_use(model)) if check.blind}
+    blind = layers_with(model, left) & {check.layer for check in report.failures(backend_in_use(model)) if check.blind}
     total = len({check.layer for check in report.checks})
     logger.warning(
         "%s: %d of %d layers still read left to right (recurrent='forward'; %s).",

@@ -5,8 +5,8 @@ import logging
 from torch import nn
 
 from unmask.backbone.attention import attention_mode, lift_windows, window_mode
-from unmask.backbone.recurrent import installed_mixers, recurrent_mode
-from unmask.backbone.structure import body, decoder_layers, family, text_config
+from unmask.backbone.recurrent import installed_mixers, layers_with, recurrent_mode
+from unmask.backbone.structure import family, text_config
 from unmask.backbone.tiny import tiny_config, tiny_model
 from unmask.backbone.verify import backend_in_use, named, verify
 
@@ -35,8 +35,7 @@ def gaps_elsewhere(model: nn.Module) -> list[str]:
     except Exception as error:  # sizes that do not shrink together say nothing about the model itself
         logger.warning("%s: not checked how other runtimes read it (%s).", family(model), error)
         return gaps
-    modules = {body(model).get_submodule(name) for name in installed_mixers(model)}
-    mixed = {i for i, layer in enumerate(decoder_layers(model)) if modules & set(layer.modules())}
+    mixed = layers_with(model, installed_mixers(model))
     blind = [check for check in report.failures() if check.layer not in mixed]
     if blind:
         gaps.append(

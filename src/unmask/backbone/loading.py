@@ -172,7 +172,7 @@ def load_from_disk(name: str, *, attention_implementation: str | None = None) ->
     places = _places(shape, "", layers)
     with tempfile.TemporaryDirectory() as scratch:  # for weights that the checkpoint holds in another form
         return load_model(
-            *(name,),
+            name,
             head=False,
             attention_implementation=attention_implementation,
             device=None,

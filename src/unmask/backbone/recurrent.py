@@ -19,11 +19,10 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from unmask.backbone.probes import each_layer_alone
+from unmask.backbone.probes import LENGTH, each_layer_alone
 from unmask.backbone.structure import RECURRENT_KEY, body, decoder_layers, first_tensor, text_config, token_states
 
 Recurrent = Literal["refuse", "forward", "two-way"]
-RECURRENT: tuple[Recurrent, ...] = ("refuse", "forward", "two-way")
 
 _READING = "_unmask_reading"
 _OWN = "_unmask_had_own_forward"
@@ -31,7 +30,6 @@ _PLAIN = "_unmask_plain_forward"
 _HOOK = "_unmask_reading_hook"
 _CHECKPOINT = "_gradient_checkpointing_func"
 _POINTWISE = (nn.Linear, nn.Embedding, nn.Dropout, nn.LayerNorm, nn.ModuleList)
-_LENGTH = 8
 
 
 @dataclass(eq=False)
@@ -101,6 +99,12 @@ def installed_mixers(model: nn.Module) -> list[str]:
     return list(saved["mixers"]) if saved else []
 
 
+def layers_with(model: nn.Module, mixers: list[str]) -> set[int]:
+    """Numbers of the layers that hold one of the named modules."""
+    modules = {body(model).get_submodule(name) for name in mixers}
+    return {number for number, layer in enumerate(decoder_layers(model)) if modules & set(layer.modules())}
+
+
 def install_reading(model: nn.Module, mixers: list[str], mode: Recurrent) -> None:
     """Make the named mixers read texts alone, forward or two-way, and note it in the config.
 
@@ -165,7 +169,7 @@ def one_sided_mixers(model: nn.Module) -> list[str]:
     } - inside
     config, device = text_config(model), next(model.parameters()).device
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(config.vocab_size // 2, config.vocab_size, (1, _LENGTH), generator=generator).to(device)
+    ids = torch.randint(config.vocab_size // 2, config.vocab_size, (1, LENGTH), generator=generator).to(device)
     was_training = model.training
     model.eval()
     try:
@@ -177,7 +181,7 @@ def one_sided_mixers(model: nn.Module) -> list[str]:
                 calls.clear()
 
             with each_layer_alone(layers, measure):
-                token_states(model, ids, torch.ones_like(ids), torch.arange(_LENGTH, device=device)[None])
+                token_states(model, ids, torch.ones_like(ids), torch.arange(LENGTH, device=device)[None])
     finally:
         model.train(was_training)
     inner = {child for m in one_sided for child in m.modules() if child is not m}

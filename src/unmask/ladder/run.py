@@ -310,7 +310,11 @@ def _final_encoder(folder: Path, start: str, recipe: Recipe, lineage: dict[str, 
         model = recipe.model
         sight = model.sight()
         opened = TextEncoder.load(
-            *(model.name,), attention=sight.attention, recurrent=sight.recurrent, window=sight.window, dtype=model.dtype
+            model.name,
+            attention=sight.attention,
+            recurrent=sight.recurrent,
+            window=sight.window,
+            dtype=model.dtype,
         )
         encoder = TextEncoder(opened.model, opened.tokenizer, model.encoder_settings())
         encoder.lineage = lineage
