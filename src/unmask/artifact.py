@@ -260,9 +260,13 @@ def _write_word_weights(folder: Path, tokenizer: Any, excluded: list[int]) -> No
 
 
 def read_lineage(folder: Path) -> dict[str, Any]:
-    """Where an encoder's weights came from, as saved; empty for folders that are not ours."""
+    """Where an encoder's weights came from, as saved; empty for folders that say nothing about it."""
     own = folder / "unmask.json"
-    return dict(read_json(own).get("lineage") or {}) if own.is_file() else {}
+    if own.is_file():
+        return dict(read_json(own).get("lineage") or {})
+    if (folder / _RELEASED).is_file():  # every adapter that the paper's authors published went through MNTP
+        return {"stages": [{"name": "mntp", "settings": {"objective": "mntp"}}]}
+    return {}
 
 
 def read_sight(folder: Path) -> dict[str, Any]:

@@ -6,9 +6,10 @@ UnmaskError
 ├── DataError         an input file or text that cannot be used (also a ValueError)
 ├── ArtifactError     a model or encoder folder that cannot be read or written (also a ValueError)
 ├── EncodingError     vectors that are not finite (also a ValueError)
+├── MissingExtraError an optional package is not installed (also an ImportError)
 └── TrainingError     a run that had to stop (also a RuntimeError)
 
-The command line turns the first five into exit code 2 and a TrainingError into exit code 1.
+The command line turns a TrainingError into exit code 1 and all others into exit code 2.
 """
 
 
@@ -34,6 +35,10 @@ class ArtifactError(UnmaskError, ValueError):
 
 class EncodingError(UnmaskError, ValueError):
     """A vector is not finite; names the rows."""
+
+
+class MissingExtraError(UnmaskError, ImportError):
+    """An optional dependency is not there; says how to install it."""
 
 
 class TrainingError(UnmaskError, RuntimeError):

@@ -2,12 +2,13 @@
 
 import io
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 from unmask.analysis.attention import AttentionMap
 
 _INK = "#808894"
-_COLOURS = ("#3b82f6", "#f97316")
+_COLOURS = ("#3b82f6", "#f97316", "#16a34a", "#a855f7", "#e11d48", "#0891b2")
 
 
 def curves_figure(rows: Sequence[Mapping[str, float]], series: Mapping[str, str], label: str) -> str:
@@ -22,6 +23,17 @@ def curves_figure(rows: Sequence[Mapping[str, float]], series: Mapping[str, str]
     axes.set_ylim(bottom=0)
     if len(series) > 1:
         axes.legend(frameon=False, labelcolor=_INK)
+    return _svg(figure)
+
+
+def layers_figure(series: Mapping[str, Sequence[tuple[int, float]]], label: str) -> str:
+    """A figure over layers: one line a name, points of layer number and value."""
+    figure, axes = _figure(6.4, 3.0)
+    for colour, (name, points) in zip(cycle(_COLOURS), series.items(), strict=False):
+        axes.plot(*zip(*points, strict=True), color=colour, label=name, marker="o", markersize=3)
+    axes.set_xlabel("layer (0: embeddings)")
+    axes.set_ylabel(label)
+    axes.legend(frameon=False, labelcolor=_INK)
     return _svg(figure)
 
 

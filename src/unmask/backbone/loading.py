@@ -30,6 +30,7 @@ _UNREADABLE = (  # what transformers and its friends raise on a broken or foreig
     *(SafetensorError, StrictDataclassError),
 )
 _MODELS = ("AutoModel", "AutoModelForCausalLM")
+_ENCODER_HALF = "AutoModelForTextEncoding"  # T5 and its like
 
 
 def resolve_model(name: str) -> str:
@@ -111,7 +112,7 @@ def load_model(
     import transformers
 
     source = resolve_model(name)
-    loader = getattr(transformers, _MODELS[head])
+    loader = getattr(transformers, _MODELS[head] if head or not _has_two_halves(source) else _ENCODER_HALF)
     if attention_implementation:
         extra["attn_implementation"] = attention_implementation
     try:
@@ -121,11 +122,22 @@ def load_model(
         model = model if device is None else model.to(device)
     except _UNREADABLE as error:
         raise ArtifactError(f"{name}: cannot be loaded ({_first_line(error)})") from error
-    if report["missing_keys"]:
-        lacking = ", ".join(sorted(report["missing_keys"])[:3])
+    missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))  # nothing here runs it
+    if missing:
+        lacking = ", ".join(missing[:3])
         raise ArtifactError(f"{name}: its files lack weights of {type(model).__name__} ({lacking}).")
     restore_reading(model)
     return model.eval()
+
+
+def _has_two_halves(source: str) -> bool:
+    """True for an encoder-decoder, whose encoder is what makes vectors."""
+    from transformers import AutoConfig
+
+    try:
+        return bool(getattr(AutoConfig.from_pretrained(source, trust_remote_code=False), "is_encoder_decoder", False))
+    except _UNREADABLE as error:
+        raise ArtifactError(f"{source}: no usable config ({_first_line(error)})") from error
 
 
 def load_twin(name: str) -> Any:
@@ -279,6 +291,21 @@ def saved_dtype(name: str, wanted: Dtype) -> torch.dtype:
         return getattr(AutoConfig.from_pretrained(resolve_model(name)), "dtype", None) or torch.float32
     dtype: torch.dtype = getattr(torch, wanted)
     return dtype
+
+
+def multiplies_bf16(device: torch.device) -> bool:
+    """True where bfloat16 products are fast; a CPU without instructions for them is slower by far than in float32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def working_dtype(name: str, wanted: Dtype, device: torch.device) -> Dtype:
+    """The dtype to compute in: as asked for; `auto` is as saved, but float32 on a CPU that has nothing shorter."""
+    if wanted != "auto" or device.type != "cpu":
+        return wanted
+    short = saved_dtype(name, "auto") in (torch.bfloat16, torch.float16)
+    return "float32" if short and not multiplies_bf16(device) else "auto"
 
 
 def revision(name: str) -> str | None:

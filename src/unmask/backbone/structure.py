@@ -1,6 +1,7 @@
 """Finding one's way in a transformers decoder: its text config, its body, its layers, its head."""
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -90,15 +91,51 @@ def token_states(
         attention_mask: [rows, tokens], or a prepared [rows, 1, tokens, tokens] mask.
         position_ids: [rows, tokens]; left out for the families that take none (ALiBi).
     """
+    states: torch.Tensor = _forward(model, input_ids, attention_mask, position_ids)[0]
+    return states
+
+
+def layer_states(
+    model: nn.Module,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    position_ids: torch.Tensor | None,
+    layers: Sequence[int],
+) -> list[torch.Tensor]:
+    """Hidden states [rows, tokens, width] of chosen layers: 0 is the embedding output, the last comes after the norm.
+
+    Raises:
+        ConversionError: the family does not give out the states of its layers.
+    """
+    last = num_layers(model)
+    if all(layer == last for layer in layers):
+        return [token_states(model, input_ids, attention_mask, position_ids)] * len(layers)
+    output = _forward(model, input_ids, attention_mask, position_ids, output_hidden_states=True)
+    states = getattr(output, "hidden_states", None)
+    if states is None or len(states) <= last:
+        raise ConversionError(f"{family(model)} gives out {len(states or ())} layer states, expected {last + 1}.")
+    return [output[0] if layer == last else states[layer] for layer in layers]
+
+
+def num_layers(model: nn.Module) -> int:
+    """Layers of the stack; the number of the last entry that `layer_states` knows."""
+    return int(text_config(model).num_hidden_layers)
+
+
+def _forward(
+    model: nn.Module,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    position_ids: torch.Tensor | None,
+    **extra: Any,
+) -> Any:
     decoder = body(model)
-    extra: dict[str, Any] = {}
     accepted = inspect.signature(decoder.forward).parameters
     if position_ids is not None and "position_ids" in accepted:
         extra["position_ids"] = position_ids
     if "use_cache" in accepted:
         extra["use_cache"] = False
-    states: torch.Tensor = decoder(input_ids=input_ids, attention_mask=attention_mask, **extra)[0]
-    return states
+    return decoder(input_ids=input_ids, attention_mask=attention_mask, **extra)
 
 
 def first_tensor(output: Any) -> torch.Tensor:

@@ -1,62 +1,149 @@
-"""Labelled words from CoNLL column files and CoNLL-U."""
+"""Labelled words from CoNLL column files, CoNLL-U and hub data sets, one sentence at a time."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from unmask.data.hub import HubSplit
 from unmask.data.records import check_file, read_lines
 from unmask.errors import DataError
+
+# Short names of hub data sets that word-level work is measured on.
+NAMED = {"conll2003": "lhoestq/conll2003"}
+Columns = Mapping[str, int | str]
 
 
 @dataclass(frozen=True, slots=True)
 class LabelledSentence:
-    """Words and their labels, of equal number."""
+    """Words, and for each task one label a word."""
 
     words: tuple[str, ...]
-    labels: tuple[str, ...]
+    labels: Mapping[str, tuple[str, ...]]
 
 
-def read_labelled(
-    path: Path, *, word_column: int | None = None, label_column: int | None = None, limit: int | None = None
-) -> list[LabelledSentence]:
-    """Read one word a line, sentences separated by blank lines.
+@dataclass(frozen=True, slots=True)
+class ColumnFile:
+    """Sentences of a file with one word a line and blank lines between sentences; read anew at every iteration.
 
-    Args:
+    Attributes:
         path: .conllu takes FORM and UPOS unless told otherwise; any other file is columns between tabs, or else
             between white space.
+        labels: task -> column, counted from 0, negative from the end; by default one task, `label`, from the last
+            column (CoNLL-U: `upos`, 3).
         word_column: counted from 0; default 0 (CoNLL-U: 1).
-        label_column: counted from 0, negative from the end; default the last (CoNLL-U: 3).
-        limit: read so many sentences only.
+        limit: the first so many sentences only.
+    """
+
+    path: Path
+    labels: Mapping[str, int] | None = None
+    word_column: int | None = None
+    limit: int | None = None
+
+    def __iter__(self) -> Iterator[LabelledSentence]:
+        """The sentences.
+
+        Raises:
+            DataError: unequal column counts or an empty word or label (file and line), or no sentence.
+        """
+        check_file(self.path)
+        universal = self.path.suffix == ".conllu"
+        word_at = self.word_column if self.word_column is not None else (1 if universal else 0)
+        labels = self.labels or ({"upos": 3} if universal else {"label": -1})
+        count = 0
+        rows: list[tuple[str, ...]] = []
+        for number, columns in _rows(self.path, universal):
+            if self.limit is not None and count >= self.limit:
+                return
+            if columns is not None:
+                rows.append(_pick(columns, word_at, labels, f"{self.path}:{number}"))
+            elif rows:
+                words, *others = zip(*rows, strict=True)
+                yield LabelledSentence(words, dict(zip(labels, others, strict=True)))
+                count, rows = count + 1, []
+        if not count:
+            raise DataError(f"{self.path}: no sentence found.")
+
+
+@dataclass(frozen=True, slots=True)
+class HubWords:
+    """Sentences of one split of a hub data set, or of a folder in its layout; read anew at every iteration.
+
+    Attributes:
+        split: where.
+        labels: task -> column; by default every column that holds one label a word, named as the column.
+        word_column: column of word lists.
+        limit: the first so many sentences only.
+    """
+
+    split: HubSplit
+    labels: Mapping[str, str] | None = None
+    word_column: str = "tokens"
+    limit: int | None = None
+
+    def __iter__(self) -> Iterator[LabelledSentence]:
+        """The sentences.
+
+        Raises:
+            DataError: no such data set, split or column; a row whose labels are not one a word.
+        """
+        labels = self.labels or {name: name for name in self.split.label_columns(self.word_column)}
+        if not labels:
+            raise DataError(f"{self.split}: no column holds one label a word; name it with --label-column.")
+        for number, row in enumerate(self.split.rows(labelled=[*labels.values()], needed=[self.word_column])):
+            if self.limit is not None and number >= self.limit:
+                return
+            words = tuple(_one_word(word, f"{self.split} row {number}") for word in row[self.word_column])
+            found = {task: tuple(map(str, row[column])) for task, column in labels.items()}
+            for task, own in found.items():
+                if len(own) != len(words):
+                    raise DataError(f"{self.split} row {number}: {len(words)} words, {len(own)} labels of {task}.")
+            if words:
+                yield LabelledSentence(words, found)
+
+
+Corpus = Iterable[LabelledSentence]  # that can be iterated again
+
+
+def open_corpus(
+    source: str, *, columns: Columns | None = None, word_column: int | str | None = None, limit: int | None = None
+) -> ColumnFile | HubWords:
+    """Labelled sentences of a file, of a data set folder, or of a hub data set `name[:config]@split`.
 
     Raises:
-        DataError: unequal column counts (file and line), or no sentence.
+        DataError: columns by name for a file, or by number for a data set.
     """
-    check_file(path)
-    universal = path.suffix == ".conllu"
-    word_at = word_column if word_column is not None else (1 if universal else 0)
-    label_at = label_column if label_column is not None else (3 if universal else -1)
-    sentences: list[LabelledSentence] = []
-    words: list[str] = []
-    labels: list[str] = []
-    for number, columns in _rows(path, universal):
-        if limit is not None and len(sentences) >= limit:
-            break
-        if columns is None:
-            if words:
-                sentences.append(LabelledSentence(tuple(words), tuple(labels)))
-                words, labels = [], []
-            continue
-        count = len(columns)
-        if not -count <= label_at < count or not 0 <= word_at < count:
-            raise DataError(f"{path}:{number}: {count} columns; asked for word column {word_at}, label {label_at}.")
-        word = columns[word_at].strip()
-        if not word:
-            raise DataError(f"{path}:{number}: empty word.")
-        words.append(word.replace(" ", "\u00a0"))  # a space inside a word would split it
-        labels.append(columns[label_at].strip())
-    if not sentences:
-        raise DataError(f"{path}: no sentence found.")
-    return sentences
+    path = Path(source)
+    if path.is_file() or not (path.is_dir() or "@" in source or source in NAMED):
+        if any(isinstance(at, str) for at in [*(columns or {}).values(), word_column]):
+            raise DataError(f"{source} is read as a file of columns, which are counted from 0, not named.")
+        return ColumnFile(path, columns, word_column, limit)  # type: ignore[arg-type]
+    if any(isinstance(at, int) for at in [*(columns or {}).values(), word_column]):
+        raise DataError(f"{source} is a data set; name its columns, for example --label-column ner=ner_tags.")
+    split = HubSplit.parse(source, names=NAMED)
+    return HubWords(split, columns, str(word_column or "tokens"), limit)  # type: ignore[arg-type]
+
+
+def split_words(text: str) -> tuple[str, ...]:
+    """Words and punctuation marks of running text, for a tagger whose training words were split so."""
+    return tuple(re.findall(r"\w+(?:[-'’]\w+)*|[^\w\s]", text))
+
+
+def _pick(columns: list[str], word_at: int, labels: Mapping[str, int], place: str) -> tuple[str, ...]:
+    """The word and its labels."""
+    count = len(columns)
+    for name, at in [("word", word_at), *labels.items()]:
+        if not -count <= at < count:
+            raise DataError(f"{place}: {count} columns; asked for column {at} ({name}).")
+        if not columns[at].strip():
+            raise DataError(f"{place}: empty {name}.")
+    return (_one_word(columns[word_at], place), *(columns[at].strip() for at in labels.values()))
+
+
+def _one_word(word: object, place: str) -> str:
+    if not isinstance(word, str) or not word.strip():
+        raise DataError(f"{place}: empty word." if isinstance(word, str) else f"{place}: {word!r} is no word.")
+    return word.strip().replace(" ", "\u00a0")  # a space inside a word would split it
 
 
 def _rows(path: Path, universal: bool) -> Iterator[tuple[int, list[str] | None]]:

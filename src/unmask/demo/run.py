@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from unmask.encoder import TextEncoder
 from unmask.errors import ArtifactError
 from unmask.evaluation.masked import evaluate_masked
 from unmask.evaluation.retrieval import evaluate_retrieval
-from unmask.evaluation.words import cross_validate, word_vectors
+from unmask.evaluation.words import cross_validate
 from unmask.ladder.recipe import Recipe, load_recipe
 from unmask.ladder.run import open_rung, train
 from unmask.training.monitor import read_metrics
@@ -111,10 +110,7 @@ def _score(encoder: TextEncoder, recipe: Recipe, texts: DemoTexts) -> dict[str, 
     base = load_model(recipe.model.name, head=True, dtype="float32")
     masked = evaluate_masked(encoder, base, texts.held_out, block_size=128, num_blocks=96)
     retrieval = evaluate_retrieval(encoder, texts.queries, texts.answers)
-    sentences = chunk_sentences()
-    with tempfile.TemporaryDirectory(prefix="unmask-demo-") as scratch:
-        vectors = word_vectors(encoder, sentences, Path(scratch) / "words.npy", position="same")
-        words = cross_validate(vectors, sentences, folds=_FOLDS, position="same")
+    words = cross_validate(encoder, chunk_sentences(), folds=_FOLDS)
     return {
         "masked_accuracy": 100 * masked["masked_accuracy"],
         "retrieval": retrieval.mrr_at_10,

@@ -97,7 +97,7 @@ def _parse_chunks(line: str) -> LabelledSentence:
         opening = False
         if closing:
             kind = ""
-    return LabelledSentence(tuple(words), tuple(labels))
+    return LabelledSentence(tuple(words), {"chunk": tuple(labels)})
 
 
 def _docstrings(library: Path) -> Iterator[tuple[str, str]]:

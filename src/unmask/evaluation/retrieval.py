@@ -1,12 +1,35 @@
-"""Retrieval where every query has one right document: is it near the top?"""
+"""Retrieval and reranking: are the right documents near the top? Measures by trec_eval."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 
 import numpy as np
+from tqdm import tqdm
 
-from unmask.encoder import TextEncoder
+from unmask.data.ranking import Beir, Candidates, Judgements
+from unmask.encoder import Floats, TextEncoder
 from unmask.errors import DataError
+
+Run = Mapping[str, Mapping[str, float]]  # query id -> document id -> score
+_DEPTH = 1000
+_DOCUMENTS_AT_ONCE = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class RankingResult:
+    """Means over queries, in percent: nDCG@10, mean average precision, MRR@10, recall@100."""
+
+    ndcg_at_10: float
+    map: float
+    mrr_at_10: float
+    recall_at_100: float
+    queries: int
+    documents: int
+
+    def to_dict(self) -> dict[str, float]:
+        """For `--json`."""
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +43,87 @@ class RetrievalResult:
     def to_dict(self) -> dict[str, float]:
         """For `--json`."""
         return asdict(self)
+
+
+def evaluate_beir(
+    encoder: TextEncoder,
+    data: Beir,
+    *,
+    prompt: str | None = None,
+    document_prompt: str | None = None,
+    ignore_identical: bool = False,
+    progress: bool = False,
+) -> RankingResult:
+    """Exact search by cosine over the whole corpus; the 1,000 best documents of each query are scored.
+
+    Memory holds the queries and their best documents, not the corpus.
+
+    Args:
+        encoder: frozen.
+        data: a BEIR folder.
+        prompt: instruction put in front of queries.
+        document_prompt: instruction put in front of documents; the paper has none.
+        ignore_identical: drop a document that has its query's id (ArguAna, Quora).
+        progress: show a bar.
+    """
+    names = list(data.queries)
+    queries = encoder.encode(list(data.queries.values()), prompt=prompt, normalize=True)
+    documents = tqdm(data.documents(), desc="documents", unit="text", disable=not progress)
+    scores, ids, count = _search(encoder, queries, documents, document_prompt)
+    run = {
+        name: {
+            document: float(score)
+            for document, score in zip(ids[row], scores[row], strict=True)
+            if document is not None and not (ignore_identical and document == name)
+        }
+        for row, name in enumerate(names)
+    }
+    return rank_measures(run, data.judgements, count)
+
+
+def evaluate_candidates(
+    encoder: TextEncoder,
+    data: Sequence[Candidates],
+    *,
+    prompt: str | None = None,
+    document_prompt: str | None = None,
+    progress: bool = False,
+) -> RankingResult:
+    """Put each query's own candidates in order of cosine.
+
+    Raises:
+        DataError: nothing to rank.
+    """
+    if not data:
+        raise DataError("There is no query with candidates.")
+    texts = list(dict.fromkeys(text for one in data for text in (*one.positive, *one.negative)))
+    number = {text: i for i, text in enumerate(texts)}
+    vectors = encoder.encode(texts, prompt=document_prompt, normalize=True, progress=progress)
+    queries = encoder.encode([one.query for one in data], prompt=prompt, normalize=True, progress=progress)
+    run: dict[str, dict[str, float]] = {}
+    judgements: Judgements = {}
+    for row, one in enumerate(data):
+        own = list(dict.fromkeys([*one.positive, *one.negative]))
+        scores = vectors[[number[text] for text in own]] @ queries[row]
+        run[str(row)] = {str(number[text]): float(score) for text, score in zip(own, scores, strict=True)}
+        judgements[str(row)] = {str(number[text]): int(text in one.positive) for text in own}
+    return rank_measures(run, judgements, len(texts))
+
+
+def rank_measures(run: Run, judgements: Judgements, documents: int) -> RankingResult:
+    """trec_eval's measures of a run, averaged over all judged queries."""
+    import pytrec_eval
+
+    evaluator = pytrec_eval.RelevanceEvaluator(judgements, {"ndcg_cut.10", "map", "recip_rank", "recall.100"})
+    found = evaluator.evaluate(run)
+    # trec_eval's reciprocal rank has no cut-off: beyond rank 10 it counts as 0 here.
+    means = {
+        key: 100 * float(np.mean([found[query][key] if query in found else 0.0 for query in judgements]))
+        for key in ("ndcg_cut_10", "map", "recall_100")
+    }
+    ranks = [found[query]["recip_rank"] if query in found else 0.0 for query in judgements]
+    mrr = 100 * float(np.mean([rank if rank >= 0.1 else 0.0 for rank in ranks]))
+    return RankingResult(means["ndcg_cut_10"], means["map"], mrr, means["recall_100"], len(judgements), documents)
 
 
 def evaluate_retrieval(
@@ -40,3 +144,27 @@ def evaluate_retrieval(
     ranks = (scores >= own).sum(axis=1)  # the document itself is one of them
     reciprocal = np.where(ranks <= 10, 1.0 / ranks, 0.0)
     return RetrievalResult(100 * float((ranks == 1).mean()), 100 * float(reciprocal.mean()), len(queries))
+
+
+def _search(
+    encoder: TextEncoder, queries: Floats, documents: Iterable[tuple[str, str]], prompt: str | None
+) -> tuple[Floats, np.ndarray, int]:
+    """Scores [queries, at most 1000], ids of the same shape, and how many documents there are."""
+    best: Floats = np.empty((len(queries), 0), dtype=np.float32)
+    ids = np.empty((len(queries), 0), dtype=object)
+    count = 0
+    for part in _parts(iter(documents)):
+        count += len(part)
+        vectors = encoder.encode([text for _, text in part], prompt=prompt, normalize=True)
+        scores = np.concatenate([best, queries @ vectors.T], axis=1)
+        own = np.broadcast_to(np.asarray([name for name, _ in part], dtype=object), (len(queries), len(part)))
+        all_ids = np.concatenate([ids, own], axis=1)
+        kept = min(_DEPTH, scores.shape[1])
+        top = np.argpartition(-scores, kept - 1, axis=1)[:, :kept]
+        best, ids = np.take_along_axis(scores, top, axis=1), np.take_along_axis(all_ids, top, axis=1)
+    return best, ids, count
+
+
+def _parts(documents: Iterator[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
+    while part := list(islice(documents, _DOCUMENTS_AT_ONCE)):
+        yield part

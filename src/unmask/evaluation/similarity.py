@@ -1,14 +1,18 @@
-"""Semantic textual similarity: does the cosine of two vectors follow people's scores?"""
+"""Sentence pairs: does the cosine of two vectors follow people's scores, or tell pairs that belong together?"""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from unmask.data.records import check_file, csv_lists, read_lines, read_rows
-from unmask.encoder import TextEncoder
+from unmask.data.records import check_file, csv_lists, read_lines
+from unmask.data.sources import is_hub, open_rows
+from unmask.encoder import Floats, TextEncoder
 from unmask.errors import DataError
+
+_NAMES = ("sentence1", "sentence2")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,40 +37,52 @@ class SimilarityResult:
         return asdict(self)
 
 
-def read_pairs(path: Path, *, columns: tuple[str, str, str] | None = None) -> ScoredPairs:
+@dataclass(frozen=True, slots=True)
+class PairResult:
+    """Average precision of the cosine, in percent; the best accuracy and F1 that a threshold on it gives."""
+
+    average_precision: float
+    accuracy: float
+    f1: float
+    pairs: int
+    positive: int
+
+    def to_dict(self) -> dict[str, float]:
+        """For `--json`."""
+        return asdict(self)
+
+
+def read_pairs(source: str | Path, *, columns: tuple[str, str, str] | None = None, score: str = "score") -> ScoredPairs:
     """Read sentence pairs with scores.
 
     Args:
-        path: .csv, .tsv or .jsonl.
-        columns: names of first text, second text and score. By default sentence1, sentence2, score where there
+        source: .csv, .tsv, .jsonl or .parquet, or a hub data set `name[:config]@split`.
+        columns: names of first text, second text and score. By default sentence1, sentence2 and `score` where there
             is such a header or key; a csv or tsv without header is read as those three columns.
+        score: default name of the third column.
 
     Raises:
         DataError: a line that does not hold two texts and a number (file and line), or no pair.
     """
-    names = columns or ("sentence1", "sentence2", "score")
-    headless = columns is None and path.suffix in (".csv", ".tsv") and not _has_header(path, names)
+    path = Path(source)
+    names = columns or (*_NAMES, score)
+    headless = columns is None and path.suffix in (".csv", ".tsv") and not is_hub(str(source))
+    headless = headless and not _has_header(path, names)
     pairs = ScoredPairs([], [], [])
-    for line, row in _headless_rows(path) if headless else read_rows(path):
-        if isinstance(row, str):
-            raise DataError(f"{path}: pairs are read from .csv, .tsv or .jsonl, not {path.suffix or 'this'}.")
-        missing = [name for name in names if name not in row]
-        if missing:
-            raise DataError(f"{path}:{line}: no {missing[0]!r} here; found {', '.join(map(repr, row))}.")
-        first, second, score = (row[name] for name in names)
+    for place, (first, second, value) in _headless_rows(path) if headless else open_rows(str(source), names):
         try:
-            number = float(score)
+            number = float(value)
         except (TypeError, ValueError):
-            raise DataError(f"{path}:{line}: score {score!r} is not a number.") from None
+            raise DataError(f"{place}: {names[2]} {value!r} is not a number.") from None
         if not np.isfinite(number):
-            raise DataError(f"{path}:{line}: score {score!r} is not finite.")
+            raise DataError(f"{place}: {names[2]} {value!r} is not finite.")
         if not isinstance(first, str) or not isinstance(second, str):
-            raise DataError(f"{path}:{line}: {names[0]} and {names[1]} must be strings.")
+            raise DataError(f"{place}: {names[0]} and {names[1]} must be strings.")
         pairs.first.append(first)
         pairs.second.append(second)
         pairs.scores.append(number)
     if len(pairs.scores) < 2:
-        raise DataError(f"{path}: {len(pairs.scores)} pairs are too few for a correlation.")
+        raise DataError(f"{source}: {len(pairs.scores)} pairs are too few.")
     return pairs
 
 
@@ -82,9 +98,7 @@ def evaluate_similarity(
 
     if len(set(pairs.scores)) < 2:
         raise DataError("All scores are equal; a correlation needs at least two different ones.")
-    vectors = encoder.encode([*pairs.first, *pairs.second], prompt=prompt, normalize=True, progress=progress)
-    first, second = np.split(vectors, 2)
-    cosines = (first * second).sum(axis=1)
+    cosines = _cosines(encoder, pairs, prompt, progress)
     return SimilarityResult(
         100 * float(spearmanr(cosines, pairs.scores).statistic),
         100 * float(pearsonr(cosines, pairs.scores).statistic),
@@ -92,17 +106,57 @@ def evaluate_similarity(
     )
 
 
-def _has_header(path: Path, names: tuple[str, str, str]) -> bool:
+def evaluate_pairs(
+    encoder: TextEncoder, pairs: ScoredPairs, *, prompt: str | None = None, progress: bool = False
+) -> PairResult:
+    """Average precision of the cosine as a score for the label 1 against 0.
+
+    Raises:
+        DataError: other labels than 0 and 1, or one of them without a pair.
+    """
+    from sklearn.metrics import average_precision_score, precision_recall_curve, roc_curve
+
+    labels = np.asarray(pairs.scores)
+    odd = sorted(set(pairs.scores) - {0.0, 1.0})
+    if odd:
+        raise DataError(f"Labels of pairs are 0 and 1, found {odd[0]:g}.")
+    positive = int(labels.sum())
+    if positive in (0, len(labels)):
+        raise DataError(f"No pair has the label {int(not positive)}; both labels are needed.")
+    cosines = _cosines(encoder, pairs, prompt, progress)
+    false_rate, true_rate, _ = roc_curve(labels, cosines)
+    right = true_rate * positive + (1 - false_rate) * (len(labels) - positive)
+    precision, recall, _ = precision_recall_curve(labels, cosines)
+    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+    return PairResult(
+        100 * float(average_precision_score(labels, cosines)),
+        100 * float(right.max()) / len(labels),
+        100 * float(f1.max()),
+        len(labels),
+        positive,
+    )
+
+
+def _cosines(encoder: TextEncoder, pairs: ScoredPairs, prompt: str | None, progress: bool) -> Floats:
+    """Cosine of every pair; a text that stands in several pairs is encoded once."""
+    numbers: dict[str, int] = {}
+    rows = [[numbers.setdefault(text, len(numbers)) for text in side] for side in (pairs.first, pairs.second)]
+    vectors = encoder.encode(list(numbers), prompt=prompt, normalize=True, progress=progress)
+    cosines: Floats = np.einsum("nd,nd->n", vectors[rows[0]], vectors[rows[1]])
+    return cosines
+
+
+def _has_header(path: Path, names: Sequence[str]) -> bool:
     check_file(path)
     first = next(iter(read_lines(path)))[1]
     return all(name in first for name in names)
 
 
-def _headless_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+def _headless_rows(path: Path) -> Iterator[tuple[str, tuple[Any, ...]]]:
     for line, row in csv_lists(path):
         if len(row) != 3:
             raise DataError(
                 f"{path}:{line}: {len(row)} columns, expected 3 (text, text, score). "
                 "Name the columns with --columns if there are more."
             )
-        yield line, dict(zip(("sentence1", "sentence2", "score"), row, strict=True))
+        yield f"{path}:{line}", tuple(row)

@@ -1,163 +1,241 @@
-"""Word-level tasks: a linear probe on frozen word vectors, which are computed once.
+"""Word-level tasks: linear probes on frozen word vectors, which are computed once (section 3.1 of the paper)."""
 
-Section 3.1 of the paper, with a probe trained to convergence (multinomial logistic regression) by default, so that
-its figure is a property of the vectors and not of a step count.
-"""
-
+import logging
+import statistics
 import tempfile
-import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from unmask.data.words import LabelledSentence
-from unmask.encoder import Floats, TextEncoder, WordPosition
+from unmask.data.words import Corpus, LabelledSentence
+from unmask.encoder import TextEncoder, WordPosition
 from unmask.errors import DataError
+from unmask.evaluation.features import CorpusShape, LabelNames, View, WordFeatures, extract, look_over
+from unmask.evaluation.probe import (
+    PAPER_STEPS,
+    InMemory,
+    LinearProbe,
+    ProbeName,
+    fit_converged,
+    fit_paper,
+    standardise,
+)
+from unmask.evaluation.spans import Scheme, span_f1, span_scheme
 
-_SENTENCES_AT_ONCE = 1024
+logger = logging.getLogger(__name__)
+Position = Literal["auto", "same", "previous"]
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeSettings:
+    """Which probe is trained.
+
+    Attributes:
+        name: `converged`, a logistic regression, or `paper`: a fixed number of steps.
+        steps: of the paper's probe.
+        seeds: of the paper's probe, one after the other; the converged one has none.
+        scheme: `none` leaves out the F1 of spans.
+    """
+
+    name: ProbeName = "converged"
+    steps: int = PAPER_STEPS
+    seeds: Sequence[int] = (0,)
+    scheme: Scheme = "auto"
 
 
 @dataclass(frozen=True, slots=True)
 class WordsResult:
-    """Word accuracy in percent and, for BIO labels, the F1 of whole entities (or chunks) in percent."""
+    """One probe's figures, in percent.
 
+    Attributes:
+        task: which labels.
+        position: of a word's states.
+        layer: 0 is the embedding output.
+        accuracy: over words, mean over seeds; what the paper's Table 4 gives.
+        f1: of whole entities or chunks, mean over seeds; None where labels mark no spans. Not to be compared with
+            accuracy.
+        words: that were scored.
+        labels: different ones in the scored words.
+        probe: converged or paper.
+        accuracy_spread: half the range over seeds.
+        f1_spread: half the range over seeds.
+        seeds: how many.
+    """
+
+    task: str
+    position: WordPosition
+    layer: int
     accuracy: float
     f1: float | None
     words: int
     labels: int
-    position: WordPosition
+    probe: ProbeName
+    accuracy_spread: float = 0.0
+    f1_spread: float = 0.0
+    seeds: int = 1
+    trained: LinearProbe | None = field(default=None, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """For `--json`."""
-        return asdict(self)
+        return {key: value for key, value in asdict(self).items() if key != "trained"}
+
+
+def resolve_position(encoder: TextEncoder, wanted: Position) -> WordPosition:
+    """`auto` is `previous` for a model that went through MNTP, `same` for all others, as in the paper."""
+    if wanted != "auto":
+        return wanted
+    return "previous" if encoder.went_through_mntp else "same"
+
+
+@dataclass(frozen=True, slots=True)
+class WordsData:
+    """Two corpora that were looked over: what is needed before an encoder is loaded.
+
+    Raises (when made):
+        DataError: a broken line, an unknown label scheme, or fewer than two labels to tell apart.
+    """
+
+    train: Corpus
+    test: Corpus
+    scheme: Scheme = "auto"
+    names: LabelNames = field(default_factory=LabelNames)
+    shapes: list[CorpusShape] = field(default_factory=list)
+    schemes: dict[str, str | None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.shapes.append(look_over(self.train, self.names))
+        trained = {task: len(names) for task, names in self.names.names.items()}
+        self.shapes.append(look_over(self.test, self.names))
+        if self.shapes[0].tasks != self.shapes[1].tasks:
+            raise DataError(f"Training tasks {self.shapes[0].tasks} and test tasks {self.shapes[1].tasks} differ.")
+        for task in self.shapes[0].tasks:
+            known = self.names.names[task]
+            if trained[task] < 2:
+                raise DataError(f"A probe needs at least two different labels; the training words have {known[:1]}.")
+            unseen = known[trained[task] :]
+            if unseen:
+                logger.warning("%s: %s not in the training data; counted as missed.", task, ", ".join(unseen[:5]))
+            self.schemes[task] = span_scheme(known) if self.scheme == "auto" else None
 
 
 def evaluate_words(
     encoder: TextEncoder,
-    train: Sequence[LabelledSentence],
-    test: Sequence[LabelledSentence],
+    data: WordsData,
     *,
-    position: WordPosition = "same",
+    positions: Sequence[Position] = ("same",),
+    layers: Sequence[int] | None = None,
+    probe: ProbeSettings | None = None,
     progress: bool = False,
-) -> WordsResult:
-    """Train a linear probe on the words of `train` and score it on those of `test`.
+) -> list[WordsResult]:
+    """Train linear probes on the words of a training corpus and score them on a test corpus.
+
+    The encoder reads each corpus once, whatever the number of tasks, positions, layers and seeds. A test label that
+    the training corpus does not have counts as missed.
 
     Args:
         encoder: frozen.
-        train: labelled sentences.
-        test: labelled sentences; a label that `train` does not have counts as missed.
-        position: take a word's own states, or those one token before.
+        data: the corpora.
+        positions: a word's own states, those one token before, or as its lineage says (`auto`).
+        layers: 0 is the embedding output; by default the last.
+        probe: which probe, and its seeds.
         progress: show bars.
 
     Raises:
-        DataError: fewer than two different labels to tell apart.
+        DataError: a sentence longer than the encoder's `max_length`, or too little disk.
     """
-    with tempfile.TemporaryDirectory(prefix="unmask-words-") as folder:
-        features = [
-            word_vectors(encoder, sentences, Path(folder) / name, position=position, progress=progress)
-            for name, sentences in (("train.npy", train), ("test.npy", test))
+    settings = probe or ProbeSettings()
+    wanted = list(dict.fromkeys(resolve_position(encoder, position) for position in positions))
+    with tempfile.TemporaryDirectory(prefix="unmask-words-") as scratch:
+        features = []
+        for name, corpus, shape in zip(("train", "test"), (data.train, data.test), data.shapes, strict=True):
+            folder = Path(scratch) / name
+            folder.mkdir()
+            features.append(
+                extract(encoder, corpus, shape, data.names, folder, positions=wanted, layers=layers, progress=progress)
+            )
+        train, test = features
+        return [
+            result
+            for view in tqdm(train.vectors, desc="probes", unit="layer", disable=not progress)
+            for result in _score_view(train, test, view, data, settings)
         ]
-        predicted = fit_predict(features[0], _flat(train), features[1])
-    return score_words(test, predicted, position)
 
 
-def word_vectors(
-    encoder: TextEncoder,
-    sentences: Sequence[LabelledSentence],
-    path: Path,
-    *,
-    position: WordPosition,
-    progress: bool = False,
-) -> Floats:
-    """Word vectors of all sentences, float32 [words, width], in a memory-mapped file: encoded once, probed often."""
-    total = sum(len(sentence.words) for sentence in sentences)
-    shape = (total, encoder.dimension)
-    vectors: Floats = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
-    at = 0
-    with tqdm(total=total, unit="word", desc=path.stem, disable=not progress) as bar:
-        for start in range(0, len(sentences), _SENTENCES_AT_ONCE):
-            words = [sentence.words for sentence in sentences[start : start + _SENTENCES_AT_ONCE]]
-            for rows in encoder.encode_words(words, position=position):
-                vectors[at : at + len(rows)] = rows
-                at += len(rows)
-                bar.update(len(rows))
-    return vectors
+def _score_view(
+    train: WordFeatures, test: WordFeatures, view: View, data: WordsData, settings: ProbeSettings
+) -> Iterator[WordsResult]:
+    """Every task on the vectors of one position and layer."""
+    rows, lengths = train.vectors[view], train.shape.lengths
+    moments = standardise(rows) if settings.name == "converged" else None
+    for name in train.shape.tasks:
+        labels, count = train.labels[name], len(data.names.names[name])
+        if moments:
+            probes = [LinearProbe(*fit_converged(rows, labels, count), *moments)]
+        else:
+            probes = [fit_paper(rows, labels, lengths, count, steps=settings.steps, seed=s) for s in settings.seeds]
+        yield _score(probes, test, view, name, data, settings)
 
 
-def fit_predict(train: Floats, labels: Sequence[str], test: Floats) -> list[str]:
-    """Predicted labels of `test` by logistic regression on standardised features.
-
-    Raises:
-        DataError: fewer than two different labels.
-    """
-    from sklearn.linear_model import LogisticRegression
-
-    classes = sorted(set(labels))
-    if len(classes) < 2:
-        raise DataError(f"A probe needs at least two different labels; the training words have {classes}.")
-    mean, scale = train.mean(axis=0), train.std(axis=0) + 1e-6
-    # Fixed strength and tolerance: 200 iterations are past convergence of the accuracy on the sets of the docs.
-    probe = LogisticRegression(C=0.1, max_iter=200, tol=1e-3)
-    with _quiet():
-        probe.fit((train - mean) / scale, np.asarray(labels))
-    predicted: list[str] = probe.predict((test - mean) / scale).tolist()
-    return predicted
-
-
-def score_words(sentences: Sequence[LabelledSentence], predicted: Sequence[str], position: WordPosition) -> WordsResult:
-    """Accuracy over words; for BIO labels also entity F1 as conlleval and seqeval define it."""
-    truth = _flat(sentences)
-    right = sum(a == b for a, b in zip(truth, predicted, strict=True))
-    f1 = None
-    if is_bio(truth):
-        from seqeval.metrics import f1_score
-
-        with _quiet():
-            f1 = 100 * float(f1_score([list(s.labels) for s in sentences], list(_unflat(sentences, predicted))))
-    return WordsResult(100 * right / len(truth), f1, len(truth), len(set(truth)), position)
-
-
-def is_bio(labels: Sequence[str]) -> bool:
-    """True for labels that mark spans: O, B-x, I-x."""
-    kinds = set(labels)
-    return any(label.startswith("B-") for label in kinds) and all(
-        label == "O" or label[:2] in ("B-", "I-") for label in kinds
+def _score(
+    probes: Sequence[LinearProbe], test: WordFeatures, view: View, name: str, data: WordsData, settings: ProbeSettings
+) -> WordsResult:
+    """One task's probes on the test words: mean and spread over seeds."""
+    accuracies, f1s = [], []
+    truth, names = test.labels[name], data.names.names[name]
+    for fitted in probes:
+        predicted = fitted.predict_all(test.vectors[view])
+        accuracies.append(100 * float((predicted == truth).mean()))
+        if data.schemes[name]:
+            f1s.append(span_f1(test.shape.lengths, truth, predicted, names))
+    return WordsResult(
+        task=name,
+        position=view[0],
+        layer=view[1],
+        accuracy=statistics.fmean(accuracies),
+        f1=statistics.fmean(f1s) if f1s else None,
+        words=len(truth),
+        labels=len(np.unique(truth)),
+        probe=settings.name,
+        accuracy_spread=_half_range(accuracies),
+        f1_spread=_half_range(f1s),
+        seeds=len(probes),
+        trained=fitted,
     )
 
 
-def _flat(sentences: Sequence[LabelledSentence]) -> list[str]:
-    return [label for sentence in sentences for label in sentence.labels]
+def cross_validate(encoder: TextEncoder, sentences: Sequence[LabelledSentence], *, folds: int) -> WordsResult:
+    """Score a small set of one task by itself: each fold is predicted by a converged probe trained on the others."""
+    names = LabelNames()
+    shape = look_over(sentences, names)
+    (task,) = shape.tasks
+    with tempfile.TemporaryDirectory(prefix="unmask-words-") as scratch:
+        features = extract(encoder, sentences, shape, names, Path(scratch), positions=("same",))
+        ((view, matrix),) = features.vectors.items()
+        labels = features.labels[task]
+        sentence_of: NDArray[np.int64] = np.repeat(np.arange(len(shape.lengths)), shape.lengths)
+        predicted = np.empty_like(labels)
+        for fold in range(folds):
+            held = sentence_of % folds == fold
+            rows = InMemory(matrix.array[~held])
+            moments = standardise(rows)
+            fitted = LinearProbe(*fit_converged(rows, labels[~held], len(names.names[task])), *moments)
+            predicted[held] = fitted.predict(matrix.array[held])
+    known = names.names[task]
+    f1 = span_f1(shape.lengths, labels, predicted, known) if span_scheme(known) else None
+    accuracy = 100 * float((predicted == labels).mean())
+    return WordsResult(task, view[0], view[1], accuracy, f1, len(labels), len(known), "converged")
 
 
-def _unflat(sentences: Sequence[LabelledSentence], flat: Sequence[str]) -> Iterator[list[str]]:
-    at = 0
-    for sentence in sentences:
-        yield list(flat[at : at + len(sentence.labels)])
-        at += len(sentence.labels)
+def _half_range(values: Sequence[float]) -> float:
+    return (max(values) - min(values)) / 2 if values else 0.0
 
 
-def cross_validate(
-    vectors: Floats, sentences: Sequence[LabelledSentence], *, folds: int, position: WordPosition
-) -> WordsResult:
-    """Score a small set by itself: each fold of sentences is predicted by a probe trained on the others."""
-    sentence_of: NDArray[np.int64] = np.repeat(np.arange(len(sentences)), [len(s.words) for s in sentences])
-    labels = np.asarray(_flat(sentences))
-    predicted = np.empty(len(labels), dtype=object)
-    for fold in range(folds):
-        held = sentence_of % folds == fold
-        predicted[held] = fit_predict(vectors[~held], labels[~held].tolist(), vectors[held])
-    return score_words(sentences, predicted.tolist(), position)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Convergence and zero-division notes of the libraries say nothing a reader can act on."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+def best_layers(results: Sequence[WordsResult]) -> Iterator[WordsResult]:
+    """For each task and position the layer with the highest accuracy."""
+    for key in dict.fromkeys((result.task, result.position) for result in results):
+        yield max((r for r in results if (r.task, r.position) == key), key=lambda r: r.accuracy)

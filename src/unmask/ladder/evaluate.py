@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from unmask.backbone.loading import load_model
-from unmask.data.words import read_labelled
+from unmask.data.words import ColumnFile
 from unmask.encoder import TextEncoder
 from unmask.evaluation.masked import evaluate_masked
 from unmask.evaluation.similarity import evaluate_similarity, read_pairs
-from unmask.evaluation.words import evaluate_words
-from unmask.ladder.recipe import Recipe, resolve_path
+from unmask.evaluation.words import WordsData, evaluate_words
+from unmask.ladder.recipe import Recipe, WordsTask, resolve_path
 
 
 def evaluate_rung(
@@ -34,13 +34,20 @@ def evaluate_rung(
         pairs = read_pairs(resolve_path(sts.file), columns=sts.columns)
         figures[name] = evaluate_similarity(encoder, pairs, progress=progress).spearman
     for name, words in tasks.words.items():
-        columns = {"word_column": words.word_column, "label_column": words.label_column}
-        train = read_labelled(resolve_path(words.train), limit=words.limit, **columns)
-        test = read_labelled(resolve_path(words.test), **columns)
-        for position in words.positions:
-            result = evaluate_words(encoder, train, test, position=position, progress=progress)
-            label = name if position == "same" else f"{name} (previous)"
+        for result in evaluate_words(encoder, words_data(words), positions=words.positions, progress=progress):
+            label = name if result.position == "same" else f"{name} (previous)"
             figures[label] = result.accuracy
             if result.f1 is not None:
                 figures[f"{label} F1"] = result.f1
     return figures
+
+
+def words_data(task: WordsTask) -> WordsData:
+    """The labelled sentences of a recipe's task, looked over.
+
+    Raises:
+        DataError: a broken line, or labels that no probe can be trained on.
+    """
+    labels = None if task.label_column is None else {"label": task.label_column}
+    train = ColumnFile(resolve_path(task.train), labels, task.word_column, task.limit)
+    return WordsData(train, ColumnFile(resolve_path(task.test), labels, task.word_column))

@@ -23,13 +23,20 @@ from unmask import __version__
 from unmask.artifact import new_folder, read_json, write_json
 from unmask.backbone.attention import AttentionMode
 from unmask.backbone.convert import convert
-from unmask.backbone.loading import empty_model, load_tokenizer, load_twin, resolve_model, revision
+from unmask.backbone.loading import (
+    default_device,
+    empty_model,
+    load_tokenizer,
+    load_twin,
+    multiplies_bf16,
+    resolve_model,
+    revision,
+)
 from unmask.data.records import read_texts
-from unmask.data.words import read_labelled
 from unmask.encoder import TextEncoder
 from unmask.errors import ArtifactError, RecipeError, UnmaskError
 from unmask.evaluation.similarity import read_pairs
-from unmask.ladder.evaluate import evaluate_rung
+from unmask.ladder.evaluate import evaluate_rung, words_data
 from unmask.ladder.recipe import Recipe, check_files, resolve_path, stage_name
 from unmask.training.config import StageSettings
 from unmask.training.stages import StageContext, run_stage
@@ -112,9 +119,7 @@ def _preflight(recipe: Recipe, texts: Callable[[str], Sequence[str]]) -> None:
     for sts in recipe.evaluation.sts.values():
         read_pairs(resolve_path(sts.file), columns=sts.columns)
     for words in recipe.evaluation.words.values():
-        for file in (words.train, words.test):
-            path = resolve_path(file)
-            read_labelled(path, word_column=words.word_column, label_column=words.label_column, limit=words.limit)
+        words_data(words)
 
 
 def _check_conversion(recipe: Recipe) -> None:
@@ -259,14 +264,9 @@ def _accelerator(recipe: Recipe, folder: Path) -> Any:
 
 def resolve_precision(wanted: str) -> str:
     """`auto` is bfloat16 where the hardware multiplies it fast, else float32."""
-    import torch
-
     if wanted != "auto":
         return wanted
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    fast = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return "bf16" if fast else "fp32"
+    return "bf16" if multiplies_bf16(default_device()) else "fp32"
 
 
 def _origin(recipe: Recipe) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +14,6 @@ from tqdm import tqdm
 
 from unmask.artifact import EncoderSettings, read_lineage, read_settings, read_sight, write_encoder
 from unmask.backbone.attention import AttentionMode, Window
-from unmask.backbone.convert import convert
 from unmask.backbone.elsewhere import gaps_elsewhere
 from unmask.backbone.loading import (
     Dtype,
@@ -24,21 +23,20 @@ from unmask.backbone.loading import (
     load_model,
     load_tokenizer,
     max_positions,
-    resolve_model,
+    saved_dtype,
+    working_dtype,
 )
 from unmask.backbone.opening import Sight, as_causal, attach_adapters, turn
 from unmask.backbone.recurrent import Recurrent
 from unmask.backbone.structure import replace_body, text_config, token_states
-from unmask.backbone.verify import VerificationReport
+from unmask.encoder.words import Floats, WordPosition, word_states
 from unmask.errors import ArtifactError, DataError, EncodingError
 from unmask.pooling import Pooling, pool
 from unmask.text.batching import PaddedBatch, PaddingSide, pad, pad_token, token_budget
 from unmask.text.prompts import ChatWrapper, Rendered, render
 from unmask.text.spans import TokenizedText, check_tokenizer, tokenize
-from unmask.text.words import append_eos, checked_words, word_tokens
+from unmask.text.words import append_eos, checked_words
 
-Floats = NDArray[np.float32]
-WordPosition = Literal["same", "previous"]
 _WINDOW = 4096  # texts tokenized and sorted at a time, so that memory does not grow with the input
 
 
@@ -85,6 +83,7 @@ class TextEncoder:
         self.module = EncoderModule(model, self.settings.pooling)
         self._base: str | None = None
         self._adapter: Any | None = None
+        self._stored: torch.dtype | None = None  # of the weights in the folder, where they run in another
         self._chat = ChatWrapper.from_tokenizer(tokenizer) if self.settings.chat_template else None
         if self.settings.pooling == "eos":
             append_eos(tokenizer)
@@ -123,7 +122,7 @@ class TextEncoder:
             max_length: overrides what was saved.
             chat_template: overrides what was saved.
             include_special_tokens: overrides what was saved.
-            dtype: of the weights; by default as saved.
+            dtype: of the weights; by default as saved, but float32 on a CPU that multiplies nothing shorter fast.
             device: by default the GPU if there is one.
             attention_implementation: for example eager or sdpa.
 
@@ -133,12 +132,10 @@ class TextEncoder:
         """
         source, folders = find_adapters(str(name), [str(adapter) for adapter in adapters])
         tokenizer = load_tokenizer(source)
+        place = torch.device(device or default_device())
+        working = working_dtype(source, dtype, place)
         model = load_model(
-            source,
-            head=False,
-            dtype=dtype,
-            attention_implementation=attention_implementation,
-            device=device or default_device(),
+            source, head=False, dtype=working, attention_implementation=attention_implementation, device=place
         )
         saved = read_sight(folders[-1]) if folders else {}
         if (attention or saved.get("attention")) == "causal":
@@ -159,12 +156,20 @@ class TextEncoder:
         encoder = cls(model, tokenizer, replace(settings, **{k: v for k, v in chosen.items() if v is not None}))
         encoder.lineage = read_lineage(layout)
         encoder._base, encoder._adapter = str(encoder.lineage.get("base") or source), wrapper
+        if working != dtype and not folders:
+            encoder._stored = saved_dtype(source, dtype)
         return encoder
 
     @property
     def dimension(self) -> int:
         """Width of the vectors."""
         return int(text_config(self.model).hidden_size)
+
+    @property
+    def went_through_mntp(self) -> bool:
+        """True if the lineage names a stage of masked next-token prediction, so that states predict the next token."""
+        stages = self.lineage.get("stages") or []
+        return any(stage.get("settings", {}).get("objective") == "mntp" for stage in stages)
 
     @property
     def device(self) -> torch.device:
@@ -222,11 +227,11 @@ class TextEncoder:
         with tqdm(total=len(texts), unit="text", disable=not progress, desc="encoding") as bar:
             for start in range(0, len(texts), _WINDOW):
                 tokenized = self.tokenize(texts[start : start + _WINDOW], text_prompt)
-                for rows, batch in self._batches(tokenized, batch_tokens):
+                for rows, batch in self.batches(tokenized, batch_tokens):
                     with torch.inference_mode():
                         vectors[start + np.asarray(rows)] = self.module(batch).cpu().numpy()
                     bar.update(len(rows))
-        _check_finite(vectors)
+        check_finite(vectors)
         if self.settings.normalize if normalize is None else normalize:
             vectors /= np.linalg.norm(vectors, axis=1, keepdims=True).clip(min=1e-12)
         return vectors
@@ -237,15 +242,16 @@ class TextEncoder:
             raise DataError("encode_tokens takes a list of texts; wrap the string in one.")
         tokenized = self.tokenize(texts)
         found: list[TokenVectors | None] = [None] * len(texts)
-        for rows, batch in self._batches(tokenized, batch_tokens):
-            states = self._states(batch)
+        for rows, batch in self.batches(tokenized, batch_tokens):
+            with torch.inference_mode():
+                states = token_states(self.model, batch.input_ids, batch.attention_mask, batch.position_ids).float()
             for position, row in enumerate(rows):
                 text = tokenized[row]
                 own = states[position, batch.attention_mask[position].bool()][torch.from_numpy(text.in_text)]
                 found[row] = TokenVectors(own.cpu().numpy(), text.offsets[text.in_text])
         done = [vectors for vectors in found if vectors is not None]
         for index, own_vectors in enumerate(done):
-            _check_finite(own_vectors.vectors, f"tokens of text {index}, rows")
+            check_finite(own_vectors.vectors, f"tokens of text {index}, rows")
         return done
 
     def encode_words(
@@ -269,23 +275,15 @@ class TextEncoder:
         Raises:
             DataError: a text that is longer than `max_length` tokens, or not a list of words.
         """
-        joined = [" ".join(checked_words(words, index)) for index, words in enumerate(texts)]
-        tokenized = self._tokenize(render(joined, "", self._chat))
         found: list[Floats] = [np.empty((0, self.dimension), dtype=np.float32)] * len(texts)
-        for rows, batch in self._batches(tokenized, batch_tokens):
-            states = self._states(batch)
-            for index, row in enumerate(rows):
-                tokens, words = word_tokens(tokenized[row], texts[row], row, self.settings.max_length)
-                if position == "previous":
-                    tokens = np.maximum(tokens - 1, 0)
-                own = states[index, batch.attention_mask[index].bool()][torch.from_numpy(tokens)]
-                sums = torch.zeros(len(texts[row]), self.dimension)
-                sums.index_add_(0, torch.from_numpy(words), own.cpu())
-                counts = np.bincount(words, minlength=len(texts[row]))[:, None]
-                found[row] = (sums.numpy() / np.maximum(counts, 1)).astype(np.float32)
-        for index, vectors in enumerate(found):
-            _check_finite(vectors, f"words of text {index}, rows")
+        for row, vectors in word_states(self, texts, positions=(position,), batch_tokens=batch_tokens):
+            found[row] = vectors[0, 0]
         return found
+
+    def tokenize_words(self, texts: Sequence[Sequence[str]]) -> list[TokenizedText]:
+        """Texts that are lists of words, as the model reads them: joined by single spaces, without a prompt."""
+        joined = [" ".join(checked_words(words, index)) for index, words in enumerate(texts)]
+        return self._tokenize(render(joined, "", self._chat))
 
     @contextmanager
     def as_decoder(self) -> Iterator[Any]:
@@ -323,16 +321,15 @@ class TextEncoder:
             raise ArtifactError("This encoder keeps its adapters apart; open it with merge=True to save it.")
         lineage = ({"base": self._base} if self._base else {}) | self.lineage
         gaps = gaps_elsewhere(self.model)
-        write_encoder(Path(folder), self.model, self.tokenizer, self.settings, lineage, gaps=gaps)
+        running = self.model.dtype
+        try:
+            self.model.to(self._stored or running)
+            write_encoder(Path(folder), self.model, self.tokenizer, self.settings, lineage, gaps=gaps)
+        finally:
+            self.model.to(running)
 
-    def _states(self, batch: PaddedBatch) -> torch.Tensor:
-        with torch.inference_mode():
-            return token_states(self.model, batch.input_ids, batch.attention_mask, batch.position_ids).float()
-
-    def _batches(
-        self, tokenized: Sequence[TokenizedText], batch_tokens: int
-    ) -> Iterator[tuple[list[int], PaddedBatch]]:
-        """Token-budget batches on the model's device, with the numbers of their rows."""
+    def batches(self, tokenized: Sequence[TokenizedText], batch_tokens: int) -> Iterator[tuple[list[int], PaddedBatch]]:
+        """Token-budget batches on the model's device, with the numbers of their rows; puts the model in eval mode."""
         self.model.eval()
         for rows in token_budget([len(text) for text in tokenized], batch_tokens):
             yield rows, self.pad([tokenized[row] for row in rows])
@@ -354,39 +351,8 @@ class TextEncoder:
         return self.settings.prompts[name]
 
 
-def convert_and_save(
-    name: str,
-    folder: str | Path,
-    *,
-    recurrent: Recurrent = "refuse",
-    window: Window = "keep",
-    pooling: Pooling = "mean",
-    max_length: int | None = None,
-    include_special_tokens: bool = False,
-    attention_implementation: str | None = None,
-) -> VerificationReport:
-    """Step 1 alone: load a decoder, make it bidirectional, verify, and save it as an encoder folder.
-
-    Raises:
-        ArtifactError: the model cannot be read, or the folder exists already.
-        ConversionError: it cannot be converted; nothing is written.
-    """
-    target = Path(folder)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ArtifactError(f"{folder} exists already and is not empty; choose another folder or remove it.")
-    source = resolve_model(name)
-    tokenizer = load_tokenizer(source)
-    model = load_model(source, head=False, attention_implementation=attention_implementation)
-    report = convert(model, recurrent=recurrent, window=window)
-    length = max_length or max_positions(model, tokenizer)
-    settings = EncoderSettings(pooling=pooling, max_length=length, include_special_tokens=include_special_tokens)
-    encoder = TextEncoder(model, tokenizer, settings)
-    encoder.lineage = {"base": name, "attention": "bidirectional", "stages": []}
-    encoder.save(target)
-    return report
-
-
-def _check_finite(vectors: Floats, what: str = "texts") -> None:
+def check_finite(vectors: Floats, what: str = "texts") -> None:
+    """Refuse vectors that are not finite, by their numbers."""
     bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if len(bad):
         shown = ", ".join(map(str, bad[:5])) + (" ..." if len(bad) > 5 else "")

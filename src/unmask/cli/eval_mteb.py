@@ -1,0 +1,96 @@
+"""`unmask eval mteb ENCODER ...`: MTEB tasks through the mteb package."""
+
+import argparse
+import sys
+from typing import Any
+
+from unmask.cli.console import add_encoder_options, add_json, open_encoder, print_json, progress_wanted, table
+
+
+def add_tasks(tasks: Any) -> None:
+    """Add `mteb`."""
+    parser = tasks.add_parser(
+        "mteb",
+        help="MTEB: the paper's 56 tasks, its subset of 15, any benchmark or task (needs the extra `mteb`)",
+        epilog="example: unmask eval mteb runs/mine/encoder --tasks paper-15 --out runs/mine/mteb",
+    )
+    parser.add_argument("encoder", metavar="ENCODER")
+    parser.add_argument(
+        "--tasks",
+        nargs="+",
+        default=["paper-15"],
+        metavar="NAME",
+        help="paper (56), paper-15 (default), a benchmark such as 'MTEB(eng, v2)', or names of tasks",
+    )
+    parser.add_argument("--out", metavar="DIR", help="results; the same command goes on where it stopped")
+    parser.add_argument(
+        "--instructions",
+        default="paper",
+        metavar="NAME",
+        help="paper (default): an instruction for every task, on queries and on both sides of symmetric tasks; none; "
+        "or a JSON file of task -> text",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="say how long it will take, and stop")
+    parser.set_defaults(run=run)
+    add_encoder_options(parser)
+    add_json(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Say how long it takes, run, and report failures at the end."""
+    from unmask.errors import RecipeError
+    from unmask.evaluation.mteb import evaluate_mteb, load_instructions, select_tasks
+    from unmask.evaluation.mteb_plan import plan_tasks
+
+    if not arguments.out and not arguments.dry_run:
+        raise RecipeError("--out DIR is needed: results are kept there, and a stopped run goes on from it.")
+    load_instructions(arguments.instructions)
+    tasks = select_tasks(arguments.tasks)
+    encoder = open_encoder(arguments)
+    plans = plan_tasks(encoder, tasks)
+    if arguments.dry_run and arguments.json:
+        print_json({"encoder": arguments.encoder, "task": "mteb", "plan": [plan.to_dict() for plan in plans]})
+        return 0
+    if arguments.dry_run:
+        rows = [[p.task, p.category, _number(p.texts), _number(p.characters), _duration(p.seconds)] for p in plans]
+        print(table(["task", "category", "texts", "mean length", "encoding"], rows))
+    known = [plan.seconds for plan in plans if plan.seconds is not None]
+    note = f"; {len(plans) - len(known)} tasks of unknown size" if len(known) < len(plans) else ""
+    print(f"{len(plans)} tasks, about {_duration(sum(known))} of encoding on this machine{note}.", file=sys.stderr)
+    if arguments.dry_run:
+        return 0
+    result = evaluate_mteb(
+        encoder,
+        tasks,
+        arguments.out,
+        name=arguments.encoder,
+        instructions=arguments.instructions,
+        progress=progress_wanted(),
+    )
+    if arguments.json:
+        print_json({"encoder": arguments.encoder, "task": "mteb", **result.to_dict()})
+    else:
+        _show(result)
+    for task, reason in result.failures.items():
+        print(f"unmask: {task} failed: {reason}", file=sys.stderr)
+    return 1 if result.failures else 0
+
+
+def _show(result: Any) -> None:
+    rows = [[score.task, score.category, f"{score.score:.2f}", _duration(score.seconds)] for score in result.scores]
+    rows += [[f"mean {category}", "", f"{score:.2f}", ""] for category, score in result.categories.items()]
+    if result.average is not None:
+        rows.append(["mean of all", "", f"{result.average:.2f}", ""])
+    print(table(["task", "category", "main score", "time"], rows))
+
+
+def _number(value: float | None) -> str:
+    return "?" if value is None else f"{value:,.0f}"
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "?"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

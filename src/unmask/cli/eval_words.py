@@ -1,0 +1,150 @@
+"""`unmask eval words ENCODER ...`: linear probes on word vectors."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from unmask.cli.console import add_encoder_options, add_json, open_encoder, print_json, progress_wanted, table
+from unmask.errors import RecipeError
+
+
+def add_tasks(tasks: Any) -> None:
+    """Add `words`."""
+    words = tasks.add_parser(
+        "words",
+        help="labelled words: accuracy of a linear probe, and F1 of whole spans for BIO labels",
+        epilog="example: unmask eval words pocket-bi --train train.txt --test test.txt --label-column pos=1 "
+        "--label-column chunk=2 --layers all",
+    )
+    words.add_argument("encoder", metavar="ENCODER")
+    words.add_argument(
+        "--data", metavar="NAME", help="a hub data set with splits train and test, or `conll2003`: all its tasks"
+    )
+    words.add_argument("--train", metavar="FILE", help="CoNLL columns, CoNLL-U, BIO, or a data set name[:config]@split")
+    words.add_argument("--test", metavar="FILE")
+    words.add_argument("--word-column", metavar="N", help="from 0 (default: 0; CoNLL-U: 1; data sets: tokens)")
+    words.add_argument(
+        "--label-column",
+        action="append",
+        default=[],
+        metavar="[TASK=]N",
+        help="from 0, negative from the end (default: the last; CoNLL-U: 3), or a name in a data set; repeat for "
+        "several tasks on the same words",
+    )
+    words.add_argument(
+        "--position",
+        choices=("auto", "same", "previous"),
+        default="auto",
+        help="a word's own states, or those one token before; auto: `previous` for a model that went through MNTP",
+    )
+    words.add_argument("--layers", default="last", metavar="LIST", help="last (default), all, or numbers: 0,6,12")
+    words.add_argument(
+        "--probe",
+        choices=("converged", "paper"),
+        default="converged",
+        help="logistic regression, or the paper's: dropout 0.1, learning rate 5e-4, 8 sentences a step",
+    )
+    words.add_argument("--steps", type=int, default=1500, metavar="N", help="of the paper's probe (default: 1500)")
+    words.add_argument("--seeds", type=int, default=1, metavar="N", help="of the paper's probe (default: 1)")
+    words.add_argument("--scheme", choices=("auto", "none"), default="auto", help="none: no F1 of spans")
+    words.add_argument("--limit", type=int, metavar="N", help="train on the first N sentences")
+    words.add_argument("--save-tagger", metavar="DIR", help="save the (best) trained probe, for `unmask tag`")
+    words.add_argument("--plot", metavar="FILE.svg", help="accuracy over layers")
+    words.set_defaults(run=run)
+    add_encoder_options(words)
+    add_json(words)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Look the labelled sentences over, then load the encoder."""
+    from unmask.backbone.structure import num_layers
+    from unmask.data.words import open_corpus
+    from unmask.evaluation.words import ProbeSettings, WordsData, evaluate_words
+
+    train, test = _sources(arguments)
+    columns = _columns(arguments.label_column)
+    word_column = _number(arguments.word_column)
+    data = WordsData(
+        open_corpus(train, columns=columns, word_column=word_column, limit=arguments.limit),
+        open_corpus(test, columns=columns, word_column=word_column),
+        arguments.scheme,
+    )
+    if arguments.save_tagger and len(data.schemes) > 1:
+        raise RecipeError("--save-tagger saves one task; choose one with --label-column.")
+    settings = ProbeSettings(arguments.probe, arguments.steps, range(arguments.seeds), arguments.scheme)
+    wanted = _layers(arguments.layers)
+    encoder = open_encoder(arguments)
+    layers = range(num_layers(encoder.model) + 1) if arguments.layers == "all" else wanted
+    results = evaluate_words(
+        encoder, data, positions=(arguments.position,), layers=layers, probe=settings, progress=progress_wanted()
+    )
+    _save(arguments, encoder, data, results)
+    if arguments.json:
+        rows = [result.to_dict() for result in results]
+        print_json({"encoder": arguments.encoder, "task": "words", "results": rows})
+        return 0
+    print(table(["task", "layer", "position", "accuracy", "F1", "words"], [_row(result) for result in results]))
+    return 0
+
+
+def _save(arguments: argparse.Namespace, encoder: Any, data: Any, results: Any) -> None:
+    """The tagger and the plot that were asked for."""
+    from unmask.analysis.plots import layers_figure
+    from unmask.evaluation.tagger import Tagger
+    from unmask.evaluation.words import best_layers
+
+    if arguments.save_tagger:
+        best = next(iter(best_layers(results)))
+        Tagger.from_result(arguments.encoder, encoder, best, data.names.names[best.task]).save(arguments.save_tagger)
+    if arguments.plot:
+        series = {
+            task: [(result.layer, result.accuracy) for result in results if result.task == task]
+            for task in data.schemes
+        }
+        Path(arguments.plot).write_text(layers_figure(series, "accuracy of words, %"), encoding="utf-8")
+
+
+def _sources(arguments: argparse.Namespace) -> tuple[str, str]:
+    """Training and test corpus."""
+    if arguments.data and not (arguments.train or arguments.test):
+        return f"{arguments.data}@train", f"{arguments.data}@test"
+    if arguments.data or not (arguments.train and arguments.test):
+        raise RecipeError("Give either --data NAME, or --train FILE and --test FILE.")
+    return arguments.train, arguments.test
+
+
+def _columns(given: list[str]) -> dict[str, int | str] | None:
+    """`pos=1` or `1` to task and column."""
+    found: dict[str, int | str] = {}
+    for entry in given:
+        task, equals, column = entry.rpartition("=")
+        column_at = _number(column)
+        assert column_at is not None
+        found[task if equals else str(column) if isinstance(column_at, str) else "label"] = column_at
+    if len(found) < len(given):
+        raise RecipeError("Several tasks need names of their own: --label-column pos=1 --label-column chunk=2.")
+    return found or None
+
+
+def _number(text: str | None) -> int | str | None:
+    return int(text) if text is not None and text.lstrip("-").isdigit() else text
+
+
+def _layers(text: str) -> list[int] | None:
+    """Layer numbers; None for the last (and for all, which the model must tell)."""
+    if text in ("last", "all"):
+        return None
+    numbers = text.split(",")
+    if not all(number.strip().isdigit() for number in numbers):
+        raise RecipeError(f"--layers {text!r}: expected last, all, or numbers such as 0,6,12.")
+    return [int(number) for number in numbers]
+
+
+def _row(result: Any) -> list[str]:
+    f1 = "-" if result.f1 is None else _spread(result.f1, result.f1_spread, result.seeds)
+    accuracy = _spread(result.accuracy, result.accuracy_spread, result.seeds)
+    return [result.task, str(result.layer), result.position, accuracy, f1, f"{result.words:,}"]
+
+
+def _spread(value: float, spread: float, seeds: int) -> str:
+    return f"{value:.2f} ± {spread:.2f}" if seeds > 1 else f"{value:.2f}"

@@ -1,0 +1,77 @@
+"""`unmask tag TAGGER FILE...`: label the words of new sentences by a trained probe."""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, TextIO
+
+from unmask.cli.console import add_encoder_options, open_encoder
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "tag",
+        help="label words by a tagger from `unmask eval words --save-tagger`",
+        epilog="example: unmask tag ner-tagger news.txt --out news.conll",
+    )
+    parser.add_argument("tagger", metavar="TAGGER")
+    parser.add_argument(
+        "files",
+        nargs="+",
+        metavar="FILE",
+        help=".txt, .csv, .tsv, .jsonl, .parquet: a text a row, split into words and punctuation; .conll and any other "
+        "file: one word a line in the first column, blank lines between sentences",
+    )
+    parser.add_argument("--field", default="text", metavar="NAME", help="column or key that holds the text")
+    parser.add_argument("--encoder", metavar="ENCODER", help="default: where it was when the tagger was trained")
+    parser.add_argument("--out", metavar="FILE", help="default: stdout")
+    parser.add_argument("--json", action="store_true", help="a JSON object a sentence: words, labels, spans")
+    add_encoder_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Read the tagger, then open its encoder, then tag."""
+    from unmask.evaluation.tagger import Tagger
+
+    tagger = Tagger.load(arguments.tagger)
+    arguments.encoder = arguments.encoder or tagger.encoder
+    sentences = [sentence for file in arguments.files for sentence in _sentences(Path(file), arguments.field)]
+    encoder = open_encoder(arguments)
+    tagger.check(encoder)
+    with ExitStack() as stack:
+        out = stack.enter_context(Path(arguments.out).open("w", encoding="utf-8")) if arguments.out else sys.stdout
+        for words, labels in tagger.tag(encoder, iter(sentences)):
+            _write(out, words, labels, as_json=arguments.json)
+    return 0
+
+
+def _sentences(path: Path, field: str) -> Iterator[tuple[str, ...]]:
+    from unmask.data.records import FORMATS, read_records
+    from unmask.data.words import ColumnFile, split_words
+
+    if path.suffix.lower() in FORMATS:
+        for record in read_records(path, field=field):
+            words = split_words(record.text)
+            if words:
+                yield words
+        return
+    for sentence in ColumnFile(path, {"word": 0}, 0):
+        yield sentence.words
+
+
+def _write(out: TextIO, words: Sequence[str], labels: Sequence[str], *, as_json: bool) -> None:
+    from unmask.evaluation.spans import spans
+
+    if not as_json:
+        out.writelines(f"{word}\t{label}\n" for word, label in zip(words, labels, strict=True))
+        out.write("\n")
+        return
+    marked = [label for label in labels if label[:2] in ("B-", "I-", "S-", "U-")]
+    found = spans(labels) if marked else []
+    pieces = [{"label": kind, "start": a, "end": b + 1, "text": " ".join(words[a : b + 1])} for kind, a, b in found]
+    out.write(json.dumps({"words": words, "labels": labels, "spans": pieces}, ensure_ascii=False) + "\n")

@@ -1,0 +1,90 @@
+"""Rows of hub data sets, or of local folders in the same layout, through the `datasets` library."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unmask.errors import DataError
+
+_SOURCE = re.compile(r"^(?P<name>[^:@]+)(?::(?P<config>[^@]+))?(?:@(?P<split>[\w.\[\]:%]+))?$")
+
+
+@dataclass(frozen=True, slots=True)
+class HubSplit:
+    """One split of a data set, written `name[:config]@split`."""
+
+    name: str
+    config: str | None = None
+    split: str = "test"
+
+    def __str__(self) -> str:
+        return f"{self.name}{':' + self.config if self.config else ''}@{self.split}"
+
+    @classmethod
+    def parse(cls, source: str, names: Mapping[str, str] | None = None) -> "HubSplit":
+        """Read `name[:config]@split`; `names` are short names for full ones.
+
+        Raises:
+            DataError: not of that form.
+        """
+        found = _SOURCE.match(source)
+        if found is None:
+            raise DataError(f"{source!r} is neither a file nor a data set of the form name[:config]@split.")
+        name = (names or {}).get(found["name"], found["name"])
+        return cls(name, found["config"], found["split"] or "test")
+
+    def rows(self, *, labelled: Sequence[str] = (), needed: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
+        """The rows in order, read from the memory-mapped table.
+
+        Args:
+            labelled: columns whose class numbers are turned into their names.
+            needed: further columns that must be there.
+
+        Raises:
+            DataError: the data set, its split or a column is not there.
+        """
+        table = self._load()
+        missing = [column for column in [*needed, *labelled] if column not in table.column_names]
+        if missing:
+            raise DataError(f"{self}: no column {missing[0]!r}; found {', '.join(table.column_names)}.")
+        names = {column: _class_names(table.features[column]) for column in labelled}
+        for row in table.select_columns([*needed, *labelled]) if needed or labelled else table:
+            for column, known in names.items():
+                if known:
+                    value = row[column]
+                    row[column] = [known[i] for i in value] if isinstance(value, list) else known[value]
+            yield row
+
+    def label_columns(self, word_column: str) -> list[str]:
+        """Columns that hold a list of class numbers, beside the column of words."""
+        features = self._load().features
+        return [name for name, feature in features.items() if name != word_column and _is_label_list(feature)]
+
+    def _load(self) -> Any:
+        import datasets
+
+        datasets.disable_progress_bars()
+        try:
+            return datasets.load_dataset(self.name, self.config, split=self.split)
+        except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+            what = "folder" if Path(self.name).is_dir() else "hub data set"
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise DataError(f"{what} {self} cannot be read: {reason}") from error
+
+
+def _inner(feature: Any) -> Any:
+    """What a list column's lists hold; None for other columns."""
+    inner = getattr(feature, "feature", None)
+    return feature[0] if isinstance(feature, list) else inner
+
+
+def _is_label_list(feature: Any) -> bool:
+    return hasattr(_inner(feature), "names")
+
+
+def _class_names(feature: Any) -> list[str] | None:
+    inner = _inner(feature)
+    names = getattr(inner if inner is not None else feature, "names", None)
+    return list(names) if names else None

@@ -1,0 +1,15 @@
+"""TextEncoder: text -> vector, tokens, words. One forward path: what is trained is what is evaluated and exported."""
+
+from unmask.encoder.conversion import convert_and_save
+from unmask.encoder.text_encoder import EncoderModule, TextEncoder, TokenVectors
+from unmask.encoder.words import Floats, WordPosition, word_states
+
+__all__ = [
+    "EncoderModule",
+    "Floats",
+    "TextEncoder",
+    "TokenVectors",
+    "WordPosition",
+    "convert_and_save",
+    "word_states",
+]

@@ -1,0 +1,45 @@
+"""Step 1 alone: a decoder, made bidirectional, proven, saved as an encoder folder."""
+
+from pathlib import Path
+
+from unmask.artifact import EncoderSettings
+from unmask.backbone.attention import Window
+from unmask.backbone.convert import convert
+from unmask.backbone.loading import load_model, load_tokenizer, max_positions, resolve_model
+from unmask.backbone.recurrent import Recurrent
+from unmask.backbone.verify import VerificationReport
+from unmask.encoder.text_encoder import TextEncoder
+from unmask.errors import ArtifactError
+from unmask.pooling import Pooling
+
+
+def convert_and_save(
+    name: str,
+    folder: str | Path,
+    *,
+    recurrent: Recurrent = "refuse",
+    window: Window = "keep",
+    pooling: Pooling = "mean",
+    max_length: int | None = None,
+    include_special_tokens: bool = False,
+    attention_implementation: str | None = None,
+) -> VerificationReport:
+    """Step 1 alone: load a decoder, make it bidirectional, verify, and save it as an encoder folder.
+
+    Raises:
+        ArtifactError: the model cannot be read, or the folder exists already.
+        ConversionError: it cannot be converted; nothing is written.
+    """
+    target = Path(folder)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ArtifactError(f"{folder} exists already and is not empty; choose another folder or remove it.")
+    source = resolve_model(name)
+    tokenizer = load_tokenizer(source)
+    model = load_model(source, head=False, attention_implementation=attention_implementation)
+    report = convert(model, recurrent=recurrent, window=window)
+    length = max_length or max_positions(model, tokenizer)
+    settings = EncoderSettings(pooling=pooling, max_length=length, include_special_tokens=include_special_tokens)
+    encoder = TextEncoder(model, tokenizer, settings)
+    encoder.lineage = {"base": name, "attention": "bidirectional", "stages": []}
+    encoder.save(target)
+    return report

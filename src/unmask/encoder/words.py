@@ -1,0 +1,99 @@
+"""Word vectors: the mean of each word's token states, at one or more positions and layers, in one pass of the model."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from unmask.backbone.structure import layer_states, num_layers
+from unmask.errors import DataError, EncodingError
+from unmask.text.batching import PaddedBatch
+from unmask.text.words import word_tokens
+
+if TYPE_CHECKING:
+    from unmask.encoder.text_encoder import TextEncoder
+
+Floats = NDArray[np.float32]
+WordPosition = Literal["same", "previous"]
+Index = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def word_states(
+    encoder: "TextEncoder",
+    texts: Sequence[Sequence[str]],
+    *,
+    positions: Sequence[WordPosition] = ("same",),
+    layers: Sequence[int] | None = None,
+    batch_tokens: int = 8192,
+) -> Iterator[tuple[int, Floats]]:
+    """The word vectors of each text, in the order in which batches come.
+
+    Args:
+        encoder: whose model reads the texts once.
+        texts: each a list of words, read joined by single spaces.
+        positions: `same` takes a token's own state; `previous` the state one token before, which is that of BOS for
+            the first token of a text. Where a tokenizer puts nothing in front, the first token keeps its own state.
+        layers: 0 is the embedding output, the number of layers the last state after the final norm (the default).
+        batch_tokens: most tokens in a batch.
+
+    Yields:
+        Number of the text, and float32 [positions, layers, words, width].
+
+    Raises:
+        DataError: a text longer than `max_length` tokens, or not a list of words; a layer that is not there.
+        EncodingError: a vector that is not finite.
+    """
+    last = num_layers(encoder.model)
+    wanted = list(layers) if layers is not None else [last]
+    for layer in wanted:
+        if not 0 <= layer <= last:
+            raise DataError(f"No layer {layer}; this model has 0 (embeddings) to {last}.")
+    tokenized = encoder.tokenize_words(texts)
+    limit = encoder.settings.max_length
+    for rows, batch in encoder.batches(tokenized, batch_tokens):
+        counts = [len(texts[row]) for row in rows]
+        found = [word_tokens(tokenized[row], texts[row], row, limit) for row in rows]
+        with torch.inference_mode():
+            states = layer_states(encoder.model, batch.input_ids, batch.attention_mask, batch.position_ids, wanted)
+            means = [_means(states, _index(found, counts, batch, position), sum(counts)) for position in positions]
+        vectors = np.stack(means)
+        start = 0
+        for row, count in zip(rows, counts, strict=True):
+            own = vectors[:, :, start : start + count]
+            if not np.isfinite(own).all():
+                raise EncodingError(f"Text {row} has word vectors that are not finite. Try dtype float32.")
+            yield row, own
+            start += count
+
+
+def _index(
+    found: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]],
+    counts: Sequence[int],
+    batch: PaddedBatch,
+    position: WordPosition,
+) -> Index:
+    """For every token of every word of a batch: its row, its column, and the number of its word."""
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    first = batch.attention_mask.argmax(dim=1).cpu().numpy()  # padding may be on the left
+    rows = np.repeat(np.arange(len(found)), [len(tokens) for tokens, _ in found])
+    tokens = np.concatenate([tokens for tokens, _ in found])
+    if position == "previous":
+        tokens = np.maximum(tokens - 1, 0)
+    words = np.concatenate([words + start for (_, words), start in zip(found, starts, strict=True)])
+    device = batch.input_ids.device
+    row_index, columns, numbers = (torch.from_numpy(a).to(device) for a in (rows, tokens + first[rows], words))
+    return row_index, columns, numbers
+
+
+def _means(states: Sequence[torch.Tensor], index: Index, num_words: int) -> Floats:
+    """Mean state of each word, float32 [layers, words, width]."""
+    rows, columns, words = index
+    counts = torch.bincount(words, minlength=num_words).clamp(min=1)[:, None]
+    means = []
+    for layer in states:
+        sums = torch.zeros(num_words, layer.shape[-1], device=layer.device)
+        means.append(sums.index_add_(0, words, layer[rows, columns].float()) / counts)
+    result: Floats = torch.stack(means).cpu().numpy()
+    return result

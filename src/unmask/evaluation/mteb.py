@@ -1,0 +1,307 @@
+"""MTEB through the `mteb` package: the paper's tasks and instructions, resumable; a failed task costs only itself."""
+
+import json
+import logging
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from tqdm import tqdm
+
+from unmask.artifact import read_json, write_json
+from unmask.encoder import Floats, TextEncoder
+from unmask.errors import DataError, MissingExtraError
+from unmask.evaluation.tagger import weights_fingerprint
+
+try:
+    import mteb
+    from mteb.models.abs_encoder import AbsEncoder
+    from mteb.models.model_meta import ModelMeta, ScoringFunction
+    from mteb.types import PromptType
+except ImportError as missing:
+    raise MissingExtraError("MTEB needs the package mteb: pip install 'unmask[mteb]'") from missing
+
+logger = logging.getLogger(__name__)
+Instructions = Literal["paper", "none"] | str
+# Table 3 of the paper.
+SUBSET = (
+    *("SciFact", "ArguAna", "NFCorpus", "StackOverflowDupQuestions", "SciDocsRR", "BiorxivClusteringS2S"),
+    *("MedrxivClusteringS2S", "TwentyNewsgroupsClustering", "SprintDuplicateQuestions", "Banking77Classification"),
+    *("EmotionClassification", "MassiveIntentClassification", "STS17", "SICK-R", "STSBenchmark"),
+)
+_PAPER = "MTEB(eng, v1)"
+_VARIANT = re.compile(r"(HardNegatives|\.v\d+)+$")
+_PACKAGES = ("mteb", "torch", "transformers", "tokenizers", "numpy", "scikit-learn", "unmask")
+_MEMO_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class TaskScore:
+    """One task's main score in percent, and the seconds it took (0 if an earlier run had it)."""
+
+    task: str
+    category: str
+    score: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class MtebResult:
+    """Scores in the order of the tasks, means, and what failed.
+
+    Attributes:
+        scores: of the tasks that have one.
+        failures: task -> reason.
+        categories: mean over the tasks of each category.
+        average: mean over all tasks; None while a task is missing.
+        settings: everything that the scores depend on.
+    """
+
+    scores: list[TaskScore]
+    failures: dict[str, str]
+    categories: dict[str, float]
+    average: float | None
+    settings: dict[str, Any] = field(repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        return asdict(self)
+
+
+def select_tasks(names: Sequence[str]) -> list[Any]:
+    """Tasks by name: `paper` (its 56), `paper-15` (its subset), a benchmark such as `MTEB(eng, v2)`, or single tasks.
+
+    A single task that `MTEB(eng, v1)` has is taken as it is there (English, test split).
+
+    Raises:
+        DataError: a name that mteb does not know.
+    """
+    tasks: dict[str, Any] = {}
+    classic = {task.metadata.name: task for task in mteb.get_benchmark(_PAPER).tasks}
+    for name in names:
+        if name == "paper":
+            found = list(classic.values())
+        elif name == "paper-15":
+            found = [classic[task] for task in SUBSET]
+        elif name in classic:
+            found = [classic[name]]
+        else:
+            found = _known_elsewhere(name)
+        tasks |= {task.metadata.name: task for task in found}
+    return list(tasks.values())
+
+
+def _known_elsewhere(name: str) -> list[Any]:
+    """The tasks of a benchmark, or one task, English where it has languages."""
+    try:
+        return list(mteb.get_benchmark(name).tasks)
+    except (KeyError, ValueError):
+        pass
+    try:
+        return [mteb.get_task(name, languages=["eng"], exclusive_language_filter=True)]
+    except (KeyError, ValueError) as error:
+        raise DataError(f"mteb knows no task or benchmark {name!r} ({str(error).splitlines()[0][:200]}).") from error
+
+
+def load_instructions(wanted: Instructions) -> dict[str, str]:
+    """Task -> instruction as it stands in front of a text.
+
+    Args:
+        wanted: `paper` for Table 10, `none`, or a JSON file of task -> text that is used as it is.
+
+    Raises:
+        DataError: no such file, or something else in it.
+    """
+    if wanted == "none":
+        return {}
+    if wanted == "paper":
+        data = json.loads((files("unmask") / "evaluation" / "instructions.json").read_text(encoding="utf-8"))
+        return {task: text + data["separator"] for task, text in data["tasks"].items()}
+    if not Path(wanted).is_file():
+        raise DataError(f"--instructions {wanted!r}: choose paper, none, or a JSON file of task -> text.")
+    found = read_json(Path(wanted))
+    if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
+        raise DataError(f"{wanted}: expected one JSON object of task -> text.")
+    return found
+
+
+class MtebEncoder(AbsEncoder):  # type: ignore[misc]
+    """A TextEncoder as mteb wants it.
+
+    Symmetric tasks get the instruction on both sides; retrieval and reranking on queries, never on documents
+    (section 3.2 of the paper). A text that a task asks for more than once is encoded once.
+    """
+
+    def __init__(self, encoder: TextEncoder, meta: ModelMeta, instructions: Mapping[str, str]) -> None:
+        self.encoder = encoder
+        self.mteb_model_meta = meta
+        self.instructions = instructions
+        self._memo: dict[str, Floats] = {}
+        self._memo_of: tuple[str, str] = ("", "")
+
+    def instruction(self, task: Any, prompt_type: PromptType | None) -> str:
+        """What stands in front of a text of this task and side."""
+        if prompt_type == PromptType.document or not self.instructions:
+            return ""
+        if task.name in self.instructions:
+            return self.instructions[task.name]
+        base = _VARIANT.sub("", task.name)
+        if base in self.instructions:
+            return self.instructions[base]
+        own = task.prompt.get("query") if isinstance(task.prompt, dict) else task.prompt
+        return f"{own}: " if own else ""
+
+    def encode(
+        self,
+        inputs: Any,
+        *,
+        task_metadata: Any,
+        hf_split: str,
+        hf_subset: str,
+        prompt_type: PromptType | None = None,
+        **_: Any,
+    ) -> Floats:
+        """Vectors [texts, width] of the loader's texts, in order."""
+        prompt = self.instruction(task_metadata, prompt_type)
+        if self._memo_of != (task_metadata.name, prompt):
+            self._memo, self._memo_of = {}, (task_metadata.name, prompt)
+        texts = [text for batch in inputs for text in batch["text"]]
+        new = [text for text in dict.fromkeys(texts) if text not in self._memo]
+        vectors = self.encoder.encode(new, prompt=prompt)
+        known = self._memo | dict(zip(new, vectors, strict=True))
+        if len(known) * self.encoder.dimension * 4 <= _MEMO_BYTES:
+            self._memo = known
+        return np.stack([known[text] for text in texts])
+
+
+def evaluate_mteb(
+    encoder: TextEncoder,
+    tasks: Sequence[Any],
+    out: str | Path,
+    *,
+    name: str,
+    instructions: Instructions = "paper",
+    progress: bool = False,
+) -> MtebResult:
+    """Run tasks one after the other; what an earlier call with the same encoder and settings finished is not run again.
+
+    Args:
+        encoder: frozen.
+        tasks: mteb's task objects; see `select_tasks`.
+        out: folder: mteb's own result files, `settings.json`, `summary.json`.
+        name: of the encoder, for the result files.
+        instructions: see `load_instructions`.
+        progress: show a bar.
+
+    Raises:
+        DataError: no task, or instructions that cannot be read.
+    """
+    if not tasks:
+        raise DataError("There is no task to run.")
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = load_instructions(instructions)
+    settings = _settings(encoder, name, instructions, texts)
+    _keep_settings(folder / "settings.json", settings)
+    bridge = MtebEncoder(encoder, _meta(encoder, settings), texts)
+    cache = mteb.ResultCache(folder)
+    scores, failures = [], {}
+    for task in tqdm(tasks, desc="mteb", unit="task", disable=not progress):
+        own = task.metadata.name
+        started = time.perf_counter()
+        had = cache.load_task_result(own, bridge.mteb_model_meta) is not None
+        try:
+            score = _run(bridge, task, cache)
+        except Exception as error:  # any fault of one task is told at the end and costs no other
+            failures[own] = _reason(error)
+            logger.warning("%s failed: %s", own, failures[own])
+            continue
+        seconds = 0.0 if had else round(time.perf_counter() - started, 1)
+        scores.append(TaskScore(own, task.metadata.type, score, seconds))
+    result = MtebResult(scores, failures, _means(scores), _average(scores, failures), settings)
+    write_json(folder / "summary.json", result.to_dict())
+    return result
+
+
+def _run(bridge: MtebEncoder, task: Any, cache: Any) -> float:
+    """The main score of one task in percent."""
+    try:
+        found = mteb.evaluate(
+            bridge,
+            task,
+            cache=cache,
+            overwrite_strategy="only-missing",
+            encode_kwargs={"batch_size": 512, "show_progress_bar": False},
+            show_progress_bar=False,
+            co2_tracker=False,
+        )
+    finally:
+        task.unload_data()
+    result = found.task_results[0]
+    score = result.get_score() if result.scores else None
+    if score is None or not np.isfinite(score):
+        # mteb takes such a file for a finished task; without it the next call runs the task again
+        for path in Path(cache.cache_path).rglob(f"{task.metadata.name}.json"):
+            path.unlink()
+        raise DataError(f"{task.metadata.name} has no score ({score}); are the vectors finite?")
+    return 100 * float(score)
+
+
+def _settings(encoder: TextEncoder, name: str, instructions: Instructions, texts: Mapping[str, str]) -> dict[str, Any]:
+    """Everything that scores depend on; its hash names the results."""
+    known = {
+        "encoder": name,
+        "weights": weights_fingerprint(encoder),
+        "settings": asdict(encoder.settings),
+        "dtype": str(encoder.model.dtype).removeprefix("torch."),
+        "instructions": instructions,
+        "instruction_texts": dict(texts),
+        "attention": str(getattr(encoder.model.config.get_text_config(), "is_causal", None)),
+    }
+    revision = sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
+    versions = {package: version(package) for package in _PACKAGES}
+    return {"revision": revision, **known, "lineage": encoder.lineage, "versions": versions}
+
+
+def _keep_settings(path: Path, settings: dict[str, Any]) -> None:
+    """One entry for each revision that ever wrote into the folder."""
+    kept = read_json(path) if path.is_file() else {}
+    write_json(path, {**kept, settings["revision"]: settings})
+
+
+def _meta(encoder: TextEncoder, settings: Mapping[str, Any]) -> ModelMeta:
+    slug = re.sub(r"[^\w.-]+", "-", str(settings["encoder"]).strip("/")).strip("-.") or "encoder"
+    return ModelMeta.create_empty(
+        overwrites={
+            "name": f"unmask/{slug}",
+            "revision": settings["revision"],
+            "similarity_fn_name": ScoringFunction.COSINE,
+            "embed_dim": encoder.dimension,
+            "max_tokens": encoder.settings.max_length,
+            "use_instructions": bool(settings["instruction_texts"]),
+        }
+    )
+
+
+def _means(scores: Sequence[TaskScore]) -> dict[str, float]:
+    categories = dict.fromkeys(score.category for score in scores)
+    return {
+        category: float(np.mean([score.score for score in scores if score.category == category]))
+        for category in categories
+    }
+
+
+def _average(scores: Sequence[TaskScore], failures: Mapping[str, str]) -> float | None:
+    return None if failures or not scores else float(np.mean([score.score for score in scores]))
+
+
+def _reason(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:300] if lines else ''}"
