@@ -61,7 +61,7 @@ def test_eval_sts_and_words_print_one_json_object(encoder_folder, tmp_path, caps
     words.write_text("The B-NP\ncat I-NP\nsat B-VP\n. O\n\nA B-NP\ndog I-NP\nran B-VP\n. O\n")
     arguments = ["eval", "words", str(encoder_folder), "--train", str(words), "--test", str(words), "--json"]
     assert main(arguments) == 0
-    found = json.loads(capsys.readouterr().out)
+    (found,) = json.loads(capsys.readouterr().out)["results"]
     assert found["accuracy"] == 100.0
     assert found["f1"] == 100.0
 
@@ -82,7 +82,7 @@ def test_a_probe_finds_chunks_in_real_text(encoder_folder, data_folder, capsys):
         "600",
     ]
     assert main([*arguments, "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    (found,) = json.loads(capsys.readouterr().out)["results"]
     assert found["words"] == 47377
     assert 80 < found["accuracy"] < 95
     assert 65 < found["f1"] < found["accuracy"]

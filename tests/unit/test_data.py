@@ -6,7 +6,7 @@ import pytest
 from unmask.data.blocks import pack, stack
 from unmask.data.records import read_records, read_texts
 from unmask.data.sampling import EpochSampler
-from unmask.data.words import read_labelled
+from unmask.data.words import ColumnFile, HubWords, open_corpus, split_words
 from unmask.errors import DataError
 from unmask.evaluation.similarity import read_pairs
 
@@ -103,10 +103,12 @@ def test_steps_are_a_pure_function_of_seed_and_number():
 
 def test_labelled_words_from_columns_and_conllu(tmp_path):
     conll = write(tmp_path, "a.txt", "The DT B-NP\ncat NN I-NP\n\n#tag NN O\n")
-    sentences = read_labelled(conll)
+    sentences = list(ColumnFile(conll))
     assert [s.words for s in sentences] == [("The", "cat"), ("#tag",)]
-    assert sentences[0].labels == ("B-NP", "I-NP")
-    assert read_labelled(conll, label_column=1)[0].labels == ("DT", "NN")
+    assert sentences[0].labels == {"label": ("B-NP", "I-NP")}
+    both = next(iter(ColumnFile(conll, {"pos": 1, "chunk": -1})))
+    assert both.labels == {"pos": ("DT", "NN"), "chunk": ("B-NP", "I-NP")}
+    assert len(list(ColumnFile(conll, limit=1))) == 1
     line = "{}\t{}\t_\t{}\t_\t_\t_\t_\t_\t_\n"
     universal = write(
         tmp_path,
@@ -116,15 +118,71 @@ def test_labelled_words_from_columns_and_conllu(tmp_path):
         + line.format(1, "do", "AUX")
         + line.format(2, "n't", "PART"),
     )
-    assert read_labelled(universal)[0].words == ("do", "n't")
-    assert read_labelled(universal)[0].labels == ("AUX", "PART")
+    (sentence,) = ColumnFile(universal)
+    assert sentence.words == ("do", "n't")
+    assert sentence.labels == {"upos": ("AUX", "PART")}
 
 
 def test_unequal_columns_are_named_with_their_line(tmp_path):
-    with pytest.raises(DataError, match=r"a.txt:2: 2 columns, the lines before it have 3"):
-        read_labelled(write(tmp_path, "a.txt", "The DT B-NP\ncat NN\n"))
-    with pytest.raises(DataError, match="no sentence found"):
-        read_labelled(write(tmp_path, "a.txt", "\n\n"))
+    for content, labels, message in [
+        ("The DT B-NP\ncat NN\n", None, r"a.txt:2: 2 columns, the lines before it have 3"),
+        ("\n\n", None, "no sentence found"),
+        ("The\tDT\ncat\t \n", None, r"a.txt:2: empty label"),
+        ("The DT\n", {"pos": 4}, r"a.txt:1: 2 columns; asked for column 4 \(pos\)"),
+    ]:
+        with pytest.raises(DataError, match=message):
+            list(ColumnFile(write(tmp_path, "a.txt", content), labels))
+
+
+@pytest.fixture
+def words_folder(tmp_path):
+    """A data set folder as the hub has them: Parquet with the names of its classes."""
+    from datasets import ClassLabel, Dataset, Features, List, Value
+
+    features = Features(
+        {
+            "id": Value("string"),
+            "tokens": List(Value("string")),
+            "pos_tags": List(ClassLabel(names=["DT", "NN"])),
+            "ner_tags": List(ClassLabel(names=["O", "B-PER"])),
+        }
+    )
+    rows = {
+        "id": ["0", "1"],
+        "tokens": [["The", "cat"], ["Anna"]],
+        "pos_tags": [[0, 1], [1]],
+        "ner_tags": [[0, 0], [1]],
+    }
+    folder = tmp_path / "people"
+    folder.mkdir()
+    Dataset.from_dict(rows, features).to_parquet(folder / "train.parquet")
+    return folder
+
+
+def test_labelled_words_from_a_data_set_folder(words_folder):
+    corpus = open_corpus(f"{words_folder}@train")
+    assert isinstance(corpus, HubWords)
+    for _ in range(2):  # it can be read again
+        first, second = corpus
+        assert first.words == ("The", "cat")
+        assert first.labels == {"pos_tags": ("DT", "NN"), "ner_tags": ("O", "O")}
+        assert second.labels["ner_tags"] == ("B-PER",)
+    (only,) = open_corpus(f"{words_folder}@train", columns={"ner": "ner_tags"}, limit=1)
+    assert only.labels == {"ner": ("O", "O")}
+    for source, columns, message in [
+        (f"{words_folder}@test", None, "cannot be read"),
+        (f"{words_folder}@train", {"x": "nothing"}, "no column 'nothing'; found id, tokens"),
+        (f"{words_folder}@train", {"x": 2}, "name its columns"),
+        (f"{words_folder}/none.txt", {"x": "ner_tags"}, "counted from 0, not named"),
+    ]:
+        with pytest.raises(DataError, match=message):
+            list(open_corpus(source, columns=columns))
+
+
+def test_running_text_is_split_into_words_and_marks():
+    assert split_words("Dr. Smith-Jones didn't go (again).") == (
+        *("Dr", ".", "Smith-Jones", "didn't", "go", "(", "again", ")", "."),
+    )
 
 
 def test_pairs_with_and_without_header(tmp_path):

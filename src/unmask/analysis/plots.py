@@ -5,22 +5,29 @@ from collections.abc import Mapping, Sequence
 from itertools import cycle
 from typing import Any
 
+import numpy as np
+
 from unmask.analysis.attention import AttentionMap
+from unmask.analysis.future_tokens import Separation
+from unmask.analysis.layers import LayerSimilarity
 
 _INK = "#808894"
 _COLOURS = ("#3b82f6", "#f97316", "#16a34a", "#a855f7", "#e11d48", "#0891b2")
 
 
-def curves_figure(rows: Sequence[Mapping[str, float]], series: Mapping[str, str], label: str) -> str:
+def curves_figure(
+    rows: Sequence[Mapping[str, float]], series: Mapping[str, str], label: str, *, from_zero: bool = True
+) -> str:
     """Figures over steps: `series` maps a key of the metric rows to the name shown."""
     figure, axes = _figure(6.4, 3.0)
-    for colour, (key, name) in zip(_COLOURS, series.items(), strict=False):
+    for colour, (key, name) in zip(cycle(_COLOURS), series.items(), strict=False):
         points = [(row["step"], row[key]) for row in rows if key in row]
         if points:
             axes.plot(*zip(*points, strict=True), color=colour, label=name, marker="o", markersize=3)
     axes.set_xlabel("step")
     axes.set_ylabel(label)
-    axes.set_ylim(bottom=0)
+    if from_zero:
+        axes.set_ylim(bottom=0)
     if len(series) > 1:
         axes.legend(frameon=False, labelcolor=_INK)
     return _svg(figure)
@@ -34,6 +41,61 @@ def layers_figure(series: Mapping[str, Sequence[tuple[int, float]]], label: str)
     axes.set_xlabel("layer (0: embeddings)")
     axes.set_ylabel(label)
     axes.legend(frameon=False, labelcolor=_INK)
+    return _svg(figure)
+
+
+def similarity_figure(similarity: LayerSimilarity) -> str:
+    """Cosine over token positions, one line a layer, as the paper plots it (its Figure 5)."""
+    from matplotlib import colormaps
+
+    figure, axes = _figure(6.4, 3.2)
+    rows = similarity.paper
+    for layer, cosines in enumerate(rows):
+        shade = colormaps["viridis"](layer / max(1, len(rows) - 1))
+        axes.plot(cosines, color=shade, linewidth=1, label=f"{layer}")
+    axes.set_xlabel("token position")
+    axes.set_ylabel("cosine, causal and bidirectional")
+    axes.set_ylim(min(0.0, float(rows.min())), 1.02)
+    if len(rows) <= 16:
+        axes.legend(title="layer", frameon=False, labelcolor=_INK, fontsize=7, ncols=2).get_title().set_color(_INK)
+    return _svg(figure)
+
+
+def similarity_map(similarity: LayerSimilarity) -> str:
+    """The same as a heat map: layers up, positions to the right, the state after the final norm on top."""
+    figure, axes = _figure(6.4, 0.6 + 0.28 * len(similarity.cosines))
+    axes.grid(visible=False)
+    image = axes.imshow(similarity.cosines, cmap="viridis", vmin=0, vmax=1, aspect="auto", origin="lower")
+    last = len(similarity.cosines) - 1
+    axes.set_yticks(range(last + 1), [*map(str, range(last)), f"{last}, normed"], fontsize=7)
+    axes.set_xlabel("token position")
+    axes.set_ylabel("layer")
+    bar = figure.colorbar(image, ax=axes)
+    bar.ax.tick_params(colors=_INK)
+    bar.outline.set_edgecolor(_INK)
+    return _svg(figure)
+
+
+def separation_figure(found: Mapping[str, Separation]) -> str:
+    """Histograms of prefix cosines to positives and negatives, one panel a rung, each on a scale of its own."""
+    from matplotlib.figure import Figure
+
+    columns = min(2, len(found))
+    rows = -(-len(found) // columns)
+    figure = Figure(figsize=(3.3 * columns, 2.3 * rows), layout="constrained")
+    grid: Any = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axes, (name, one) in zip(grid, found.items(), strict=False):
+        values = np.concatenate([one.positive, one.negative])
+        low, high = float(values.min()), float(values.max())
+        margin = max((high - low) * 0.02, 1e-3)
+        bins = np.linspace(low - margin, high + margin, 16)
+        for colour, label, own in ((_COLOURS[0], "same meaning", one.positive), (_COLOURS[1], "other", one.negative)):
+            axes.hist(own, bins=bins, color=colour, alpha=0.6, label=label)
+        axes.set_title(f"{name}: AUC {one.auc:.2f}", color=_INK, fontsize=9)
+        _ink(axes)
+    for axes in grid[len(found) :]:
+        axes.set_visible(False)
+    grid[0].legend(frameon=False, labelcolor=_INK, fontsize=7)
     return _svg(figure)
 
 

@@ -10,7 +10,7 @@ from importlib import import_module
 from unmask import __version__
 from unmask.errors import TrainingError, UnmaskError
 
-COMMANDS = ("demo", "convert", "verify", "train", "encode", "eval", "tag")
+COMMANDS = ("demo", "convert", "verify", "train", "encode", "eval", "tag", "analyze", "report")
 
 
 def build_parser() -> argparse.ArgumentParser:

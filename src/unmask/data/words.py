@@ -9,8 +9,9 @@ from unmask.data.hub import HubSplit
 from unmask.data.records import check_file, read_lines
 from unmask.errors import DataError
 
-# Short names of hub data sets that word-level work is measured on.
+# Short names of hub data sets that word-level work is measured on, and their tasks as the paper calls them.
 NAMED = {"conll2003": "lhoestq/conll2003"}
+_TASKS = {"conll2003": {"chunking": "chunk_tags", "ner": "ner_tags", "pos": "pos_tags"}}
 Columns = Mapping[str, int | str]
 
 
@@ -121,6 +122,7 @@ def open_corpus(
     if any(isinstance(at, int) for at in [*(columns or {}).values(), word_column]):
         raise DataError(f"{source} is a data set; name its columns, for example --label-column ner=ner_tags.")
     split = HubSplit.parse(source, names=NAMED)
+    columns = columns or _TASKS.get(source.partition("@")[0])
     return HubWords(split, columns, str(word_column or "tokens"), limit)  # type: ignore[arg-type]
 
 

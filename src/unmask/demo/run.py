@@ -13,7 +13,7 @@ import yaml
 
 from unmask.analysis.attention import attention_maps
 from unmask.analysis.neighbours import nearest
-from unmask.analysis.page import Section, write_page
+from unmask.analysis.page import Section, rungs_table, write_page
 from unmask.analysis.plots import attention_figure, curves_figure
 from unmask.backbone.loading import load_model
 from unmask.demo.texts import DemoTexts, chunk_sentences, collect_texts
@@ -23,7 +23,8 @@ from unmask.evaluation.masked import evaluate_masked
 from unmask.evaluation.retrieval import evaluate_retrieval
 from unmask.evaluation.words import cross_validate
 from unmask.ladder.recipe import Recipe, load_recipe
-from unmask.ladder.run import open_rung, train
+from unmask.ladder.run import train
+from unmask.ladder.rungs import RungPlace, open_rung
 from unmask.training.monitor import read_metrics
 
 _QUERIES = 300
@@ -124,8 +125,8 @@ def _write_report(
     """The page: what each step changed, in figures, curves, attention and neighbours."""
     logs = sorted((folder / "run" / "stages").glob("*/metrics.jsonl"))
     mntp, simcse = (read_metrics(path) for path in logs)
-    before = open_rung(recipe, encoders[0], "causal")
-    after = open_rung(recipe, encoders[-1], "bidirectional")
+    before = open_rung(recipe, RungPlace("Uni", encoders[0], "causal"))
+    after = open_rung(recipe, RungPlace("last", encoders[-1], "bidirectional"))
     queries, answers = texts.queries, texts.answers
     write_page(
         folder / "report.html",
@@ -133,12 +134,14 @@ def _write_report(
         lead="A 6.8M-parameter decoder, pretrained on Wikipedia, became a text encoder by the three steps of LLM2Vec. "
         "Everything below was measured in this run, on text that it was not trained on; small figures say what each "
         "step changed.",
-        columns={
-            "masked_accuracy": "masked tokens guessed, %",
-            "retrieval": f"docstring retrieval, MRR@10 of {len(queries)}",
-            "words": "chunk labels of words, %",
-        },
-        rungs=rungs,
+        table=rungs_table(
+            {
+                "masked_accuracy": "masked tokens guessed, %",
+                "retrieval": f"docstring retrieval, MRR@10 of {len(queries)}",
+                "words": "chunk labels of words, %",
+            },
+            rungs,
+        ),
         sections=[
             Section(
                 "Masked next-token prediction",

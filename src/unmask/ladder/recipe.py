@@ -84,10 +84,11 @@ class MaskedTask(Settings):
 
 
 class StsTask(Settings):
-    """Sentence pairs with scores."""
+    """Sentence pairs with scores, or (as `pairs`) with labels 0 and 1."""
 
     file: str
     columns: tuple[str, str, str] | None = Field(None, strict=False)
+    prompt: str | None = Field(None, description="in front of both texts")
 
 
 class WordsTask(Settings):
@@ -101,12 +102,60 @@ class WordsTask(Settings):
     positions: list[WordPosition] = Field(["same"], min_length=1)
 
 
+class ClassificationTask(Settings):
+    """Texts with labels for a logistic regression."""
+
+    train: str
+    test: str
+    columns: tuple[str, str] = Field(("text", "label"), strict=False)
+    shots: int | None = Field(None, ge=1, description="train on so many texts a class, drawn ten times (MTEB: 8)")
+    prompt: str | None = None
+
+
+class ClusteringTask(Settings):
+    """Texts with labels for k-means."""
+
+    file: str
+    columns: tuple[str, str] = Field(("text", "label"), strict=False)
+    prompt: str | None = None
+
+
+class RetrievalTask(Settings):
+    """A BEIR folder."""
+
+    folder: str
+    split: str = "test"
+    prompt: str | None = Field(None, description="in front of queries")
+    max_length: int | None = Field(None, ge=1, description="cut documents and queries shorter than the encoder does")
+
+
+class RerankingTask(Settings):
+    """Queries with candidates."""
+
+    file: str
+    prompt: str | None = Field(None, description="in front of queries")
+
+
 class EvaluationSettings(Settings):
     """Tasks by name; each is run at every rung."""
 
     masked: MaskedTask | None = None
     sts: dict[str, StsTask] = Field(default_factory=dict)
+    pairs: dict[str, StsTask] = Field(default_factory=dict)
+    classification: dict[str, ClassificationTask] = Field(default_factory=dict)
+    clustering: dict[str, ClusteringTask] = Field(default_factory=dict)
+    retrieval: dict[str, RetrievalTask] = Field(default_factory=dict)
+    reranking: dict[str, RerankingTask] = Field(default_factory=dict)
     words: dict[str, WordsTask] = Field(default_factory=dict)
+
+    def paths(self) -> dict[str, list[str]]:
+        """`kind.name` of every task -> the files and folders it reads."""
+        found = {}
+        for kind in ("sts", "pairs", "classification", "clustering", "retrieval", "reranking", "words"):
+            for name, task in getattr(self, kind).items():
+                places = [getattr(task, key, None) for key in ("file", "folder", "train", "test")]
+                found[f"{kind}.{name}"] = [place for place in places if place]
+        return found
 
 
 class Recipe(Settings):
@@ -180,9 +229,8 @@ def check_files(recipe: Recipe) -> None:
         RecipeError: every missing file and unset variable, one a line.
     """
     named = [(f"data.{name}", path) for name, source in recipe.data.items() for path in source.files]
-    named += [(f"evaluation.sts.{name}", task.file) for name, task in recipe.evaluation.sts.items()]
-    for name, task in recipe.evaluation.words.items():
-        named += [(f"evaluation.words.{name}", task.train), (f"evaluation.words.{name}", task.test)]
+    for name, places in recipe.evaluation.paths().items():
+        named += [(f"evaluation.{name}", path) for path in places]
     mistakes = []
     for place, path in named:
         try:
@@ -190,7 +238,7 @@ def check_files(recipe: Recipe) -> None:
         except RecipeError as error:
             mistakes.append(f"{place}: {error}")
             continue
-        if not found.is_file():
+        if not found.is_file() and not (found.is_dir() and place.startswith("evaluation.retrieval.")):
             mistakes.append(f"{place}: no file {str(found)!r}")
         elif place.startswith("data.") and found.suffix not in FORMATS:
             mistakes.append(f"{place}: {found.name} is not one of {', '.join(FORMATS)}")

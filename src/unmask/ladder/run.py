@@ -35,16 +35,15 @@ from unmask.backbone.loading import (
 from unmask.data.records import read_texts
 from unmask.encoder import TextEncoder
 from unmask.errors import ArtifactError, RecipeError, UnmaskError
-from unmask.evaluation.similarity import read_pairs
-from unmask.ladder.evaluate import evaluate_rung, words_data
+from unmask.ladder.evaluate import check_tasks, evaluate_rung
 from unmask.ladder.recipe import Recipe, check_files, resolve_path, stage_name
+from unmask.ladder.rungs import RungPlace, open_rung, split_places
 from unmask.training.config import StageSettings
 from unmask.training.stages import StageContext, run_stage
 
 logger = logging.getLogger(__name__)
 
 _PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers")
-_TITLES = {"mntp": "MNTP", "simcse": "SimCSE"}
 Evaluate = Callable[[TextEncoder], dict[str, float]]
 
 
@@ -94,7 +93,7 @@ def train(recipe: Recipe, out: str | Path, *, progress: bool = False, evaluate: 
     """
     started = time.perf_counter()
     check_files(recipe)
-    texts = _text_source(recipe)
+    texts = text_source(recipe)
     _preflight(recipe, texts)
     folder = Path(out)
     fresh = _claim(folder, recipe)
@@ -116,10 +115,7 @@ def _preflight(recipe: Recipe, texts: Callable[[str], Sequence[str]]) -> None:
     _check_conversion(recipe)
     for name in recipe.data:
         texts(name)
-    for sts in recipe.evaluation.sts.values():
-        read_pairs(resolve_path(sts.file), columns=sts.columns)
-    for words in recipe.evaluation.words.values():
-        words_data(words)
+    check_tasks(recipe)
 
 
 def _check_conversion(recipe: Recipe) -> None:
@@ -149,18 +145,15 @@ def _climb(
 ) -> tuple[list[Rung], Path]:
     """Every stage and every rung; what an earlier call finished is read, not done again."""
     score = evaluate or (lambda encoder: evaluate_rung(encoder, recipe, texts, progress=progress))
-    attention: AttentionMode = recipe.model.attention
-    prefix = "Bi" if attention == "bidirectional" else "Uni"
-    rungs = [_rung(folder, recipe, "Uni", recipe.model.name, "causal", score)]
-    if attention == "bidirectional":
-        rungs.append(_rung(folder, recipe, "Bi", recipe.model.name, attention, score))
+    untrained, trained = split_places(recipe, folder)
+    rungs = [_rung(folder, recipe, place, score) for place in untrained]
     start, lineage = recipe.model.name, _origin(recipe)
     accelerator = _accelerator(recipe, folder) if recipe.stages else None
-    for number, stage in enumerate(recipe.stages, 1):
+    for place, stage in zip(trained, recipe.stages, strict=True):
         assert accelerator is not None
-        place = folder / "stages" / f"{number}-{stage_name(stage)}"
+        stage_folder = Path(place.encoder).parent
         lineage = {**lineage, "stages": [*lineage["stages"], _stage_lineage(recipe, stage)]}
-        accelerator.project_configuration.logging_dir = str(place / "logs")
+        accelerator.project_configuration.logging_dir = str(stage_folder / "logs")
         context = StageContext(
             base=recipe.model.name,
             start=start,
@@ -175,9 +168,8 @@ def _climb(
             progress=progress,
         )
         logger.info("%s: %d steps", stage_name(stage), stage.steps)
-        start = str(run_stage(stage, context, place))
-        prefix += "+" + (stage.name or _TITLES[stage.objective])
-        rungs.append(_rung(folder, recipe, prefix, start, attention, score))
+        start = str(run_stage(stage, context, stage_folder))
+        rungs.append(_rung(folder, recipe, place, score))
     write_json(folder / "lineage.json", lineage)
     return rungs, _final_encoder(folder, start, recipe, lineage)
 
@@ -201,38 +193,20 @@ def _claim(folder: Path, recipe: Recipe) -> bool:
     return True
 
 
-def _rung(folder: Path, recipe: Recipe, name: str, encoder: str, attention: AttentionMode, score: Evaluate) -> Rung:
+def _rung(folder: Path, recipe: Recipe, place: RungPlace, score: Evaluate) -> Rung:
     """Evaluate a rung, or read what an earlier call found."""
-    path = folder / "rungs" / f"{name}.json"
+    path = folder / "rungs" / f"{place.name}.json"
     if path.is_file():
-        return Rung(name, encoder, attention, read_json(path))
-    logger.info("%s: evaluating", name)
-    figures = score(open_rung(recipe, encoder, attention))
-    logger.info("%s: %s", name, ", ".join(f"{key} {value:.2f}" for key, value in figures.items()))
+        return Rung(place.name, place.encoder, place.attention, read_json(path))
+    logger.info("%s: evaluating", place.name)
+    figures = score(open_rung(recipe, place))
+    logger.info("%s: %s", place.name, ", ".join(f"{key} {value:.2f}" for key, value in figures.items()))
     path.parent.mkdir(exist_ok=True)
     write_json(path, figures)
-    return Rung(name, encoder, attention, figures)
+    return Rung(place.name, place.encoder, place.attention, figures)
 
 
-def open_rung(recipe: Recipe, encoder: str, attention: AttentionMode) -> TextEncoder:
-    """The encoder of a rung, in float32 so that figures do not depend on the processor."""
-    model = recipe.model
-    turned = encoder == model.name and attention == "bidirectional"  # a stage's folder says it itself
-    return TextEncoder.load(
-        encoder,
-        attention=attention,
-        recurrent=model.recurrent if turned else None,
-        window=model.window if turned else None,
-        pooling=model.pooling,
-        max_length=model.max_length,
-        chat_template=model.chat_template,
-        include_special_tokens=model.include_special_tokens,
-        dtype="float32",
-        attention_implementation=model.attention_implementation,
-    )
-
-
-def _text_source(recipe: Recipe) -> Callable[[str], Sequence[str]]:
+def text_source(recipe: Recipe) -> Callable[[str], Sequence[str]]:
     """Data sources by name, each read once."""
     read: dict[str, list[str]] = {}
 

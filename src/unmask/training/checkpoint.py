@@ -40,7 +40,7 @@ def save(
         save_file(weights, partial / "weights.safetensors")
         save_file(moments, partial / "optimizer.safetensors")
         write_json(partial / "state.json", {"step": step})
-    for old in _all(folder)[:-keep]:
+    for old in kept(folder)[:-keep]:
         shutil.rmtree(old)
 
 
@@ -50,7 +50,7 @@ def restore(folder: Path, parameters: Mapping[str, nn.Parameter], optimizer: tor
     Raises:
         ArtifactError: the checkpoint belongs to other parameters.
     """
-    found = _all(folder)
+    found = kept(folder)
     if not found:
         return 0
     newest = found[-1]
@@ -70,6 +70,22 @@ def restore(folder: Path, parameters: Mapping[str, nn.Parameter], optimizer: tor
     return step
 
 
-def _all(folder: Path) -> list[Path]:
+def load_weights(path: Path, parameters: Mapping[str, nn.Parameter]) -> int:
+    """Put a checkpoint's weights into a model of the same shape. Returns how many steps are done.
+
+    Raises:
+        ArtifactError: the checkpoint has weights that the model has not.
+    """
+    weights = load_file(path / "weights.safetensors")
+    strange = sorted(set(weights) - set(parameters))
+    if strange:
+        raise ArtifactError(f"{path} does not fit this model, which has no {strange[0]!r}.")
+    with torch.no_grad():
+        for name, value in weights.items():
+            parameters[name].copy_(value)
+    return int(read_json(path / "state.json")["step"])
+
+
+def kept(folder: Path) -> list[Path]:
     """Whole checkpoints, oldest first."""
     return sorted(p for p in folder.glob("step-*") if p.is_dir() and not p.name.endswith(".partial"))

@@ -1,0 +1,132 @@
+"""`unmask analyze TARGET --out DIR`: the paper's analyses of a run, a decoder or an encoder, and report.html."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from unmask.cli.console import add_encoder_options, add_json, open_encoder, print_json, progress_wanted, table
+from unmask.errors import ConversionError, DataError, RecipeError
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "analyze",
+        help="look inside: states layer by layer, information on future tokens, shape of the vectors; report.html",
+        epilog="example: unmask analyze runs/pocket-wiki --out runs/pocket-wiki/analysis --checkpoints 'STS-B dev'",
+    )
+    parser.add_argument(
+        "target",
+        metavar="TARGET",
+        help="a run folder (all its rungs), a decoder (as it is, and bidirectional), or an encoder",
+    )
+    parser.add_argument("--out", required=True, metavar="DIR", help="for report.html and analysis.json")
+    parser.add_argument("--text", metavar="FILE", help="compare states on this text (default: a paragraph of our own)")
+    parser.add_argument(
+        "--triples", metavar="FILE", help="jsonl with prefix, query, positive, negative (default: 35 of our own)"
+    )
+    parser.add_argument(
+        "--pairs", metavar="FILE", help="texts that mean the same: csv or jsonl with scores, whose top fifth counts"
+    )
+    parser.add_argument(
+        "--checkpoints",
+        nargs="+",
+        metavar="TASK",
+        help="of a run: score every kept checkpoint on these tasks of its recipe",
+    )
+    parser.set_defaults(run=run)
+    add_encoder_options(parser)
+    add_json(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Read the texts, then open model after model."""
+    from unmask.analysis.future_tokens import read_triples
+    from unmask.analysis.report import TEXT, analyse, write_report
+    from unmask.cli.console import quiet_transformers
+
+    triples = read_triples(Path(arguments.triples) if arguments.triples else None)
+    text = Path(arguments.text).read_text(encoding="utf-8") if arguments.text else TEXT
+    pairs = _pairs(arguments.pairs) or [(triple.query, triple.positive) for triple in triples]
+    quiet_transformers()
+    target = Path(arguments.target)
+    of_a_run = (target / "recipe.yaml").is_file()
+    if arguments.checkpoints and not of_a_run:
+        raise RecipeError(f"--checkpoints needs a run folder; {target} holds no recipe.yaml.")
+    subjects, extra = _run_subjects(arguments, target) if of_a_run else (_model_subjects(arguments), {})
+    found = analyse(subjects, text=text, triples=triples, pairs=pairs, progress=progress_wanted())
+    page = write_report(
+        Path(arguments.out),
+        found,
+        title=f"Inside {target.name or arguments.target}",
+        lead=f"{len(subjects)} models, from the same texts; every figure is of this run of `unmask analyze`.",
+        **extra,
+    )
+    if arguments.json:
+        print_json({"target": arguments.target, "report": str(page), **found.to_dict()})
+        return 0
+    columns, rows = found.summary()
+    print(table(columns, [[f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]))
+    print(f"report: {page}", file=sys.stderr)
+    return 0
+
+
+def _run_subjects(arguments: argparse.Namespace, folder: Path) -> tuple[list[Any], dict[str, Any]]:
+    """Every rung of a run, and what its report says besides."""
+    from unmask.analysis.page import rungs_table
+    from unmask.analysis.report import Subject, training_sections
+    from unmask.artifact import read_json
+    from unmask.ladder.rungs import open_run, open_rung
+
+    recipe, places = open_run(folder)
+    subjects = [
+        Subject(place.name, lambda place=place: open_rung(recipe, place), None if place.name == "Uni" else "Uni")  # type: ignore[misc]
+        for place in places
+    ]
+    extra: dict[str, Any] = {"before": training_sections(folder)}
+    if (folder / "results.json").is_file():
+        rungs = read_json(folder / "results.json")["rungs"]
+        names = dict.fromkeys(key for rung in rungs for key in rung if key != "name")
+        extra["rungs"] = rungs_table({name: name for name in names}, rungs)
+    if arguments.checkpoints:
+        from unmask.ladder.efficiency import score_checkpoints
+
+        extra["curves"] = score_checkpoints(recipe, folder, arguments.checkpoints, progress=progress_wanted())
+    return subjects, extra
+
+
+def _model_subjects(arguments: argparse.Namespace) -> list[Any]:
+    """A causal decoder twice, as it is and bidirectional; an encoder as it is."""
+    from unmask.analysis.report import Subject
+    from unmask.backbone.attention import attention_mode
+
+    arguments.encoder = arguments.target
+    first = open_encoder(arguments)
+    name = Path(arguments.target).name or arguments.target
+    if arguments.attention or attention_mode(first.model) == "bidirectional":
+        return [Subject(name, lambda: first)]
+    try:
+        second = open_encoder(argparse.Namespace(**{**vars(arguments), "attention": "bidirectional"}))
+    except ConversionError:  # BERT and its like: their config does not say that they were never causal
+        return [Subject(name, lambda: first)]
+    return [Subject("Uni", lambda: first), Subject("Bi", lambda: second, "Uni")]
+
+
+def _pairs(path: str | None) -> list[tuple[str, str]]:
+    """The pairs of a file whose score is in the top fifth of its range."""
+    if path is None:
+        return []
+    from unmask.evaluation.similarity import read_pairs
+
+    pairs = read_pairs(path)
+    low, high = min(pairs.scores), max(pairs.scores)
+    least = high - (high - low) / 5
+    chosen = [
+        (first, second)
+        for first, second, score in zip(pairs.first, pairs.second, pairs.scores, strict=True)
+        if score >= least
+    ]
+    if len(chosen) < 2:
+        raise DataError(f"{path}: {len(chosen)} pairs in the top fifth of scores are too few.")
+    return chosen[:2000]

@@ -1,0 +1,64 @@
+"""`unmask report RUN...`: runs side by side, beside the paper's published figures."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from unmask.cli.console import add_json, print_json, table
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "report",
+        help="several runs or saved results side by side, and the paper's published figures beside them",
+        epilog="example: unmask report runs/a runs/b --paper table4 --markdown",
+    )
+    parser.add_argument(
+        "runs",
+        nargs="*",
+        metavar="RUN",
+        help="run folders, folders of `unmask eval mteb --out`, or files of `unmask eval ... --json`",
+    )
+    parser.add_argument(
+        "--paper",
+        nargs="+",
+        default=[],
+        metavar="TABLE",
+        help="published figures: table1, table2, table4, table5, table11, table12, figure6",
+    )
+    parser.add_argument("--model", metavar="NAME", help="of the published figures, those of this model only")
+    parser.add_argument("--markdown", action="store_true", help="print Markdown tables")
+    add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """One table a measure, because accuracy, F1 and MTEB's scores do not belong into one column."""
+    from unmask.evaluation.comparison import compare, read_published, read_run
+
+    rows = [row for run in arguments.runs for row in read_run(Path(run))]
+    rows += [row for name in arguments.paper for row in read_published(name, arguments.model)]
+    tables = compare(rows)
+    if arguments.json:
+        print_json({"tables": [one.to_dict() for one in tables]})
+        return 0
+    blocks = []
+    for one in tables:
+        cells = [
+            [row.label, *(_cell(row.values.get(column)) for column in one.columns), row.source] for row in one.rows
+        ]
+        header = ["", *one.columns, "source"]
+        body = _markdown(header, cells) if arguments.markdown else table(header, cells)
+        blocks.append(f"{one.measure}\n\n{body}")
+    print("\n\n".join(blocks))
+    return 0
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _markdown(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---", *["--:"] * (len(header) - 2), "---"], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,89 @@
+"""The rungs of a run: where their encoders are, how they are opened, and what they were at each checkpoint."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from unmask.backbone.attention import AttentionMode
+from unmask.backbone.lora import load_lora, merge_lora
+from unmask.encoder import TextEncoder
+from unmask.errors import ArtifactError
+from unmask.ladder.recipe import Recipe, load_recipe, stage_name
+from unmask.training import checkpoint
+
+_TITLES = {"mntp": "MNTP", "simcse": "SimCSE"}
+
+
+@dataclass(frozen=True, slots=True)
+class RungPlace:
+    """A rung: its name (`Bi+MNTP`), the model or encoder folder it is opened from, and how it looks at texts."""
+
+    name: str
+    encoder: str
+    attention: AttentionMode
+
+
+def split_places(recipe: Recipe, folder: Path) -> tuple[list[RungPlace], list[RungPlace]]:
+    """The rungs without training (Uni, and Bi if the recipe is bidirectional), and one for each stage."""
+    attention: AttentionMode = recipe.model.attention
+    untrained = [RungPlace("Uni", recipe.model.name, "causal")]
+    if attention == "bidirectional":
+        untrained.append(RungPlace("Bi", recipe.model.name, attention))
+    name, trained = untrained[-1].name, []
+    for number, stage in enumerate(recipe.stages, 1):
+        name += "+" + (stage.name or _TITLES[stage.objective])
+        encoder = folder / "stages" / f"{number}-{stage_name(stage)}" / "encoder"
+        trained.append(RungPlace(name, str(encoder), attention))
+    return untrained, trained
+
+
+def open_run(folder: Path) -> tuple[Recipe, list[RungPlace]]:
+    """The recipe of a run folder and those of its rungs that are there.
+
+    Raises:
+        ArtifactError: the folder holds no run.
+    """
+    if not (folder / "recipe.yaml").is_file():
+        raise ArtifactError(f"{folder} holds no run: there is no recipe.yaml in it.")
+    recipe = load_recipe(folder / "recipe.yaml")
+    untrained, trained = split_places(recipe, folder)
+    return recipe, [*untrained, *(place for place in trained if Path(place.encoder).is_dir())]
+
+
+def open_rung(recipe: Recipe, place: RungPlace) -> TextEncoder:
+    """The encoder of a rung, in float32 so that figures do not depend on the processor."""
+    model = recipe.model
+    turned = place.encoder == model.name and place.attention == "bidirectional"  # a stage's folder says it itself
+    return TextEncoder.load(
+        place.encoder,
+        attention=place.attention,
+        recurrent=model.recurrent if turned else None,
+        window=model.window if turned else None,
+        pooling=model.pooling,
+        max_length=model.max_length,
+        chat_template=model.chat_template,
+        include_special_tokens=model.include_special_tokens,
+        dtype="float32",
+        attention_implementation=model.attention_implementation,
+    )
+
+
+def checkpoints(recipe: Recipe, folder: Path) -> Iterator[tuple[RungPlace, int, TextEncoder]]:
+    """Every kept checkpoint of every finished stage as an encoder, with the stage's rung and the step.
+
+    A recipe keeps as many as `keep_checkpoints` says, one every `save_every` steps.
+    """
+    untrained, trained = split_places(recipe, folder)
+    start = untrained[-1]
+    for place in trained:
+        stage = Path(place.encoder).parent
+        kept = checkpoint.kept(stage / "checkpoints")
+        for path in kept if Path(place.encoder).is_dir() else []:
+            encoder = open_rung(recipe, start)
+            adapter = stage / "adapter"
+            wrapped = load_lora(encoder.model, adapter, name="default") if adapter.is_dir() else None
+            step = checkpoint.load_weights(path, dict(encoder.module.named_parameters()))
+            if wrapped is not None:
+                merge_lora(wrapped)
+            yield place, step, encoder
+        start = place
