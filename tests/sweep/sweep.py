@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 import transformers
-from tests.sweep.families import family_config, reason_aside, text_decoders
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from tests.sweep.families import family_config, reason_aside, text_decoders
 from unmask.backbone.convert import convert
 from unmask.backbone.elsewhere import gaps_elsewhere
 from unmask.backbone.head import LanguageModelHead

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 import transformers
+
 from tests.sweep.families import reason_aside, text_decoders
 from tests.sweep.sweep import measure, page
-
 from unmask.backbone.convert import _WHY
 
 REFUSED = {"cpmant", "deepseek_v4", "mpt", "reformer"}

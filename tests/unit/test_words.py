@@ -98,7 +98,9 @@ def test_the_papers_probe_follows_its_seed_and_leaves_the_random_state_alone():
     lengths = np.full(60, 10, dtype=np.int32)
     torch.manual_seed(3)
     before = torch.random.get_rng_state()
-    first, again, other = (fit_paper(InMemory(vectors), labels, lengths, 4, steps=1500, seed=seed) for seed in (0, 0, 1))
+    first, again, other = (
+        fit_paper(InMemory(vectors), labels, lengths, 4, steps=1500, seed=seed) for seed in (0, 0, 1)
+    )
     assert torch.equal(torch.random.get_rng_state(), before)
     np.testing.assert_array_equal(first.weight, again.weight)
     assert np.abs(first.weight - other.weight).max() > 1e-3

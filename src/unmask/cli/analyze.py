@@ -100,6 +100,7 @@ def _model_subjects(arguments: argparse.Namespace) -> list[Any]:
     """A causal decoder twice, as it is and bidirectional; an encoder as it is."""
     from unmask.analysis.report import Subject
     from unmask.backbone.attention import attention_mode
+    from unmask.backbone.convert import require_decoder
 
     arguments.encoder = arguments.target
     first = open_encoder(arguments)
@@ -107,9 +108,10 @@ def _model_subjects(arguments: argparse.Namespace) -> list[Any]:
     if arguments.attention or attention_mode(first.model) == "bidirectional":
         return [Subject(name, lambda: first)]
     try:
-        second = open_encoder(argparse.Namespace(**{**vars(arguments), "attention": "bidirectional"}))
-    except ConversionError:  # BERT and its like: their config does not say that they were never causal
+        require_decoder(first.model)
+    except ConversionError:  # BERT and its like, whose config does not say that they were never causal
         return [Subject(name, lambda: first)]
+    second = open_encoder(argparse.Namespace(**{**vars(arguments), "attention": "bidirectional"}))
     return [Subject("Uni", lambda: first), Subject("Bi", lambda: second, "Uni")]
 
 

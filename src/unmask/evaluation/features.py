@@ -6,7 +6,7 @@ grow with the corpus.
 
 import mmap
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -23,7 +23,7 @@ from unmask.errors import DataError
 Labels = NDArray[np.int32]
 View = tuple[WordPosition, int]  # which state of a word: position and layer
 _SENTENCES_AT_ONCE = 1024
-_CHUNK_BYTES = 32 << 20
+_CHUNK_BYTES = 8 << 20
 
 
 class MappedRows:
@@ -147,7 +147,7 @@ def extract(
     matrices = {view: MappedRows(folder / f"{view[0]}-{view[1]}.f32", shape.words, encoder.dimension) for view in views}
     labels = {task: np.empty(shape.words, dtype=np.int32) for task in shape.tasks}
     starts = np.concatenate([[0], np.cumsum(shape.lengths, dtype=np.int64)])
-    done = 0
+    done = unwritten = 0
     with tqdm(total=shape.words, unit="word", desc=folder.name, disable=not progress) as bar:
         for sentences in _windows(corpus):
             for offset, sentence in enumerate(sentences):
@@ -160,11 +160,19 @@ def extract(
                 flat = vectors.reshape(len(views), *vectors.shape[2:])
                 for matrix, own_vectors in zip(matrices.values(), flat, strict=True):
                     matrix.array[where] = own_vectors
+                unwritten += vectors.nbytes
+                if unwritten > _CHUNK_BYTES:
+                    _release(matrices.values())
+                    unwritten = 0
                 bar.update(len(words[row]))
             done += len(sentences)
-            for matrix in matrices.values():
-                matrix.release()
+    _release(matrices.values())
     return WordFeatures(shape, matrices, labels)
+
+
+def _release(matrices: Iterable[MappedRows]) -> None:
+    for matrix in matrices:
+        matrix.release()
 
 
 def _windows(corpus: Corpus) -> Iterator[list[LabelledSentence]]:

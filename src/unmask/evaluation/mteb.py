@@ -243,7 +243,8 @@ def _run(bridge: MtebEncoder, task: Any, cache: Any) -> float:
             co2_tracker=False,
         )
     finally:
-        task.unload_data()
+        if getattr(task, "data_loaded", False):
+            task.unload_data()
     result = found.task_results[0]
     score = result.get_score() if result.scores else None
     if score is None or not np.isfinite(score):
@@ -251,7 +252,7 @@ def _run(bridge: MtebEncoder, task: Any, cache: Any) -> float:
         for path in Path(cache.cache_path).rglob(f"{task.metadata.name}.json"):
             path.unlink()
         raise DataError(f"{task.metadata.name} has no score ({score}); are the vectors finite?")
-    return 100 * float(score)
+    return round(100 * float(score), 4)  # mteb's files keep six digits
 
 
 def _settings(encoder: TextEncoder, name: str, instructions: Instructions, texts: Mapping[str, str]) -> dict[str, Any]:

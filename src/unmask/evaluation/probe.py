@@ -97,12 +97,11 @@ def fit_converged(vectors: Rows, labels: NDArray[np.int32], num_labels: int) -> 
     Returns:
         Weights [labels, width] and biases [labels].
     """
-    few = slice(None, None, max(1, vectors.array.nbytes // _FEW_BYTES))
-    sample = InMemory(np.ascontiguousarray(vectors.array[few]))
-    vectors.release()
+    every = max(1, vectors.array.nbytes // _FEW_BYTES)
+    sample = InMemory(np.concatenate([rows[-first % every :: every].copy() for first, rows in vectors.chunks()]))
     parameters = np.zeros((num_labels, vectors.array.shape[1] + 1))
     if len(sample) < len(vectors):
-        parameters = _minimise(sample, np.ascontiguousarray(labels[few]), parameters)
+        parameters = _minimise(sample, np.ascontiguousarray(labels[::every]), parameters)
     parameters = _minimise(vectors, labels, parameters)
     weight: Floats = parameters[:, :-1].astype(np.float32)
     bias: Floats = parameters[:, -1].astype(np.float32)

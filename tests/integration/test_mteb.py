@@ -1,0 +1,125 @@
+"""MTEB: seven categories offline, instructions where the paper has them, failures that cost only themselves."""
+
+import json
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+from unmask.errors import DataError
+from unmask.evaluation import mteb as bridge_module
+from unmask.evaluation.mteb import SUBSET, MtebEncoder, evaluate_mteb, load_instructions, select_tasks
+from unmask.evaluation.mteb_plan import plan_tasks
+
+pytestmark = pytest.mark.data
+CATEGORIES = {
+    *("Classification", "Clustering", "PairClassification", "STS", "Summarization", "Retrieval", "Reranking"),
+}
+
+
+class Recorder(MtebEncoder):
+    """Remembers which prompt each call of a task had."""
+
+    calls: ClassVar[list] = []
+
+    def encode(self, inputs, *, task_metadata, prompt_type=None, **rest):
+        side = prompt_type.value if prompt_type else "both"
+        self.calls.append((task_metadata.name, side, self.instruction(task_metadata, prompt_type)))
+        return super().encode(inputs, task_metadata=task_metadata, prompt_type=prompt_type, **rest)
+
+
+@pytest.fixture
+def tasks(data_folder):
+    from tests.integration.local_tasks import local_tasks
+
+    return local_tasks(data_folder)
+
+
+def test_every_category_runs_offline_with_the_papers_instructions(bidirectional, tasks, tmp_path, monkeypatch):
+    monkeypatch.setattr(bridge_module, "MtebEncoder", Recorder)
+    Recorder.calls = []
+    result = evaluate_mteb(bidirectional, tasks, tmp_path, name="pocket")
+    assert not result.failures
+    assert {score.category for score in result.scores} == CATEGORIES
+    assert all(0 < score.score <= 100 for score in result.scores)
+    assert result.average == pytest.approx(np.mean([score.score for score in result.scores]))
+    claims = "Given a scientific claim, retrieve documents that support or refute the claim: "
+    prompts = {(task, side): prompt for task, side, prompt in Recorder.calls}
+    assert prompts["SciFact", "query"] == claims
+    assert prompts["SciFact", "document"] == ""
+    assert prompts["STSBenchmark", "both"] == "Retrieve semantically similar text: "
+    assert prompts["Banking77Classification", "both"].startswith("Given a online banking query")
+    assert prompts["LocalReranking", "document"] == ""
+    settings = json.loads((tmp_path / "settings.json").read_text())
+    (own,) = settings.values()
+    assert own["versions"]["mteb"]
+    assert own["instruction_texts"]["SciFact"] == claims
+    assert json.loads((tmp_path / "summary.json").read_text())["average"] == result.average
+
+    count = len(Recorder.calls)
+    again = evaluate_mteb(bidirectional, tasks, tmp_path, name="pocket")
+    assert len(Recorder.calls) == count  # nothing was run again
+    assert [s.score for s in again.scores] == [s.score for s in result.scores]
+    evaluate_mteb(bidirectional, tasks[:1], tmp_path, name="pocket", instructions="none")
+    assert len(Recorder.calls) > count  # other settings are other results
+
+
+def test_a_task_that_fails_is_told_and_costs_no_other(bidirectional, tasks, tmp_path, monkeypatch):
+    similarity = next(task for task in tasks if task.metadata.name == "STSBenchmark")
+    broken = next(task for task in tasks if task.metadata.name == "LocalPairs")
+
+    def fail(**_):
+        raise RuntimeError("the disk is gone")
+
+    monkeypatch.setattr(broken, "load_data", fail)
+    result = evaluate_mteb(bidirectional, [broken, similarity], tmp_path, name="pocket")
+    assert result.failures == {"LocalPairs": "RuntimeError: the disk is gone"}
+    assert [score.task for score in result.scores] == ["STSBenchmark"]
+    assert result.average is None
+
+
+def test_vectors_are_those_of_the_encoder_and_repeated_texts_are_encoded_once(bidirectional, monkeypatch):
+    from mteb.types import PromptType
+
+    asked = []
+    encode = type(bidirectional).encode
+    monkeypatch.setattr(
+        type(bidirectional), "encode", lambda self, texts, **k: (asked.extend(texts), encode(self, texts, **k))[1]
+    )
+    (task,) = select_tasks(["STSBenchmark"])
+    bridge = MtebEncoder(bidirectional, None, load_instructions("paper"))
+    loader = [{"text": ["one", "two"]}, {"text": ["one"]}]
+    options = {"task_metadata": task.metadata, "hf_split": "test", "hf_subset": "default"}
+    vectors = bridge.encode(loader, **options)
+    assert asked == ["one", "two"]
+    bridge.encode(loader, **options)
+    assert asked == ["one", "two"]
+    expected = encode(bidirectional, ["one", "two", "one"], prompt="Retrieve semantically similar text: ")
+    np.testing.assert_allclose(vectors, expected, atol=1e-5)
+    documents = bridge.encode(loader, prompt_type=PromptType.document, **options)
+    assert np.abs(documents - vectors).max() > 0.01
+
+
+def test_the_papers_tasks_by_name():
+    paper = [task.metadata.name for task in select_tasks(["paper"])]
+    assert len(paper) == 56
+    assert set(load_instructions("paper")) >= set(paper)
+    subset = select_tasks(["paper-15"])
+    assert tuple(task.metadata.name for task in subset) == SUBSET
+    languages = {task.metadata.name: task.hf_subsets for task in subset}
+    assert languages["STS17"] == ["en-en"]
+    assert languages["MassiveIntentClassification"] == ["en"]
+    assert len(select_tasks(["MTEB(eng, v2)"])) == 41
+    with pytest.raises(DataError, match="mteb knows no task or benchmark 'SciFakt'"):
+        select_tasks(["SciFakt"])
+    with pytest.raises(DataError, match="choose paper, none, or a JSON file"):
+        load_instructions("papper")
+
+
+def test_sizes_and_times_are_known_before_the_start(bidirectional):
+    plans = {plan.task: plan for plan in plan_tasks(bidirectional, select_tasks(["paper"]))}
+    assert len(plans) == 56
+    assert all(plan.texts and plan.seconds for plan in plans.values())
+    assert plans["STSBenchmark"].texts == 2593
+    assert plans["SciFact"].texts == 5483
+    assert plans["MSMARCO"].seconds > plans["SciFact"].seconds > plans["STSBenchmark"].seconds

@@ -1,0 +1,66 @@
+"""Runs beside the paper's figures: what belongs together shares a table, what does not never does."""
+
+import json
+
+import pytest
+
+from unmask.errors import DataError
+from unmask.evaluation.comparison import compare, read_published, read_run
+
+TABLES = ("table1", "table2", "table4", "table5", "table11", "table12", "figure6")
+
+
+def test_published_figures_are_the_papers():
+    rows = {row.label: row.values for row in read_published("table4")}
+    assert rows["Mistral-7B Bi+MNTP"] == {"chunking": 91.17, "ner": 97.18, "pos": 92.35}
+    assert rows["S-LLaMA-1.3B Uni"]["chunking"] == 86.10
+    for table in TABLES:
+        assert all(table.removeprefix("table") in row.source or table == "figure6" for row in read_published(table))
+    with pytest.raises(DataError, match="No published table 'table3'"):
+        read_published("table3")
+    with pytest.raises(DataError, match="has no model 'GPT-2'"):
+        read_published("table4", "GPT-2")
+
+
+@pytest.mark.parametrize(
+    ("per_task", "summary", "variant"), [("table11", "table1", "LLM2Vec"), ("table12", "table2", "LLM2Vec w/o SimCSE")]
+)
+def test_the_published_averages_follow_from_the_published_tasks(per_task, summary, variant):
+    averages = {row.label: row.values["average"] for row in read_published(summary)}
+    for row in read_published(per_task):
+        tasks = [value for task, value in row.values.items() if task != "average"]
+        assert len(tasks) == 56
+        assert sum(tasks) / 56 == pytest.approx(row.values["average"], abs=0.006)
+        assert averages[row.label] == row.values["average"]
+        assert row.label.endswith(variant)
+
+
+def test_accuracy_and_f1_never_share_a_table(tmp_path):
+    rungs = [
+        {"name": "Uni", "masked loss": 5.0, "ner": 93.0, "ner F1": 17.0, "STS-B": 30.0, "Banking77 accuracy": 48.0}
+    ]
+    (tmp_path / "results.json").write_text(json.dumps({"rungs": rungs}))
+    (tmp_path / "recipe.yaml").write_text("evaluation: {words: {ner: {train: a, test: b}}}\n")
+    tables = {one.measure: one for one in compare([*read_run(tmp_path), *read_published("table4", "Mistral-7B")])}
+    accuracy = tables["token accuracy, %"]
+    assert [row.label for row in accuracy.rows][:2] == ["Uni", "Mistral-7B Uni"]
+    assert accuracy.rows[0].values == {"ner": 93.0}
+    assert accuracy.columns == ["ner", "chunking", "pos"]
+    f1 = tables["F1 of whole spans, %"]
+    assert [row.values for row in f1.rows] == [{"ner": 17.0}]
+    assert len(tables) == 5
+
+
+def test_saved_outputs_are_read_and_others_refused(tmp_path):
+    words = [{"task": "ner", "layer": 6, "position": "same", "accuracy": 93.0, "f1": 17.0}]
+    (tmp_path / "words.json").write_text(json.dumps({"encoder": "mine", "task": "words", "results": words}))
+    assert [row.measure for row in read_run(tmp_path / "words.json")] == ["token accuracy, %", "F1 of whole spans, %"]
+    (tmp_path / "sts.json").write_text(json.dumps({"encoder": "mine", "task": "sts", "spearman": 50.0}))
+    (row,) = read_run(tmp_path / "sts.json")
+    assert row.values == {"sts": 50.0}
+    (tmp_path / "other.json").write_text("[]")
+    for path, message in [(tmp_path / "other.json", "is not what"), (tmp_path, "holds no results")]:
+        with pytest.raises(DataError, match=message):
+            list(read_run(path))
+    with pytest.raises(DataError, match="Nothing to compare"):
+        compare([])
