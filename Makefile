@@ -11,7 +11,7 @@ PYTEST_ARGS ?=
 ORACLE ?= .venv-oracle
 ORACLE_STAMP := $(ORACLE)/.ready
 
-.PHONY: setup demo test check fmt bench oracle support clean
+.PHONY: setup demo test check fmt bench oracle browser support clean
 
 setup: $(STAMP)
 
@@ -37,7 +37,15 @@ check: $(STAMP)
 	$(RUN)/ruff check .
 	$(RUN)/mypy
 
-test: check $(ORACLE_STAMP)
+# The report page is tested in a real browser; where there is none and the system lets us, Debian's is installed.
+browser:
+	@for name in chromium chromium-browser google-chrome; do command -v $$name > /dev/null && exit 0; done; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+		apt-get install -y -qq --no-install-recommends chromium > /dev/null || \
+		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium > /dev/null; }; \
+	else echo "No Chromium found: install it, or the tests of report.html will fail." >&2; fi
+
+test: check browser $(ORACLE_STAMP)
 	$(OFFLINE) UNMASK_ORACLE=$(abspath $(ORACLE))/bin/python $(RUN)/python -m pytest $(PYTEST_ARGS)
 
 # Writes docs/support.md.
@@ -48,8 +56,9 @@ fmt: $(STAMP)
 	$(RUN)/ruff format .
 	$(RUN)/ruff check --fix .
 
-bench: $(STAMP)
+bench: $(STAMP) $(ORACLE_STAMP)
 	$(OFFLINE) $(RUN)/python benchmarks/encode.py
+	$(OFFLINE) $(RUN)/python benchmarks/words.py --oracle $(abspath $(ORACLE))/bin/python
 
 clean:
 	rm -rf $(VENV) $(ORACLE) unmask-demo .mypy_cache .ruff_cache .pytest_cache

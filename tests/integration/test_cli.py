@@ -96,6 +96,106 @@ def test_the_pocket_decoder_has_the_published_sts_figure(data_folder, capsys):
         assert json.loads(capsys.readouterr().out)["spearman"] == pytest.approx(expected, abs=0.3)
 
 
+def evaluation_inputs(folder):
+    (folder / "unequal.txt").write_text("The DT B-NP\ncat NN\n")
+    (folder / "scheme.txt").write_text("Anna B-PER\nsaw O\nRome Q-LOC\n")
+    (folder / "few.csv").write_text("text,label\none,x\ntwo,y\n")
+    (folder / "more.csv").write_text("text,label\none,x\ntwo,z\n")
+    (folder / "pairs.csv").write_text("a,b,1\nc,d,1\n")
+    (folder / "triples.jsonl").write_text('{"prefix": "He", "query": "She", "positive": "He", "negative": "He"}\n')
+    words = ["eval", "words", "pocket", "--test", str(folder / "scheme.txt"), "--train"]
+    texts = ["eval", "classification", "pocket", "--train", str(folder / "few.csv"), "--test"]
+    return [
+        ([*words, str(folder / "unequal.txt")], "unequal.txt:2: 2 columns, the lines before it have 3"),
+        ([*words, str(folder / "scheme.txt")], "Unknown label scheme: 'Q-LOC'"),
+        ([*words, str(folder / "scheme.txt"), "--scheme", "none", "--layers", "top"], "expected last, all, or numbers"),
+        ([*words, str(folder / "scheme.txt"), "--scheme", "none", "--layers", "9"], "No layer 9; this model has 0"),
+        (["eval", "words", "pocket", "--train", str(folder / "scheme.txt")], "Give either --data NAME, or"),
+        ([*texts, str(folder / "more.csv")], "1 of the test's classes have no training text: 'z'"),
+        (["eval", "pairs", "pocket", "--data", str(folder / "pairs.csv")], "No pair has the label 0"),
+        (["eval", "retrieval", "pocket", "--data", str(folder / "none")], "is no folder; expected corpus.jsonl"),
+        (["eval", "mteb", "pocket"], "--out DIR is needed"),
+        (["eval", "mteb", "pocket", "--dry-run", "--instructions", "papper"], "choose paper, none, or a JSON file"),
+        (["tag", str(folder), str(folder / "good.txt")], "is no tagger"),
+        (
+            ["analyze", "pocket", "--out", str(folder / "x"), "--triples", str(folder / "triples.jsonl")],
+            "does not begin",
+        ),
+        (["analyze", "pocket", "--out", str(folder / "x"), "--checkpoints", "sts"], "needs a run folder"),
+        (["report"], "Nothing to compare"),
+        (["report", str(folder)], "holds no results"),
+        (["report", "--paper", "table3"], "No published table 'table3'"),
+    ]
+
+
+def test_a_vector_that_is_not_finite_is_named(tiny, tokenizer, tmp_path, capsys):
+    import torch
+
+    model = tiny("llama")
+    with torch.no_grad():
+        model.model.embed_tokens.weight[tokenizer("cat", add_special_tokens=False)["input_ids"][0]] = float("nan")
+    model.save_pretrained(tmp_path / "broken")
+    tokenizer.save_pretrained(tmp_path / "broken")
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text("dogs bark,cat,5\nsun,moon,0\n")
+    words = tmp_path / "words.txt"
+    words.write_text("dogs NN\nbark VB\n\ncat NN\n")
+    assert main(["eval", "sts", str(tmp_path / "broken"), "--data", str(pairs)]) == 2
+    assert "1 of 4 vectors are not finite (texts 2; 'cat')" in capsys.readouterr().err
+    files = ["--train", str(words), "--test", str(words)]
+    assert main(["eval", "words", str(tmp_path / "broken"), *files]) == 2
+    assert "Text 1 has word vectors that are not finite" in capsys.readouterr().err
+
+
+def test_a_tagger_is_trained_saved_and_applied(encoder_folder, tmp_path, capsys):
+    words = tmp_path / "words.txt"
+    words.write_text("Anna B-PER\nSmith I-PER\nlives O\nin O\nRome B-LOC\n. O\n\nRome B-LOC\nis O\nold O\n. O\n" * 3)
+    tagger = str(tmp_path / "tagger")
+    files = ["--train", str(words), "--test", str(words)]
+    assert main(["eval", "words", str(encoder_folder), *files, "--save-tagger", tagger, "--layers", "all"]) == 0
+    capsys.readouterr()
+    (tmp_path / "news.txt").write_text("Anna Smith lives in Rome.\n")
+    assert main(["tag", tagger, str(tmp_path / "news.txt"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["words"] == ["Anna", "Smith", "lives", "in", "Rome", "."]
+    assert found["spans"] == [
+        {"label": "PER", "start": 0, "end": 2, "text": "Anna Smith"},
+        {"label": "LOC", "start": 4, "end": 5, "text": "Rome"},
+    ]
+    out = tmp_path / "news.conll"
+    assert main(["tag", tagger, str(tmp_path / "words.txt"), str(tmp_path / "news.txt"), "--out", str(out)]) == 0
+    assert main(["tag", tagger, str(words.rename(tmp_path / "words.conll")), "--out", str(out)]) == 0
+    assert out.read_text().startswith("Anna\tB-PER\nSmith\tI-PER\n")
+    assert main(["tag", tagger, str(tmp_path / "news.txt"), "--encoder", "pocket"]) == 2
+    assert "another encoder" in capsys.readouterr().err
+
+
+def test_layers_are_plotted_and_runs_compared(encoder_folder, tmp_path, capsys):
+    words = tmp_path / "words.txt"
+    words.write_text("The DT B-NP\ncat NN I-NP\nsat VBD B-VP\n\nA DT B-NP\ndog NN I-NP\nran VBD B-VP\n")
+    files = ["--train", str(words), "--test", str(words), "--label-column", "pos=1", "--label-column", "chunking=2"]
+    options = [
+        "--layers",
+        "0,3,6",
+        "--plot",
+        str(tmp_path / "layers.svg"),
+        "--json",
+        "--probe",
+        "paper",
+        "--seeds",
+        "2",
+    ]
+    assert main(["eval", "words", str(encoder_folder), *files, *options, "--steps", "10"]) == 0
+    saved = tmp_path / "words.json"
+    saved.write_text(capsys.readouterr().out)
+    assert (tmp_path / "layers.svg").read_text().count("<svg") == 1
+    assert main(["report", str(saved), "--paper", "table4", "--model", "Mistral-7B", "--json"]) == 0
+    tables = json.loads(capsys.readouterr().out)["tables"]
+    assert [table["measure"] for table in tables] == ["token accuracy, %", "F1 of whole spans, %"]
+    assert main(["report", str(saved), "--paper", "table4", "--markdown"]) == 0
+    assert "| Mistral-7B Bi+MNTP | " in capsys.readouterr().out
+
+
 def bad_inputs(folder):
     (folder / "empty.txt").write_text("")
     (folder / "binary.txt").write_bytes(b"\x00\x01\x02")
@@ -120,7 +220,8 @@ def bad_inputs(folder):
         (["train", str(folder / "wrong.yaml"), "--out", out], "stages: "),
         (["train", str(folder / "none.yaml"), "--out", out], "No recipe file"),
         (["train", str(folder / "good.txt"), "--out", out], "holds str"),
-        (["eval", "sts", "pocket", "--data", str(folder / "good.txt")], "pairs are read from"),
+        (["eval", "sts", "pocket", "--data", str(folder / "good.txt")], "has no columns"),
+        *evaluation_inputs(folder),
         (
             [
                 "eval",

@@ -231,7 +231,7 @@ class TextEncoder:
                     with torch.inference_mode():
                         vectors[start + np.asarray(rows)] = self.module(batch).cpu().numpy()
                     bar.update(len(rows))
-        check_finite(vectors)
+        check_finite(vectors, texts)
         if self.settings.normalize if normalize is None else normalize:
             vectors /= np.linalg.norm(vectors, axis=1, keepdims=True).clip(min=1e-12)
         return vectors
@@ -251,7 +251,9 @@ class TextEncoder:
                 found[row] = TokenVectors(own.cpu().numpy(), text.offsets[text.in_text])
         done = [vectors for vectors in found if vectors is not None]
         for index, own_vectors in enumerate(done):
-            check_finite(own_vectors.vectors, f"tokens of text {index}, rows")
+            check_finite(
+                own_vectors.vectors, [texts[index]] * len(own_vectors.vectors), f"tokens of text {index}, rows"
+            )
         return done
 
     def encode_words(
@@ -351,12 +353,12 @@ class TextEncoder:
         return self.settings.prompts[name]
 
 
-def check_finite(vectors: Floats, what: str = "texts") -> None:
-    """Refuse vectors that are not finite, by their numbers."""
+def check_finite(vectors: Floats, texts: Sequence[str], what: str = "texts") -> None:
+    """Refuse vectors that are not finite, by their numbers and the first text that has one."""
     bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if len(bad):
         shown = ", ".join(map(str, bad[:5])) + (" ..." if len(bad) > 5 else "")
         raise EncodingError(
-            f"{len(bad)} of {len(vectors)} vectors are not finite ({what} {shown}). "
+            f"{len(bad)} of {len(vectors)} vectors are not finite ({what} {shown}; {texts[bad[0]][:60]!r}). "
             "Try dtype float32 or another attention implementation."
         )
