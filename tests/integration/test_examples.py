@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from unmask.cli.main import main
+from unmask.data.ranking import read_candidates
+from unmask.evaluation.similarity import read_pairs
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -55,3 +57,35 @@ def test_a_hybrid_is_pretrained_and_compared_both_ways(articles, tmp_path, data_
     assert "| chunking F1 |" in done.stdout
     config = json.loads((tmp_path / "out" / "two-way-6-0" / "encoder" / "config.json").read_text())
     assert config["unmask_recurrent"]["mode"] == "two-way"
+
+
+@pytest.mark.data
+def test_a_llama2c_checkpoint_goes_on_as_its_author_printed_it(data_folder, tmp_path):
+    stories = data_folder / "stories260K"
+    command = [
+        sys.executable,
+        str(EXAMPLES / "convert_llama2c.py"),
+        "--out",
+        str(tmp_path / "model"),
+        "--tokens",
+        "180",
+    ]
+    command += ["--checkpoint", str(stories / "stories260K.bin"), "--tokenizer", str(stories / "tok512.bin")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    told = done.stdout.strip()
+    assert len(told) > 400
+    assert told in (stories / "stories260K.md").read_text()
+    assert main(["verify", str(tmp_path / "model")]) == 1
+    assert main(["convert", str(tmp_path / "model"), "--out", str(tmp_path / "encoder")]) == 0
+
+
+@pytest.mark.data
+def test_two_more_tasks_are_made_of_public_data(data_folder, tmp_path):
+    command = [sys.executable, str(EXAMPLES / "make_tasks.py"), "--data", str(data_folder), "--out", str(tmp_path)]
+    subprocess.run(command, check=True)
+    pairs = read_pairs(tmp_path / "nli_pairs.jsonl", score="label")
+    assert sum(pairs.scores) * 2 == len(pairs.scores) == 6334
+    candidates = read_candidates(tmp_path / "wiki_candidates.jsonl")
+    assert len(candidates) == 500
+    assert all(len(one.negative) == 9 and one.query not in one.positive[0] for one in candidates)
