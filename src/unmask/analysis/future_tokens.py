@@ -51,10 +51,14 @@ def read_triples(path: Path | None = None) -> list[Triple]:
         DataError: a line that is not of that form, or whose sentences do not begin with the prefix.
     """
     source = path or files("unmask") / "analysis" / "triples.jsonl"
-    if path is not None and not path.is_file():
-        raise DataError(f"{path}: no such file.")
+    try:
+        text = source.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: no such file, or not UTF-8 text ({error}).") from error
     found = []
-    for number, line in enumerate(source.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
         place = f"{path or 'triples.jsonl'}:{number}"
         try:
             triple = Triple(**{key: str(value) for key, value in json.loads(line).items() if key in _KEYS})

@@ -163,15 +163,11 @@ def write_report(
     return page
 
 
-def training_sections(folder: Path) -> list[Section]:
-    """A section of loss curves for each stage folder of a run."""
-    import json
-
+def training_sections(metrics: Mapping[str, Sequence[Mapping[str, float]]]) -> list[Section]:
+    """A section of loss curves for each stage of a run: name -> rows of metrics."""
     sections = []
-    for path in sorted(folder.glob("stages/*/metrics.jsonl")):
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    for name, rows in metrics.items():
         shown = {key: name for key, name in (("loss", "training"), ("masked_loss", "held-out")) if _has(rows, key)}
-        name = path.parent.name
         sections.append(Section(f"Stage {name}", "Loss over steps.", svg=curves_figure(rows, shown, "loss")))
     return sections
 

@@ -15,7 +15,15 @@ from torch import nn
 
 from unmask.backbone.attention import lift_windows
 from unmask.backbone.recurrent import install_reading, restore_reading
-from unmask.backbone.structure import LIFTED_KEY, RECURRENT_KEY, decoder_layers, text_config, text_part, token_states
+from unmask.backbone.structure import (
+    LIFTED_KEY,
+    RECURRENT_KEY,
+    decoder_layers,
+    position_offset,
+    text_config,
+    text_part,
+    token_states,
+)
 from unmask.backbone.tiny import tiny_config, tiny_model
 from unmask.errors import ArtifactError
 
@@ -326,7 +334,8 @@ def default_device() -> torch.device:
 
 def max_positions(model: Any, tokenizer: Any) -> int:
     """The longest text, in tokens, that both the model's positions and its tokenizer allow; 512 if neither says."""
-    limits = [getattr(text_config(model), "max_position_embeddings", None), tokenizer.model_max_length]
+    positions = getattr(text_config(model), "max_position_embeddings", None)
+    limits = [positions and positions - position_offset(model), tokenizer.model_max_length]
     known = [int(limit) for limit in limits if limit and limit < 10**8]
     return min(known, default=512)
 

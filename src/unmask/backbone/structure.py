@@ -122,6 +122,12 @@ def num_layers(model: nn.Module) -> int:
     return int(text_config(model).num_hidden_layers)
 
 
+def position_offset(model: nn.Module) -> int:
+    """The number of a text's first position: 0, but in RoBERTa and its kin one behind that of padding."""
+    padding = getattr(getattr(body(model), "embeddings", None), "padding_idx", None)
+    return 0 if padding is None else int(padding) + 1
+
+
 def _forward(
     model: nn.Module,
     input_ids: torch.Tensor,
@@ -132,7 +138,7 @@ def _forward(
     decoder = body(model)
     accepted = inspect.signature(decoder.forward).parameters
     if position_ids is not None and "position_ids" in accepted:
-        extra["position_ids"] = position_ids
+        extra["position_ids"] = position_ids + position_offset(model)
     if "use_cache" in accepted:
         extra["use_cache"] = False
     return decoder(input_ids=input_ids, attention_mask=attention_mask, **extra)

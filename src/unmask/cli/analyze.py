@@ -5,8 +5,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from unmask.cli.console import add_encoder_options, add_json, open_encoder, print_json, progress_wanted, table
-from unmask.errors import ConversionError, DataError, RecipeError
+from unmask.cli.console import (
+    add_encoder_options,
+    add_json,
+    open_encoder,
+    opening,
+    print_json,
+    progress_wanted,
+    table,
+)
+from unmask.errors import ArtifactError, ConversionError, DataError, RecipeError
 
 
 def add_parser(commands: Any) -> None:
@@ -46,14 +54,17 @@ def run(arguments: argparse.Namespace) -> int:
     from unmask.analysis.report import TEXT, analyse, write_report
     from unmask.cli.console import quiet_transformers
 
+    _check_out(Path(arguments.out))
     triples = read_triples(Path(arguments.triples) if arguments.triples else None)
-    text = Path(arguments.text).read_text(encoding="utf-8") if arguments.text else TEXT
+    text = _text(Path(arguments.text)) if arguments.text else TEXT
     pairs = _pairs(arguments.pairs) or [(triple.query, triple.positive) for triple in triples]
     quiet_transformers()
     target = Path(arguments.target)
     of_a_run = (target / "recipe.yaml").is_file()
     if arguments.checkpoints and not of_a_run:
         raise RecipeError(f"--checkpoints needs a run folder; {target} holds no recipe.yaml.")
+    if of_a_run and (given := opening(arguments)):
+        raise RecipeError(f"A run's rungs are opened as its recipe says; leave out {', '.join(sorted(given))}.")
     subjects, extra = _run_subjects(arguments, target) if of_a_run else (_model_subjects(arguments), {})
     found = analyse(subjects, text=text, triples=triples, pairs=pairs, progress=progress_wanted())
     page = write_report(
@@ -72,19 +83,36 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _check_out(folder: Path) -> None:
+    """Refuse a file as the folder of the report.
+
+    Raises:
+        ArtifactError: it is one.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ArtifactError(f"{folder} is a file; --out takes a folder.")
+
+
+def _text(path: Path) -> str:
+    from unmask.data.records import check_file, read_lines
+
+    check_file(path)
+    return "\n".join(line for _, line in read_lines(path)).strip()
+
+
 def _run_subjects(arguments: argparse.Namespace, folder: Path) -> tuple[list[Any], dict[str, Any]]:
     """Every rung of a run, and what its report says besides."""
     from unmask.analysis.page import rungs_table
     from unmask.analysis.report import Subject, training_sections
     from unmask.artifact import read_json
-    from unmask.ladder.rungs import open_run, open_rung
+    from unmask.ladder.rungs import open_run, open_rung, read_losses
 
     recipe, places = open_run(folder)
     subjects = [
         Subject(place.name, lambda place=place: open_rung(recipe, place), None if place.name == "Uni" else "Uni")  # type: ignore[misc]
         for place in places
     ]
-    extra: dict[str, Any] = {"before": training_sections(folder)}
+    extra: dict[str, Any] = {"before": training_sections(read_losses(folder))}
     if (folder / "results.json").is_file():
         rungs = read_json(folder / "results.json")["rungs"]
         names = dict.fromkeys(key for rung in rungs for key in rung if key != "name")

@@ -5,7 +5,10 @@ import json
 import sys
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+from unmask.errors import ArtifactError
 
 
 def print_json(value: Any) -> None:
@@ -47,6 +50,38 @@ def quiet_transformers() -> None:
     logging.set_verbosity_error()
 
 
+def positive(text: str) -> int:
+    """An argparse type: a whole number from 1."""
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def check_new(path: str | None, *, folder: bool) -> None:
+    """Refuse, before any work, a place where the result could not be written.
+
+    Raises:
+        ArtifactError: what is there already, or that there is no such folder.
+    """
+    if path is None:
+        return
+    place = Path(path)
+    if folder and place.exists() and (not place.is_dir() or any(place.iterdir())):
+        raise ArtifactError(f"{path} exists already and is not an empty folder; choose another.")
+    if not folder and (place.is_dir() or not place.parent.is_dir()):
+        raise ArtifactError(f"{path} cannot be written: {'it is a folder' if place.is_dir() else 'no such folder'}.")
+
+
+ENCODER_OPTIONS = ("attention", "adapter", "recurrent", "window", "pooling", "max_length", "dtype", "device")
+
+
+def opening(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options that say how an encoder is opened, those that were given (adapters by their full path)."""
+    given = {key: getattr(arguments, key) for key in ENCODER_OPTIONS if key not in ("dtype", "device")}
+    given["adapter"] = [str(Path(a).resolve()) if Path(a).is_dir() else a for a in given["adapter"]]
+    return {key: value for key, value in given.items() if value}
+
+
 def add_json(parser: argparse.ArgumentParser) -> None:
     """`--json`, the same everywhere."""
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
@@ -65,7 +100,7 @@ def add_encoder_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pooling", choices=("mean", "weighted_mean", "last", "eos", "first"), help="default: as saved"
     )
-    parser.add_argument("--max-length", type=int, metavar="N", help="most tokens of a text (default: as saved)")
+    parser.add_argument("--max-length", type=positive, metavar="N", help="most tokens of a text (default: as saved)")
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto")
     parser.add_argument("--device", help="for example cpu or cuda:0 (default: the GPU if there is one)")
 

@@ -1,6 +1,7 @@
 """`unmask eval mteb ENCODER ...`: MTEB tasks through the mteb package."""
 
 import argparse
+import logging
 import sys
 from typing import Any
 
@@ -45,6 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.out and not arguments.dry_run:
         raise RecipeError("--out DIR is needed: results are kept there, and a stopped run goes on from it.")
     load_instructions(arguments.instructions)
+    logging.getLogger("mteb").setLevel(logging.ERROR)
     tasks = select_tasks(arguments.tasks)
     encoder = open_encoder(arguments)
     plans = plan_tasks(encoder, tasks)
@@ -69,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if arguments.json:
         print_json({"encoder": arguments.encoder, "task": "mteb", **result.to_dict()})
-    else:
+    elif result.scores:
         _show(result)
     for task, reason in result.failures.items():
         print(f"unmask: {task} failed: {reason}", file=sys.stderr)

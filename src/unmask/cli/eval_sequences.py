@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from unmask.cli.console import add_encoder_options, add_json, open_encoder, print_json, progress_wanted, table
+from unmask.cli.console import add_encoder_options, add_json, open_encoder, positive, print_json, progress_wanted, table
 
 _SOURCE = "csv, tsv, jsonl or parquet, or a hub data set name[:config]@split"
 
@@ -32,15 +32,15 @@ def add_tasks(tasks: Any) -> None:
     )
     classification.add_argument("--train", required=True, metavar="FILE", help=_SOURCE)
     classification.add_argument("--test", required=True, metavar="FILE")
-    classification.add_argument("--shots", type=int, metavar="N", help="train on N texts a class (MTEB: 8)")
-    classification.add_argument("--draws", type=int, default=10, metavar="N", help="of those texts (default: 10)")
+    classification.add_argument("--shots", type=positive, metavar="N", help="train on N texts a class (MTEB: 8)")
+    classification.add_argument("--draws", type=positive, default=10, metavar="N", help="of those texts (default: 10)")
     clustering = tasks.add_parser(
         "clustering",
         help="texts with labels: V-measure of k-means",
         epilog="example: unmask eval clustering pocket-bi --data topics.csv",
     )
     clustering.add_argument("--data", required=True, metavar="FILE", help=_SOURCE)
-    clustering.add_argument("--seeds", type=int, default=10, metavar="N", help="of k-means (default: 10)")
+    clustering.add_argument("--seeds", type=positive, default=10, metavar="N", help="of k-means (default: 10)")
     for task in (classification, clustering):
         task.add_argument("--columns", nargs=2, metavar=("TEXT", "LABEL"), default=("text", "label"))
     retrieval = tasks.add_parser(

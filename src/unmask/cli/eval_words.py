@@ -1,10 +1,21 @@
 """`unmask eval words ENCODER ...`: linear probes on word vectors."""
 
 import argparse
+import re
 from pathlib import Path
 from typing import Any
 
-from unmask.cli.console import add_encoder_options, add_json, open_encoder, print_json, progress_wanted, table
+from unmask.cli.console import (
+    add_encoder_options,
+    add_json,
+    check_new,
+    open_encoder,
+    opening,
+    positive,
+    print_json,
+    progress_wanted,
+    table,
+)
 from unmask.errors import RecipeError
 
 
@@ -44,11 +55,13 @@ def add_tasks(tasks: Any) -> None:
         default="converged",
         help="logistic regression, or the paper's: dropout 0.1, learning rate 5e-4, 8 sentences a step",
     )
-    words.add_argument("--steps", type=int, default=1500, metavar="N", help="of the paper's probe (default: 1500)")
-    words.add_argument("--seeds", type=int, default=1, metavar="N", help="of the paper's probe (default: 1)")
+    words.add_argument("--steps", type=positive, default=1500, metavar="N", help="of the paper's probe (default: 1500)")
+    words.add_argument("--seeds", type=positive, default=1, metavar="N", help="of the paper's probe (default: 1)")
     words.add_argument("--scheme", choices=("auto", "none"), default="auto", help="none: no F1 of spans")
-    words.add_argument("--limit", type=int, metavar="N", help="train on the first N sentences")
-    words.add_argument("--save-tagger", metavar="DIR", help="save the (best) trained probe, for `unmask tag`")
+    words.add_argument("--limit", type=positive, metavar="N", help="train on the first N sentences")
+    words.add_argument(
+        "--save-tagger", metavar="DIR", help="save the trained probe (of several layers the best on the test words)"
+    )
     words.add_argument("--plot", metavar="FILE.svg", help="accuracy over layers")
     words.set_defaults(run=run)
     add_encoder_options(words)
@@ -61,6 +74,8 @@ def run(arguments: argparse.Namespace) -> int:
     from unmask.data.words import open_corpus
     from unmask.evaluation.words import ProbeSettings, WordsData, evaluate_words
 
+    check_new(arguments.save_tagger, folder=True)
+    check_new(arguments.plot, folder=False)
     train, test = _sources(arguments)
     columns = _columns(arguments.label_column)
     word_column = _number(arguments.word_column)
@@ -71,6 +86,8 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if arguments.save_tagger and len(data.schemes) > 1:
         raise RecipeError("--save-tagger saves one task; choose one with --label-column.")
+    if arguments.save_tagger and arguments.probe == "paper" and arguments.seeds > 1:
+        raise RecipeError("--save-tagger saves one probe; leave out --seeds.")
     settings = ProbeSettings(arguments.probe, arguments.steps, range(arguments.seeds), arguments.scheme)
     wanted = _layers(arguments.layers)
     encoder = open_encoder(arguments)
@@ -95,7 +112,9 @@ def _save(arguments: argparse.Namespace, encoder: Any, data: Any, results: Any) 
 
     if arguments.save_tagger:
         best = next(iter(best_layers(results)))
-        Tagger.from_result(arguments.encoder, encoder, best, data.names.names[best.task]).save(arguments.save_tagger)
+        names = data.names.names[best.task]
+        tagger = Tagger.from_result(arguments.encoder, encoder, best, names, opening(arguments))
+        tagger.save(arguments.save_tagger)
     if arguments.plot:
         series = {
             task: [(result.layer, result.accuracy) for result in results if result.task == task]
@@ -127,7 +146,7 @@ def _columns(given: list[str]) -> dict[str, int | str] | None:
 
 
 def _number(text: str | None) -> int | str | None:
-    return int(text) if text is not None and text.lstrip("-").isdigit() else text
+    return int(text) if text is not None and re.fullmatch(r"-?[0-9]+", text) else text
 
 
 def _layers(text: str) -> list[int] | None:
@@ -135,7 +154,7 @@ def _layers(text: str) -> list[int] | None:
     if text in ("last", "all"):
         return None
     numbers = text.split(",")
-    if not all(number.strip().isdigit() for number in numbers):
+    if not all(re.fullmatch(r"\s*[0-9]+\s*", number) for number in numbers):
         raise RecipeError(f"--layers {text!r}: expected last, all, or numbers such as 0,6,12.")
     return [int(number) for number in numbers]
 

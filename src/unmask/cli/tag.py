@@ -4,11 +4,12 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
 from unmask.cli.console import add_encoder_options, open_encoder
+from unmask.errors import ArtifactError
 
 
 def add_parser(commands: Any) -> None:
@@ -39,15 +40,38 @@ def run(arguments: argparse.Namespace) -> int:
     from unmask.evaluation.tagger import Tagger
 
     tagger = Tagger.load(arguments.tagger)
-    arguments.encoder = arguments.encoder or tagger.encoder
-    sentences = [sentence for file in arguments.files for sentence in _sentences(Path(file), arguments.field)]
+    if arguments.encoder is None:
+        vars(arguments).update({key: value for key, value in tagger.opening.items() if not getattr(arguments, key)})
+        arguments.encoder = tagger.encoder
+    for _ in _all_sentences(arguments):
+        pass  # what is wrong with a file is said before the encoder is loaded
     encoder = open_encoder(arguments)
     tagger.check(encoder)
-    with ExitStack() as stack:
-        out = stack.enter_context(Path(arguments.out).open("w", encoding="utf-8")) if arguments.out else sys.stdout
-        for words, labels in tagger.tag(encoder, iter(sentences)):
+    with _output(arguments.out) as out:
+        for words, labels in tagger.tag(encoder, _all_sentences(arguments)):
             _write(out, words, labels, as_json=arguments.json)
     return 0
+
+
+@contextmanager
+def _output(path: str | None) -> Iterator[TextIO]:
+    """Stdout, or a file that appears when it is whole."""
+    if path is None:
+        yield sys.stdout
+        return
+    partial = Path(path + ".partial")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            yield file
+        partial.replace(path)
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be written ({error.strerror}).") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _all_sentences(arguments: argparse.Namespace) -> Iterator[tuple[str, ...]]:
+    return (sentence for file in arguments.files for sentence in _sentences(Path(file), arguments.field))
 
 
 def _sentences(path: Path, field: str) -> Iterator[tuple[str, ...]]:
@@ -60,7 +84,7 @@ def _sentences(path: Path, field: str) -> Iterator[tuple[str, ...]]:
             if words:
                 yield words
         return
-    for sentence in ColumnFile(path, {"word": 0}, 0):
+    for sentence in ColumnFile(path, {}):
         yield sentence.words
 
 

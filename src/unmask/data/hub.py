@@ -8,7 +8,7 @@ from typing import Any
 
 from unmask.errors import DataError
 
-_SOURCE = re.compile(r"^(?P<name>[^:@]+)(?::(?P<config>[^@]+))?(?:@(?P<split>[\w.\[\]:%]+))?$")
+_SOURCE = re.compile(r"^(?P<name>[^:@]+)(?::(?P<config>[^@]+))?(?:@(?P<split>[\w.\[\]:%+-]+))?$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,8 +16,8 @@ class HubSplit:
     """One split of a data set, written `name[:config]@split`."""
 
     name: str
-    config: str | None = None
-    split: str = "test"
+    config: str | None
+    split: str
 
     def __str__(self) -> str:
         return f"{self.name}{':' + self.config if self.config else ''}@{self.split}"
@@ -32,8 +32,10 @@ class HubSplit:
         found = _SOURCE.match(source)
         if found is None:
             raise DataError(f"{source!r} is neither a file nor a data set of the form name[:config]@split.")
+        if not found["split"]:
+            raise DataError(f"{source!r}: say which split, for example {source}@test.")
         name = (names or {}).get(found["name"], found["name"])
-        return cls(name, found["config"], found["split"] or "test")
+        return cls(name, found["config"], found["split"])
 
     def rows(self, *, labelled: Sequence[str] = (), needed: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
         """The rows in order, read from the memory-mapped table.
@@ -50,12 +52,19 @@ class HubSplit:
         if missing:
             raise DataError(f"{self}: no column {missing[0]!r}; found {', '.join(table.column_names)}.")
         names = {column: _class_names(table.features[column]) for column in labelled}
-        for row in table.select_columns([*needed, *labelled]) if needed or labelled else table:
+        for number, row in enumerate(table.select_columns([*needed, *labelled]) if needed or labelled else table):
             for column, known in names.items():
                 if known:
-                    value = row[column]
-                    row[column] = [known[i] for i in value] if isinstance(value, list) else known[value]
+                    row[column] = self._named(row[column], known, f"{self} row {number}: {column}")
             yield row
+
+    def _named(self, value: Any, names: list[str], place: str) -> Any:
+        """Class names for class numbers, one or a list; -1 and null stand for labels that are not told."""
+        if isinstance(value, list):
+            return [self._named(one, names, place) for one in value]
+        if value is None or not 0 <= value < len(names):
+            raise DataError(f"{place} is {value}, which is no label; is this a split whose labels are kept back?")
+        return names[value]
 
     def label_columns(self, word_column: str) -> list[str]:
         """Columns that hold a list of class numbers, beside the column of words."""

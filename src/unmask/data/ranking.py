@@ -94,17 +94,17 @@ def read_candidates(path: Path) -> list[Candidates]:
 
 
 def _read_judgements(path: Path) -> Judgements:
-    """`query-id TAB corpus-id TAB score` with a header line."""
+    """`query-id TAB corpus-id TAB score`, usually with a header line."""
     if not path.is_file():
         known = sorted(p.stem for p in path.parent.glob("*.tsv"))
         raise DataError(f"{path} is not there; splits with judgements: {', '.join(known) or 'none'}.")
     found: Judgements = {}
-    lines = read_lines(path)
-    next(lines, None)
-    for number, line in lines:
+    for number, line in read_lines(path):
         if not line.strip():
             continue
         (columns,) = csv.reader([line], delimiter="\t")
+        if number == 1 and columns[2:] and not columns[2].lstrip("-").isdigit():
+            continue  # the header
         if len(columns) != 3 or not columns[2].lstrip("-").isdigit():
             raise DataError(f"{path}:{number}: expected query id, document id and a whole number, found {line!r}.")
         found.setdefault(columns[0], {})[columns[1]] = int(columns[2])

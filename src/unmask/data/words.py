@@ -31,7 +31,7 @@ class ColumnFile:
         path: .conllu takes FORM and UPOS unless told otherwise; any other file is columns between tabs, or else
             between white space.
         labels: task -> column, counted from 0, negative from the end; by default one task, `label`, from the last
-            column (CoNLL-U: `upos`, 3).
+            column (CoNLL-U: `upos`, 3). Empty for words alone.
         word_column: counted from 0; default 0 (CoNLL-U: 1).
         limit: the first so many sentences only.
     """
@@ -50,7 +50,7 @@ class ColumnFile:
         check_file(self.path)
         universal = self.path.suffix == ".conllu"
         word_at = self.word_column if self.word_column is not None else (1 if universal else 0)
-        labels = self.labels or ({"upos": 3} if universal else {"label": -1})
+        labels = self.labels if self.labels is not None else ({"upos": 3} if universal else {"label": -1})
         count = 0
         rows: list[tuple[str, ...]] = []
         for number, columns in _rows(self.path, universal):
@@ -94,11 +94,15 @@ class HubWords:
         for number, row in enumerate(self.split.rows(labelled=[*labels.values()], needed=[self.word_column])):
             if self.limit is not None and number >= self.limit:
                 return
-            words = tuple(_one_word(word, f"{self.split} row {number}") for word in row[self.word_column])
+            place = f"{self.split} row {number}"
+            for column in (self.word_column, *labels.values()):
+                if not isinstance(row[column], list):
+                    raise DataError(f"{place}: {column!r} holds {row[column]!r}, not a list with an entry a word.")
+            words = tuple(_one_word(word, place) for word in row[self.word_column])
             found = {task: tuple(map(str, row[column])) for task, column in labels.items()}
             for task, own in found.items():
                 if len(own) != len(words):
-                    raise DataError(f"{self.split} row {number}: {len(words)} words, {len(own)} labels of {task}.")
+                    raise DataError(f"{place}: {len(words)} words, {len(own)} labels of {task}.")
             if words:
                 yield LabelledSentence(words, found)
 
@@ -157,7 +161,7 @@ def _rows(path: Path, universal: bool) -> Iterator[tuple[int, list[str] | None]]
             continue
         if (universal and line.startswith("#")) or line.startswith("-DOCSTART-"):
             continue
-        columns = line.split("\t") if "\t" in line else line.split()
+        columns = line.split("\t") if "\t" in line else re.split(" +", line.strip(" "))
         num_columns = num_columns or len(columns)
         if len(columns) != num_columns:
             raise DataError(f"{path}:{number}: {len(columns)} columns, the lines before it have {num_columns}.")

@@ -27,6 +27,7 @@ def word_states(
     positions: Sequence[WordPosition] = ("same",),
     layers: Sequence[int] | None = None,
     batch_tokens: int = 8192,
+    first: int = 0,
 ) -> Iterator[tuple[int, Floats]]:
     """The word vectors of each text, in the order in which batches come.
 
@@ -37,6 +38,7 @@ def word_states(
             the first token of a text. Where a tokenizer puts nothing in front, the first token keeps its own state.
         layers: 0 is the embedding output, the number of layers the last state after the final norm (the default).
         batch_tokens: most tokens in a batch.
+        first: what the first text is called in messages.
 
     Yields:
         Number of the text, and float32 [positions, layers, words, width].
@@ -54,7 +56,7 @@ def word_states(
     limit = encoder.settings.max_length
     for rows, batch in encoder.batches(tokenized, batch_tokens):
         counts = [len(texts[row]) for row in rows]
-        found = [word_tokens(tokenized[row], texts[row], row, limit) for row in rows]
+        found = [word_tokens(tokenized[row], texts[row], first + row, limit) for row in rows]
         with torch.inference_mode():
             states = layer_states(encoder.model, batch.input_ids, batch.attention_mask, batch.position_ids, wanted)
             means = [_means(states, _index(found, counts, batch, position), sum(counts)) for position in positions]
@@ -63,7 +65,9 @@ def word_states(
         for row, count in zip(rows, counts, strict=True):
             own = vectors[:, :, start : start + count]
             if not np.isfinite(own).all():
-                raise EncodingError(f"Text {row} has word vectors that are not finite. Try dtype float32.")
+                raise EncodingError(
+                    f"Text {first + row} ({' '.join(texts[row][:5])} ...) has word vectors that are not finite. Try dtype float32."
+                )
             yield row, own
             start += count
 

@@ -11,30 +11,36 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from unmask.artifact import read_json
-from unmask.errors import DataError
+import yaml
 
-# How a figure's name in a run's results ends -> what is measured; everything else is told by its task.
-_ENDINGS = {
-    " F1": "F1 of whole spans, %",
-    " AP": "average precision, %",
-    " V-measure": "V-measure, %",
-    " nDCG@10": "nDCG@10, %",
-    " MAP": "mean average precision, %",
-    " accuracy": "classification accuracy, %",
-}
+from unmask.artifact import read_json
+from unmask.errors import DataError, UnmaskError
+
 _WORDS = "token accuracy, %"
-_STS = "Spearman correlation of the cosine, x 100"
+_F1 = "F1 of whole spans, %"
 _MASKED = "masked tokens (loss in nats, accuracy in %)"
 _MTEB = "MTEB main scores, %"
-_MAIN = {  # of `unmask eval TASK --json`
-    "sts": ("spearman", _STS),
-    "pairs": ("average_precision", _ENDINGS[" AP"]),
-    "classification": ("accuracy", _ENDINGS[" accuracy"]),
-    "clustering": ("v_measure", _ENDINGS[" V-measure"]),
-    "retrieval": ("ndcg_at_10", _ENDINGS[" nDCG@10"]),
-    "reranking": ("map", _ENDINGS[" MAP"]),
+_OTHER = "other figures"
+# Kind of task -> how its figure is called in a run's results, its key in `unmask eval ... --json`, and the measure.
+_KINDS = {
+    "sts": ("", "spearman", "Spearman correlation of the cosine, x 100"),
+    "pairs": (" AP", "average_precision", "average precision, %"),
+    "classification": (" accuracy", "accuracy", "classification accuracy, %"),
+    "clustering": (" V-measure", "v_measure", "V-measure, %"),
+    "retrieval": (" nDCG@10", "ndcg_at_10", "nDCG@10, %"),
+    "reranking": (" MAP", "map", "mean average precision, %"),
 }
+_CATEGORIES = {
+    "Retrieval": "retrieval",
+    "Reranking": "reranking",
+    "Clustering": "clustering",
+    "PairClassification": "pair_classification",
+    "Classification": "classification",
+    "STS": "sts",
+    "Summarization": "summarization",
+}
+_PUBLISHED_MEASURES = {"table4": _WORDS, "table11": _MTEB, "table12": _MTEB}
+_BROKEN = (KeyError, TypeError, AttributeError, ValueError, yaml.YAMLError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,21 +88,30 @@ def compare(rows: Sequence[Row]) -> list[Comparison]:
     return found
 
 
-def read_run(path: Path) -> Iterator[Row]:
+def read_run(path: Path) -> list[Row]:
     """The figures of a run folder, of an MTEB folder, or of a saved `--json` output.
 
     Raises:
-        DataError: none of them.
+        DataError: none of them, or not as this package writes it.
     """
-    if (path / "results.json").is_file():
-        recipe = path / "recipe.yaml"
-        yield from _ladder(read_json(path / "results.json"), path.name, _word_tasks(recipe))
-    elif (path / "summary.json").is_file():
-        yield from _mteb(read_json(path / "summary.json"), path.name)
-    elif path.is_file():
-        yield from _saved(read_json(path), path.name)
-    else:
+    reader = next((one for name, one in _READERS.items() if (path / name).is_file()), None)
+    if reader is None and not path.is_file():
         raise DataError(f"{path} holds no results: no results.json, no summary.json, and it is no JSON file.")
+    try:
+        return list((reader or _saved)(path))
+    except _BROKEN as error:
+        if isinstance(error, UnmaskError):
+            raise
+        raise DataError(f"{path} is not what this version writes ({type(error).__name__}: {error}).") from error
+
+
+def subset_tasks() -> tuple[str, ...]:
+    """The 15 tasks of the paper's ablations (its Table 3)."""
+    return tuple(_published()["subset"]["tasks"])
+
+
+def _published() -> Any:
+    return json.loads((files("unmask") / "evaluation" / "published.json").read_text(encoding="utf-8"))
 
 
 def read_published(table: str, model: str | None = None) -> list[Row]:
@@ -105,12 +120,12 @@ def read_published(table: str, model: str | None = None) -> list[Row]:
     Raises:
         DataError: a table or model that is not among the published figures.
     """
-    data = json.loads((files("unmask") / "evaluation" / "published.json").read_text(encoding="utf-8"))
+    data = _published()
     tables = {one["id"]: one for one in data["tables"]}
     if table not in tables:
         raise DataError(f"No published table {table!r}; there are {', '.join(tables)}.")
     one = tables[table]
-    measure = _WORDS if table == "table4" else one["measure"]
+    measure = _PUBLISHED_MEASURES.get(table, one["measure"])
     known = list(dict.fromkeys(row["model"] for row in one["rows"]))
     if model is not None and model not in known:
         raise DataError(f"{one['table']} has no model {model!r}; it has {', '.join(known)}.")
@@ -122,58 +137,69 @@ def read_published(table: str, model: str | None = None) -> list[Row]:
     ]
 
 
-def _ladder(results: Any, name: str, words: set[str]) -> Iterator[Row]:
-    """A row a rung and measure."""
-    for rung in results["rungs"]:
+def _ladder(path: Path) -> Iterator[Row]:
+    """A row a rung and measure; the recipe tells what each figure is."""
+    measures = _measures(path / "recipe.yaml")
+    for rung in read_json(path / "results.json")["rungs"]:
         by_measure: dict[str, dict[str, float]] = {}
         for key, value in rung.items():
             if key != "name":
-                measure, task = _measure(key, words)
+                measure, task = measures.get(key, (_OTHER, key))
                 by_measure.setdefault(measure, {})[task] = float(value)
         for measure, values in by_measure.items():
-            yield Row(str(rung["name"]), measure, values, name)
+            yield Row(str(rung["name"]), measure, values, path.name)
 
 
-def _measure(key: str, words: set[str]) -> tuple[str, str]:
-    """What a figure of a rung is, and of which task."""
-    if key.startswith("masked"):
-        return _MASKED, key
-    for ending, measure in _ENDINGS.items():
-        if key.endswith(ending):
-            return measure, key.removesuffix(ending)
-    return (_WORDS if key.removesuffix(" (previous)") in words else _STS), key
-
-
-def _word_tasks(recipe: Path) -> set[str]:
-    import yaml
-
+def _measures(recipe: Path) -> dict[str, tuple[str, str]]:
+    """Name of a figure in a run's results -> what is measured, and the task."""
+    found = {name: (_MASKED, name) for name in ("masked loss", "masked accuracy")}
     if not recipe.is_file():
-        return set()
+        return found
     evaluation = (yaml.safe_load(recipe.read_text(encoding="utf-8")) or {}).get("evaluation") or {}
-    return set(evaluation.get("words") or {})
+    for kind, (ending, _, measure) in _KINDS.items():
+        found |= {f"{name}{ending}": (measure, name) for name in evaluation.get(kind) or {}}
+    for name, task in (evaluation.get("words") or {}).items():
+        for asked in ["", *(f" ({position})" for position in (task.get("positions") or [])[1:])]:
+            found[f"{name}{asked}"] = (_WORDS, f"{name}{asked}")
+            found[f"{name}{asked} F1"] = (_F1, f"{name}{asked}")
+    return found
 
 
-def _mteb(summary: Any, name: str) -> Iterator[Row]:
+def _mteb(path: Path) -> Iterator[Row]:
+    yield from _mteb_rows(read_json(path / "summary.json"), path.name)
+
+
+def _mteb_rows(summary: Any, name: str) -> Iterator[Row]:
+    """Single tasks; and for the paper's 56 or its 15 the means that its tables give."""
+    label = str(summary["settings"]["encoder"])
     values = {score["task"]: float(score["score"]) for score in summary["scores"]}
-    if summary.get("average") is not None:
-        values["average"] = float(summary["average"])
-    yield Row(str(summary["settings"]["encoder"]), _MTEB, values, name)
+    average = summary.get("average")
+    yield Row(label, _MTEB, values | ({} if average is None else {"average": average}), name)
+    published = {one["id"]: one for one in _published()["tables"]}
+    if average is not None and set(values) == set(published["table11"]["columns"]) - {"average"}:
+        means = {_CATEGORIES[category]: float(mean) for category, mean in summary["categories"].items()}
+        yield Row(label, published["table1"]["measure"], means | {"average": average}, name)
+    if average is not None and set(values) == set(subset_tasks()):
+        pooling = summary["settings"]["settings"]["pooling"]
+        yield Row(label, published["table5"]["measure"], {pooling: average}, name)
 
 
-def _saved(found: Any, name: str) -> Iterator[Row]:
+def _saved(path: Path) -> Iterator[Row]:
     """What `unmask eval ... --json` printed."""
-    task = found.get("task") if isinstance(found, dict) else None
+    found = read_json(path)
+    task = found["task"]
     if task == "words":
-        for measure, key in ((_WORDS, "accuracy"), (_ENDINGS[" F1"], "f1")):
+        for measure, key in ((_WORDS, "accuracy"), (_F1, "f1")):
             for place in dict.fromkeys((one["layer"], one["position"]) for one in found["results"]):
                 own = [r for r in found["results"] if (r["layer"], r["position"]) == place and r[key] is not None]
                 if own:
                     label = f"{found['encoder']} (layer {place[0]}, {place[1]})"
-                    yield Row(label, measure, {one["task"]: one[key] for one in own}, name)
+                    yield Row(label, measure, {one["task"]: one[key] for one in own}, path.name)
     elif task == "mteb":
-        yield from _mteb(found, name)
-    elif task in _MAIN:
-        key, measure = _MAIN[task]
-        yield Row(str(found["encoder"]), measure, {task: found[key]}, name)
+        yield from _mteb_rows(found, path.name)
     else:
-        raise DataError(f"{name} is not what `unmask eval ... --json` prints.")
+        _, key, measure = _KINDS[task]
+        yield Row(str(found["encoder"]), measure, {task: found[key]}, path.name)
+
+
+_READERS = {"results.json": _ladder, "summary.json": _mteb}

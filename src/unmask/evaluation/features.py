@@ -1,10 +1,11 @@
 """Word vectors of a whole corpus on disk: the encoder reads it once, any number of probes train on it.
 
-Vectors and labels lie in memory-mapped files whose pages are given back as soon as they were used, so memory does not
-grow with the corpus.
+Vectors lie in memory-mapped files whose pages are given back as soon as they were used; what stays in memory is a
+label number a word and task.
 """
 
 import mmap
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ Labels = NDArray[np.int32]
 View = tuple[WordPosition, int]  # which state of a word: position and layer
 _SENTENCES_AT_ONCE = 1024
 _CHUNK_BYTES = 8 << 20
+_ADVICE = "choose fewer layers, or another place with the environment variable TMPDIR."
 
 
 class MappedRows:
@@ -34,8 +36,11 @@ class MappedRows:
     """
 
     def __init__(self, path: Path, rows: int, width: int) -> None:
+        size = rows * width * 4
         with path.open("w+b") as file:
-            file.truncate(rows * width * 4)
+            file.truncate(size)
+            if hasattr(os, "posix_fallocate"):  # a disk that is full says so now, not by a signal in the middle
+                _allocate(file.fileno(), size, path)
             self._map = mmap.mmap(file.fileno(), 0)
         self.array: Floats = np.frombuffer(self._map, dtype=np.float32, count=rows * width).reshape(rows, width)
 
@@ -54,6 +59,13 @@ class MappedRows:
         if hasattr(mmap, "MADV_DONTNEED"):
             self._map.flush()
             self._map.madvise(mmap.MADV_DONTNEED)
+
+
+def _allocate(file: int, size: int, path: Path) -> None:
+    try:
+        os.posix_fallocate(file, 0, size)
+    except OSError as error:
+        raise DataError(f"{path.parent} has no room for {size / 1e9:.1f} GB of word vectors: {_ADVICE}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,9 +153,9 @@ def extract(
     Raises:
         DataError: too little disk, or a sentence that is too long.
     """
-    wanted = list(layers) if layers is not None else [num_layers(encoder.model)]
+    wanted = list(dict.fromkeys(layers)) if layers is not None else [num_layers(encoder.model)]
     views: list[View] = [(position, layer) for position in positions for layer in wanted]
-    _check_room(folder, shape.words * encoder.dimension * 4 * len(views))
+    check_room(folder, shape.words * encoder.dimension * 4 * len(views))
     matrices = {view: MappedRows(folder / f"{view[0]}-{view[1]}.f32", shape.words, encoder.dimension) for view in views}
     labels = {task: np.empty(shape.words, dtype=np.int32) for task in shape.tasks}
     starts = np.concatenate([[0], np.cumsum(shape.lengths, dtype=np.int64)])
@@ -155,7 +167,7 @@ def extract(
                 for task, own in sentence.labels.items():
                     labels[task][where] = [names.number(task, label) for label in own]
             words = [sentence.words for sentence in sentences]
-            for row, vectors in word_states(encoder, words, positions=positions, layers=wanted):
+            for row, vectors in word_states(encoder, words, positions=positions, layers=wanted, first=done):
                 where = slice(starts[done + row], starts[done + row + 1])
                 flat = vectors.reshape(len(views), *vectors.shape[2:])
                 for matrix, own_vectors in zip(matrices.values(), flat, strict=True):
@@ -181,10 +193,14 @@ def _windows(corpus: Corpus) -> Iterator[list[LabelledSentence]]:
         yield window
 
 
-def _check_room(folder: Path, needed: int) -> None:
+def check_room(folder: Path, needed: int) -> None:
+    """Refuse to begin what will not fit.
+
+    Raises:
+        DataError: fewer than `needed` bytes are free.
+    """
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise DataError(
-            f"Word vectors will take {needed / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} GB left. "
-            "Choose fewer layers, or another place with the environment variable TMPDIR."
+            f"Word vectors will take {needed / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} GB left: {_ADVICE}"
         )

@@ -1,7 +1,6 @@
 """MTEB through the `mteb` package: the paper's tasks and instructions, resumable; a failed task costs only itself."""
 
 import json
-import logging
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,8 @@ from tqdm import tqdm
 from unmask.artifact import read_json, write_json
 from unmask.encoder import Floats, TextEncoder
 from unmask.errors import DataError, MissingExtraError
+from unmask.evaluation.comparison import subset_tasks
+from unmask.evaluation.quiet import quiet
 from unmask.evaluation.tagger import weights_fingerprint
 
 try:
@@ -28,15 +29,9 @@ try:
 except ImportError as missing:
     raise MissingExtraError("MTEB needs the package mteb: pip install 'unmask[mteb]'") from missing
 
-logger = logging.getLogger(__name__)
 Instructions = Literal["paper", "none"] | str
-# Table 3 of the paper.
-SUBSET = (
-    *("SciFact", "ArguAna", "NFCorpus", "StackOverflowDupQuestions", "SciDocsRR", "BiorxivClusteringS2S"),
-    *("MedrxivClusteringS2S", "TwentyNewsgroupsClustering", "SprintDuplicateQuestions", "Banking77Classification"),
-    *("EmotionClassification", "MassiveIntentClassification", "STS17", "SICK-R", "STSBenchmark"),
-)
 _PAPER = "MTEB(eng, v1)"
+_RENAMED = {"Touche2020Retrieval": "Touche2020", "SummEvalSummarization": "SummEval"}
 _VARIANT = re.compile(r"(HardNegatives|\.v\d+)+$")
 _PACKAGES = ("mteb", "torch", "transformers", "tokenizers", "numpy", "scikit-learn", "unmask")
 _MEMO_BYTES = 1 << 30
@@ -89,7 +84,7 @@ def select_tasks(names: Sequence[str]) -> list[Any]:
         if name == "paper":
             found = list(classic.values())
         elif name == "paper-15":
-            found = [classic[task] for task in SUBSET]
+            found = [classic[task] for task in subset_tasks()]
         elif name in classic:
             found = [classic[name]]
         else:
@@ -108,6 +103,34 @@ def _known_elsewhere(name: str) -> list[Any]:
         return [mteb.get_task(name, languages=["eng"], exclusive_language_filter=True)]
     except (KeyError, ValueError) as error:
         raise DataError(f"mteb knows no task or benchmark {name!r} ({str(error).splitlines()[0][:200]}).") from error
+
+
+def task_instructions(wanted: Instructions, tasks: Sequence[Any]) -> dict[str, str]:
+    """What stands in front of the texts of each task, and of each part of a task that has parts.
+
+    With `paper`, a later version of one of its tasks has that task's instruction; others have mteb's own, if any.
+
+    Raises:
+        DataError: a file that lacks one of the tasks, or cannot be read.
+    """
+    texts = load_instructions(wanted)
+    if wanted == "none":
+        return {}
+    parts = [part.metadata for task in tasks for part in (task, *getattr(task, "tasks", []))]
+    found = {part.name: _instruction(part, texts, own=wanted == "paper") for part in parts}
+    missing = [task.metadata.name for task in tasks if found[task.metadata.name] is None]
+    if missing and wanted != "paper":
+        raise DataError(f"{wanted} has no instruction for {', '.join(missing)}; an empty text stands for none.")
+    return {name: text or "" for name, text in found.items()}
+
+
+def _instruction(task: Any, texts: Mapping[str, str], *, own: bool) -> str | None:
+    base = _VARIANT.sub("", task.name)
+    for name in (task.name, base, _RENAMED.get(base, base)):
+        if name in texts:
+            return texts[name]
+    prompt = task.prompt.get("query") if isinstance(task.prompt, dict) else task.prompt
+    return f"{prompt}: " if own and prompt else None
 
 
 def load_instructions(wanted: Instructions) -> dict[str, str]:
@@ -148,15 +171,7 @@ class MtebEncoder(AbsEncoder):  # type: ignore[misc]
 
     def instruction(self, task: Any, prompt_type: PromptType | None) -> str:
         """What stands in front of a text of this task and side."""
-        if prompt_type == PromptType.document or not self.instructions:
-            return ""
-        if task.name in self.instructions:
-            return self.instructions[task.name]
-        base = _VARIANT.sub("", task.name)
-        if base in self.instructions:
-            return self.instructions[base]
-        own = task.prompt.get("query") if isinstance(task.prompt, dict) else task.prompt
-        return f"{own}: " if own else ""
+        return "" if prompt_type == PromptType.document else self.instructions.get(task.name, "")
 
     def encode(
         self,
@@ -206,8 +221,11 @@ def evaluate_mteb(
     if not tasks:
         raise DataError("There is no task to run.")
     folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
-    texts = load_instructions(instructions)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{folder} cannot be a folder for results ({error.strerror}).") from error
+    texts = task_instructions(instructions, tasks)
     settings = _settings(encoder, name, instructions, texts)
     _keep_settings(folder / "settings.json", settings)
     bridge = MtebEncoder(encoder, _meta(encoder, settings), texts)
@@ -221,7 +239,6 @@ def evaluate_mteb(
             score = _run(bridge, task, cache)
         except Exception as error:  # any fault of one task is told at the end and costs no other
             failures[own] = _reason(error)
-            logger.warning("%s failed: %s", own, failures[own])
             continue
         seconds = 0.0 if had else round(time.perf_counter() - started, 1)
         scores.append(TaskScore(own, task.metadata.type, score, seconds))
@@ -233,15 +250,16 @@ def evaluate_mteb(
 def _run(bridge: MtebEncoder, task: Any, cache: Any) -> float:
     """The main score of one task in percent."""
     try:
-        found = mteb.evaluate(
-            bridge,
-            task,
-            cache=cache,
-            overwrite_strategy="only-missing",
-            encode_kwargs={"batch_size": 512, "show_progress_bar": False},
-            show_progress_bar=False,
-            co2_tracker=False,
-        )
+        with quiet():  # most of the paper's tasks have successors, and mteb says so at each
+            found = mteb.evaluate(
+                bridge,
+                task,
+                cache=cache,
+                overwrite_strategy="only-missing",
+                encode_kwargs={"batch_size": 512, "show_progress_bar": False},
+                show_progress_bar=False,
+                co2_tracker=False,
+            )
     finally:
         if getattr(task, "data_loaded", False):
             task.unload_data()
@@ -249,8 +267,8 @@ def _run(bridge: MtebEncoder, task: Any, cache: Any) -> float:
     score = result.get_score() if result.scores else None
     if score is None or not np.isfinite(score):
         # mteb takes such a file for a finished task; without it the next call runs the task again
-        for path in Path(cache.cache_path).rglob(f"{task.metadata.name}.json"):
-            path.unlink()
+        for one in (task, *getattr(task, "tasks", [])):
+            cache.get_task_result_path(one.metadata.name, bridge.mteb_model_meta).unlink(missing_ok=True)
         raise DataError(f"{task.metadata.name} has no score ({score}); are the vectors finite?")
     return round(100 * float(score), 4)  # mteb's files keep six digits
 
@@ -262,19 +280,21 @@ def _settings(encoder: TextEncoder, name: str, instructions: Instructions, texts
         "weights": weights_fingerprint(encoder),
         "settings": asdict(encoder.settings),
         "dtype": str(encoder.model.dtype).removeprefix("torch."),
-        "instructions": instructions,
-        "instruction_texts": dict(texts),
+        "instructions": instructions if instructions in ("paper", "none") else load_instructions(instructions),
         "attention": str(getattr(encoder.model.config.get_text_config(), "is_causal", None)),
     }
     revision = sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
     versions = {package: version(package) for package in _PACKAGES}
-    return {"revision": revision, **known, "lineage": encoder.lineage, "versions": versions}
+    rest = {"instruction_texts": dict(texts), "lineage": encoder.lineage, "versions": versions}
+    return {"revision": revision, **known, **rest}
 
 
 def _keep_settings(path: Path, settings: dict[str, Any]) -> None:
     """One entry for each revision that ever wrote into the folder."""
     kept = read_json(path) if path.is_file() else {}
-    write_json(path, {**kept, settings["revision"]: settings})
+    before = kept.get(settings["revision"], {}).get("instruction_texts", {})
+    texts = before | settings["instruction_texts"]
+    write_json(path, {**kept, settings["revision"]: {**settings, "instruction_texts": texts}})
 
 
 def _meta(encoder: TextEncoder, settings: Mapping[str, Any]) -> ModelMeta:

@@ -1,5 +1,6 @@
 """Linear probes on word vectors: one trained to convergence, and the paper's, which stops after so many steps."""
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -11,6 +12,7 @@ from torch import nn
 
 from unmask.encoder import Floats
 
+logger = logging.getLogger(__name__)
 ProbeName = Literal["converged", "paper"]
 # Section 3.1 of the paper; its released configuration stops at 4,000 steps and tests step 3,000.
 PAPER_STEPS = 1500
@@ -136,6 +138,9 @@ def _minimise(vectors: Rows, labels: NDArray[np.int32], start: NDArray[np.float6
 
     options = {"maxiter": _MAX_ITERATIONS, "gtol": _TOLERANCE, "ftol": 0.0, "maxcor": 20}
     found: Any = minimize(loss_and_gradient, start.ravel(), jac=True, method="L-BFGS-B", options=options)
+    if found.nit >= _MAX_ITERATIONS:
+        steepest = float(np.abs(found.jac).max())
+        logger.warning("A probe stopped after %d steps short of its optimum (gradient %.1e).", found.nit, steepest)
     parameters: NDArray[np.float64] = found.x.reshape(start.shape)
     return parameters
 

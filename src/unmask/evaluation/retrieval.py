@@ -98,7 +98,7 @@ def evaluate_candidates(
         raise DataError("There is no query with candidates.")
     texts = list(dict.fromkeys(text for one in data for text in (*one.positive, *one.negative)))
     number = {text: i for i, text in enumerate(texts)}
-    vectors = encoder.encode(texts, prompt=document_prompt, normalize=True, progress=progress)
+    vectors = encoder.encode(texts, prompt=document_prompt or "", normalize=True, progress=progress)
     queries = encoder.encode([one.query for one in data], prompt=prompt, normalize=True, progress=progress)
     run: dict[str, dict[str, float]] = {}
     judgements: Judgements = {}
@@ -155,7 +155,7 @@ def _search(
     count = 0
     for part in _parts(iter(documents)):
         count += len(part)
-        vectors = encoder.encode([text for _, text in part], prompt=prompt, normalize=True)
+        vectors = encoder.encode([text for _, text in part], prompt=prompt or "", normalize=True)
         scores = np.concatenate([best, queries @ vectors.T], axis=1)
         own = np.broadcast_to(np.asarray([name for name, _ in part], dtype=object), (len(queries), len(part)))
         all_ids = np.concatenate([ids, own], axis=1)

@@ -99,6 +99,8 @@ def evaluate_similarity(
     if len(set(pairs.scores)) < 2:
         raise DataError("All scores are equal; a correlation needs at least two different ones.")
     cosines = _cosines(encoder, pairs, prompt, progress)
+    if np.ptp(cosines) == 0:
+        raise DataError("The cosine is the same for every pair, so nothing correlates with it.")
     return SimilarityResult(
         100 * float(spearmanr(cosines, pairs.scores).statistic),
         100 * float(pearsonr(cosines, pairs.scores).statistic),

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from unmask.artifact import new_folder, read_json, write_json
+from unmask.backbone.structure import LIFTED_KEY, RECURRENT_KEY, text_config
 from unmask.encoder import TextEncoder, WordPosition, word_states
 from unmask.errors import ArtifactError
 from unmask.evaluation.probe import LinearProbe
@@ -31,6 +32,7 @@ class Tagger:
         encoder: name or folder, as it was given.
         fingerprint: of the encoder's weights; see `weights_fingerprint`.
         figures: what it scored.
+        opening: how the encoder was opened: attention, adapters and whatever else was asked for.
     """
 
     probe: LinearProbe
@@ -40,15 +42,24 @@ class Tagger:
     encoder: str
     fingerprint: str
     figures: dict[str, Any]
+    opening: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def from_result(cls, name: str, encoder: TextEncoder, result: WordsResult, labels: Sequence[str]) -> "Tagger":
+    def from_result(
+        cls,
+        name: str,
+        encoder: TextEncoder,
+        result: WordsResult,
+        labels: Sequence[str],
+        opening: dict[str, Any] | None = None,
+    ) -> "Tagger":
         """The tagger that an evaluation trained."""
         assert result.trained is not None
         place = str(Path(name).resolve()) if Path(name).is_dir() else name
         figures = result.to_dict()
         fingerprint = weights_fingerprint(encoder)
-        return cls(result.trained, list(labels), result.position, result.layer, place, fingerprint, figures)
+        own = (list(labels), result.position, result.layer, place, fingerprint, figures, opening or {})
+        return cls(result.trained, *own)
 
     def save(self, folder: str | Path) -> None:
         """Write `tagger.json` and `tagger.safetensors` into a new folder.
@@ -60,7 +71,7 @@ class Tagger:
 
         with new_folder(Path(folder)) as partial:
             save_file({name: getattr(self.probe, name) for name in _TENSORS}, partial / "tagger.safetensors")
-            own = ("labels", "position", "layer", "encoder", "fingerprint", "figures")
+            own = ("labels", "position", "layer", "encoder", "fingerprint", "figures", "opening")
             write_json(partial / "tagger.json", {name: getattr(self, name) for name in own})
 
     @classmethod
@@ -90,7 +101,8 @@ class Tagger:
         """
         if weights_fingerprint(encoder) != self.fingerprint:
             raise ArtifactError(
-                f"This tagger was trained on another encoder ({self.encoder}); its labels would mean nothing here."
+                f"This tagger was trained on another encoder ({self.encoder}, opened with "
+                f"{self.opening or 'no options'}); its labels would mean nothing here."
             )
 
     def tag(
@@ -101,11 +113,14 @@ class Tagger:
         Raises:
             DataError: a sentence that is longer than the encoder's `max_length`.
         """
+        done = 0
         while window := list(islice(sentences, _SENTENCES_AT_ONCE)):
             found: list[list[str]] = [[] for _ in window]
-            for row, vectors in word_states(encoder, window, positions=(self.position,), layers=(self.layer,)):
+            options: dict[str, Any] = {"positions": (self.position,), "layers": (self.layer,), "first": done}
+            for row, vectors in word_states(encoder, window, **options):
                 found[row] = [self.labels[i] for i in self.probe.predict(vectors[0, 0]).tolist()]
             yield from zip(window, found, strict=True)
+            done += len(window)
 
 
 def weights_fingerprint(encoder: TextEncoder) -> str:
@@ -114,6 +129,7 @@ def weights_fingerprint(encoder: TextEncoder) -> str:
     for name, weight in sorted(encoder.model.state_dict().items()):
         sample = weight.flatten()[:: max(1, weight.numel() // 256)].to(torch.float32).cpu().numpy()
         digest.update(name.encode() + sample.tobytes())
-    config = encoder.model.config.get_text_config()
-    digest.update(f"{getattr(config, 'is_causal', None)}".encode())
+    config = text_config(encoder.model)
+    for key in ("is_causal", RECURRENT_KEY, LIFTED_KEY):
+        digest.update(f"{key}={getattr(config, key, None)}".encode())
     return digest.hexdigest()

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from unmask.data.words import Corpus, LabelledSentence
 from unmask.encoder import TextEncoder, WordPosition
 from unmask.errors import DataError
-from unmask.evaluation.features import CorpusShape, LabelNames, View, WordFeatures, extract, look_over
+from unmask.evaluation.features import CorpusShape, LabelNames, View, WordFeatures, check_room, extract, look_over
 from unmask.evaluation.probe import (
     PAPER_STEPS,
     InMemory,
@@ -150,7 +150,9 @@ def evaluate_words(
     """
     settings = probe or ProbeSettings()
     wanted = list(dict.fromkeys(resolve_position(encoder, position) for position in positions))
+    views = len(wanted) * (len(set(layers)) if layers is not None else 1)
     with tempfile.TemporaryDirectory(prefix="unmask-words-") as scratch:
+        check_room(Path(scratch), sum(shape.words for shape in data.shapes) * encoder.dimension * 4 * views)
         features = []
         for name, corpus, shape in zip(("train", "test"), (data.train, data.test), data.shapes, strict=True):
             folder = Path(scratch) / name

@@ -15,7 +15,7 @@ from unmask.evaluation.clustering import evaluate_clustering
 from unmask.evaluation.masked import evaluate_masked
 from unmask.evaluation.retrieval import evaluate_beir, evaluate_candidates
 from unmask.evaluation.similarity import ScoredPairs, evaluate_pairs, evaluate_similarity, read_pairs
-from unmask.evaluation.words import WordsData, evaluate_words
+from unmask.evaluation.words import WordsData, evaluate_words, resolve_position
 from unmask.ladder.recipe import (
     ClassificationTask,
     ClusteringTask,
@@ -107,8 +107,11 @@ def _reranking(encoder: TextEncoder, name: str, task: RerankingTask, progress: b
 
 def _words(encoder: TextEncoder, name: str, task: WordsTask, progress: bool) -> Figures:
     figures: Figures = {}
-    for result in evaluate_words(encoder, _words_data(task), positions=task.positions, progress=progress):
-        label = name if result.position == "same" else f"{name} (previous)"
+    results = evaluate_words(encoder, _words_data(task), positions=task.positions, progress=progress)
+    by_position = {result.position: result for result in results}
+    for asked in task.positions:
+        result = by_position[resolve_position(encoder, asked)]
+        label = name if asked == task.positions[0] else f"{name} ({asked})"
         figures[label] = result.accuracy
         if result.f1 is not None:
             figures[f"{label} F1"] = result.f1

@@ -18,8 +18,8 @@ from unmask.backbone.loading import Dtype
 from unmask.backbone.opening import Sight
 from unmask.backbone.recurrent import Recurrent
 from unmask.data.records import FORMATS
-from unmask.encoder import WordPosition
 from unmask.errors import RecipeError
+from unmask.evaluation.words import Position
 from unmask.pooling import Pooling
 from unmask.training.config import STAGES, AnyStage, Settings, StageSettings
 
@@ -99,7 +99,7 @@ class WordsTask(Settings):
     word_column: int | None = None
     label_column: int | None = None
     limit: int | None = Field(None, ge=1, description="train the probe on the first so many sentences")
-    positions: list[WordPosition] = Field(["same"], min_length=1)
+    positions: list[Position] = Field(["same"], min_length=1, description="same, previous or auto; the first names it")
 
 
 class ClassificationTask(Settings):
@@ -217,6 +217,9 @@ def _reference_mistakes(raw: Mapping[str, Any]) -> list[str]:
         for place, name in wanted.items()
         if isinstance(name, str) and name not in sources
     ]
+    tasks = tasks if isinstance(tasks, dict) else {}
+    named = [set(tasks.get(kind) or {}) for kind in ("sts", "words") if isinstance(tasks.get(kind) or {}, dict)]
+    mistakes += [f"evaluation: sts and words both have {name!r}" for name in sorted(set.intersection(*named))]
     names = [str(stage.get("name") or stage.get("objective")) for stage in stages]
     twice = sorted({name for name in names if names.count(name) > 1})
     return mistakes + [f"stages: two are named {name!r}; give them names" for name in twice]

@@ -10,6 +10,7 @@ from unmask.encoder import TextEncoder
 from unmask.errors import ArtifactError
 from unmask.ladder.recipe import Recipe, load_recipe, stage_name
 from unmask.training import checkpoint
+from unmask.training.monitor import read_metrics
 
 _TITLES = {"mntp": "MNTP", "simcse": "SimCSE"}
 
@@ -48,6 +49,11 @@ def open_run(folder: Path) -> tuple[Recipe, list[RungPlace]]:
     recipe = load_recipe(folder / "recipe.yaml")
     untrained, trained = split_places(recipe, folder)
     return recipe, [*untrained, *(place for place in trained if Path(place.encoder).is_dir())]
+
+
+def read_losses(folder: Path) -> dict[str, list[dict[str, float]]]:
+    """What each stage of a run logged so far: name of its folder -> rows."""
+    return {path.parent.name: read_metrics(path) for path in sorted(folder.glob("stages/*/metrics.jsonl"))}
 
 
 def open_rung(recipe: Recipe, place: RungPlace) -> TextEncoder:

@@ -29,9 +29,10 @@ def word_tokens(
     starts = np.concatenate([[0], np.cumsum(lengths + 1)[:-1]]) if len(words) else lengths
     ends = starts + lengths
     own = np.flatnonzero(text.in_text)
-    if len(own) and len(text) >= max_length and text.offsets[own[-1], 1] <= starts[-1]:
+    if len(own) and len(text) >= max_length and text.offsets[own[-1], 1] < ends[-1]:
         raise DataError(
-            f"Text {index} has {len(words)} words, more than fit in max_length={max_length} tokens; split it."
+            f"Text {index} ({' '.join(words[:5])} ...) has {len(words)} words, more than fit in "
+            f"max_length={max_length} tokens; split it."
         )
     token_starts, token_ends = text.offsets[own, 0], text.offsets[own, 1]
     # First and last word that each token touches; a token of white space alone touches none.
