@@ -98,6 +98,8 @@ def test_the_pocket_decoder_has_the_published_sts_figure(data_folder, capsys):
 
 def evaluation_inputs(folder):
     (folder / "unequal.txt").write_text("The DT B-NP\ncat NN\n")
+    (folder / "pos.txt").write_text("Anna NN\nsaw VB\n")
+    (folder / "plan.json").write_text('{"task": "mteb", "plan": []}')
     (folder / "scheme.txt").write_text("Anna B-PER\nsaw O\nRome Q-LOC\n")
     (folder / "few.csv").write_text("text,label\none,x\ntwo,y\n")
     (folder / "more.csv").write_text("text,label\none,x\ntwo,z\n")
@@ -117,6 +119,14 @@ def evaluation_inputs(folder):
         (["eval", "mteb", "pocket"], "--out DIR is needed"),
         (["eval", "mteb", "pocket", "--dry-run", "--instructions", "papper"], "choose paper, none, or a JSON file"),
         (["tag", str(folder), str(folder / "good.txt")], "is no tagger"),
+        ([*words, str(folder / "pos.txt"), "--save-tagger", str(folder)], "is not an empty folder"),
+        ([*words, str(folder / "pos.txt"), "--plot", str(folder / "none" / "x.svg")], "no such folder"),
+        (["eval", "mteb", "pocket", "--tasks", "STS17", "--out", str(folder / "few.csv")], "cannot be a folder"),
+        (["analyze", "pocket", "--out", str(folder / "few.csv")], "is a file; --out takes a folder"),
+        (["analyze", "pocket", "--out", str(folder / "x"), "--text", str(folder / "none.txt")], "no such file"),
+        (["eval", "clustering", "pocket", "--data", "people"], "no such file"),
+        (["eval", "words", "pocket", "--train", "conll2003", "--test", "conll2003"], "say which split"),
+        (["report", str(folder / "plan.json")], "is not what this version writes"),
         (
             ["analyze", "pocket", "--out", str(folder / "x"), "--triples", str(folder / "triples.jsonl")],
             "does not begin",
@@ -144,7 +154,7 @@ def test_a_vector_that_is_not_finite_is_named(tiny, tokenizer, tmp_path, capsys)
     assert "1 of 4 vectors are not finite (texts 2; 'cat')" in capsys.readouterr().err
     files = ["--train", str(words), "--test", str(words)]
     assert main(["eval", "words", str(tmp_path / "broken"), *files]) == 2
-    assert "Text 1 has word vectors that are not finite" in capsys.readouterr().err
+    assert "Text 1 (cat ...) has word vectors that are not finite" in capsys.readouterr().err
 
 
 def test_a_tagger_is_trained_saved_and_applied(encoder_folder, tmp_path, capsys):
@@ -166,6 +176,10 @@ def test_a_tagger_is_trained_saved_and_applied(encoder_folder, tmp_path, capsys)
     assert main(["tag", tagger, str(tmp_path / "words.txt"), str(tmp_path / "news.txt"), "--out", str(out)]) == 0
     assert main(["tag", tagger, str(words.rename(tmp_path / "words.conll")), "--out", str(out)]) == 0
     assert out.read_text().startswith("Anna\tB-PER\nSmith\tI-PER\n")
+    line = "{}\t{}\t_\tX\t_\t_\t_\t_\t_\t_\n"
+    (tmp_path / "news.conllu").write_text(line.format(1, "Anna") + line.format(2, "lives"))
+    assert main(["tag", tagger, str(tmp_path / "news.conllu"), "--out", str(out)]) == 0
+    assert out.read_text().startswith("Anna\tB-PER\nlives\t")
     assert main(["tag", tagger, str(tmp_path / "news.txt"), "--encoder", "pocket"]) == 2
     assert "another encoder" in capsys.readouterr().err
 
@@ -263,7 +277,7 @@ def test_a_model_without_tokenizer_and_an_encoder_are_refused(tiny, tokenizer, t
 
 
 def test_wrong_usage_ends_with_2(capsys):
-    for arguments in ([], ["conver"], ["eval", "sts"]):
+    for arguments in ([], ["conver"], ["eval", "sts"], ["eval", "words", "pocket", "--seeds", "0"]):
         with pytest.raises(SystemExit) as stopped:
             main(arguments)
         assert stopped.value.code == 2

@@ -8,7 +8,8 @@ import pytest
 
 from unmask.errors import DataError
 from unmask.evaluation import mteb as bridge_module
-from unmask.evaluation.mteb import SUBSET, MtebEncoder, evaluate_mteb, load_instructions, select_tasks
+from unmask.evaluation.comparison import subset_tasks
+from unmask.evaluation.mteb import MtebEncoder, evaluate_mteb, load_instructions, select_tasks, task_instructions
 from unmask.evaluation.mteb_plan import plan_tasks
 
 pytestmark = pytest.mark.data
@@ -64,6 +65,31 @@ def test_every_category_runs_offline_with_the_papers_instructions(bidirectional,
     assert len(Recorder.calls) > count  # other settings are other results
 
 
+def test_instructions_of_a_users_own_leave_no_task_out(tasks, tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({"STSBenchmark": "Same? ", "SciFact": ""}))
+    chosen = [task for task in tasks if task.metadata.name in ("STSBenchmark", "SciFact")]
+    assert task_instructions(str(path), chosen) == {"STSBenchmark": "Same? ", "SciFact": ""}
+    with pytest.raises(DataError, match="has no instruction for Banking77Classification"):
+        task_instructions(str(path), tasks[:1])
+
+
+def test_a_score_that_is_not_finite_takes_only_its_own_file(bidirectional, tiny, tokenizer, tasks, tmp_path):
+    import torch
+
+    from unmask import TextEncoder
+
+    similarity = [task for task in tasks if task.metadata.name == "STSBenchmark"]
+    good = evaluate_mteb(bidirectional, similarity, tmp_path, name="good")
+    model = tiny("llama", head=False)
+    with torch.no_grad():
+        model.norm.weight.zero_()  # all vectors equal: no correlation
+    bad = evaluate_mteb(TextEncoder(model, tokenizer), similarity, tmp_path, name="bad")
+    assert "has no score" in bad.failures["STSBenchmark"]
+    assert len(list(tmp_path.rglob("STSBenchmark.json"))) == 1
+    assert evaluate_mteb(bidirectional, similarity, tmp_path, name="good").scores[0].score == good.scores[0].score
+
+
 def test_a_task_that_fails_is_told_and_costs_no_other(bidirectional, tasks, tmp_path, monkeypatch):
     similarity = next(task for task in tasks if task.metadata.name == "STSBenchmark")
     broken = next(task for task in tasks if task.metadata.name == "LocalPairs")
@@ -105,13 +131,17 @@ def test_the_papers_tasks_by_name():
     assert len(paper) == 56
     assert set(load_instructions("paper")) >= set(paper)
     subset = select_tasks(["paper-15"])
-    assert tuple(task.metadata.name for task in subset) == SUBSET
+    assert tuple(task.metadata.name for task in subset) == subset_tasks()
     languages = {task.metadata.name: task.hf_subsets for task in subset}
     assert languages["STS17"] == ["en-en"]
     assert languages["MassiveIntentClassification"] == ["en"]
     assert len(select_tasks(["MTEB(eng, v2)"])) == 41
     with pytest.raises(DataError, match="mteb knows no task or benchmark 'SciFakt'"):
         select_tasks(["SciFakt"])
+    later = task_instructions("paper", select_tasks(["MTEB(eng, v2)"]))
+    assert later["Touche2020Retrieval.v3"] == load_instructions("paper")["Touche2020"]
+    assert later["FEVERHardNegatives"] == load_instructions("paper")["FEVER"]
+    assert task_instructions("none", subset) == {}
     with pytest.raises(DataError, match="choose paper, none, or a JSON file"):
         load_instructions("papper")
 

@@ -48,6 +48,19 @@ def test_baselines_are_opened_as_encoders(baseline):
     assert np.abs(first[0] - second[0]).max() > 1e-4  # they were never causal
 
 
+def test_baselines_read_what_transformers_reads(baseline):
+    """RoBERTa counts positions from behind that of padding; what plain transformers computes is what we compute."""
+    encoder = TextEncoder.load(baseline, dtype="float32")
+    texts = ["A cat sleeps.", "The river flooded the town, and the bank closed for a week."]
+    batch = encoder.tokenizer(texts, return_tensors="pt", padding=True)
+    with torch.no_grad():
+        plain = encoder.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])[0]
+    for row, (text, own) in enumerate(zip(texts, encoder.encode_tokens(texts), strict=True)):
+        kept = torch.from_numpy(encoder.tokenize([text])[0].in_text)
+        states = plain[row][batch["attention_mask"][row].bool()][kept]
+        np.testing.assert_allclose(own.vectors, states.numpy(), atol=1e-5)
+
+
 def test_baselines_go_through_the_commands(baseline, tmp_path, capsys):
     words = tmp_path / "words.txt"
     words.write_text("The B-NP\ncat I-NP\nsat B-VP\n\nA B-NP\ndog I-NP\nran B-VP\n")

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from unmask.errors import DataError
-from unmask.evaluation.comparison import compare, read_published, read_run
+from unmask.evaluation.comparison import compare, read_published, read_run, subset_tasks
 
 TABLES = ("table1", "table2", "table4", "table5", "table11", "table12", "figure6")
 
@@ -40,7 +40,8 @@ def test_accuracy_and_f1_never_share_a_table(tmp_path):
         {"name": "Uni", "masked loss": 5.0, "ner": 93.0, "ner F1": 17.0, "STS-B": 30.0, "Banking77 accuracy": 48.0}
     ]
     (tmp_path / "results.json").write_text(json.dumps({"rungs": rungs}))
-    (tmp_path / "recipe.yaml").write_text("evaluation: {words: {ner: {train: a, test: b}}}\n")
+    evaluation = "{words: {ner: {train: a}}, sts: {STS-B: {file: c}}, classification: {Banking77: {train: d}}}"
+    (tmp_path / "recipe.yaml").write_text(f"evaluation: {evaluation}\n")
     tables = {one.measure: one for one in compare([*read_run(tmp_path), *read_published("table4", "Mistral-7B")])}
     accuracy = tables["token accuracy, %"]
     assert [row.label for row in accuracy.rows][:2] == ["Uni", "Mistral-7B Uni"]
@@ -51,6 +52,36 @@ def test_accuracy_and_f1_never_share_a_table(tmp_path):
     assert len(tables) == 5
 
 
+def test_figures_that_no_recipe_explains_are_not_called_something(tmp_path):
+    rungs = [{"name": "Uni", "retrieval": 10.8, "words": 86.9, "masked accuracy": 17.2}]
+    (tmp_path / "results.json").write_text(json.dumps({"rungs": rungs}))
+    found = {row.measure: row.values for row in read_run(tmp_path)}
+    assert found["other figures"] == {"retrieval": 10.8, "words": 86.9}
+    assert len(found) == 2
+
+
+def test_an_mteb_folder_stands_beside_the_papers_tables(tmp_path):
+    tasks = {row.label: row.values for row in read_published("table11")}["Mistral-7B LLM2Vec"]
+    scores = [{"task": task, "score": value} for task, value in tasks.items() if task != "average"]
+    summary = {
+        "scores": scores,
+        "average": 56.8,
+        "categories": {"Retrieval": 38.05, "STS": 78.5},
+        "settings": {"encoder": "mine", "settings": {"pooling": "mean"}},
+    }
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    tables = {one.measure: one for one in compare([*read_run(tmp_path), *read_published("table11")])}
+    own, *published = tables["MTEB main scores, %"].rows
+    assert own.values == published[2].values
+    means = next(one for one in compare([*read_run(tmp_path), *read_published("table1")]) if "category" in one.measure)
+    assert means.rows[0].values == {"retrieval": 38.05, "sts": 78.5, "average": 56.8}
+    assert len(means.rows) == 21
+    few = [score for score in scores if score["task"] in subset_tasks()]
+    (tmp_path / "summary.json").write_text(json.dumps({**summary, "scores": few}))
+    rows = [row for row in read_run(tmp_path) if row.measure == read_published("table5")[0].measure]
+    assert [row.values for row in rows] == [{"mean": 56.8}]
+
+
 def test_saved_outputs_are_read_and_others_refused(tmp_path):
     words = [{"task": "ner", "layer": 6, "position": "same", "accuracy": 93.0, "f1": 17.0}]
     (tmp_path / "words.json").write_text(json.dumps({"encoder": "mine", "task": "words", "results": words}))
@@ -59,7 +90,7 @@ def test_saved_outputs_are_read_and_others_refused(tmp_path):
     (row,) = read_run(tmp_path / "sts.json")
     assert row.values == {"sts": 50.0}
     (tmp_path / "other.json").write_text("[]")
-    for path, message in [(tmp_path / "other.json", "is not what"), (tmp_path, "holds no results")]:
+    for path, message in [(tmp_path / "other.json", "is not what this version writes"), (tmp_path, "holds no results")]:
         with pytest.raises(DataError, match=message):
             list(read_run(path))
     with pytest.raises(DataError, match="Nothing to compare"):

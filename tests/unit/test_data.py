@@ -6,6 +6,7 @@ import pytest
 from unmask.data.blocks import pack, stack
 from unmask.data.records import read_records, read_texts
 from unmask.data.sampling import EpochSampler
+from unmask.data.sources import read_labelled_texts
 from unmask.data.words import ColumnFile, HubWords, open_corpus, split_words
 from unmask.errors import DataError
 from unmask.evaluation.similarity import read_pairs
@@ -170,6 +171,8 @@ def test_labelled_words_from_a_data_set_folder(words_folder):
     (only,) = open_corpus(f"{words_folder}@train", columns={"ner": "ner_tags"}, limit=1)
     assert only.labels == {"ner": ("O", "O")}
     for source, columns, message in [
+        (str(words_folder), None, "say which split"),
+        (f"{words_folder}@train", {"x": "id"}, "'id' holds '0', not a list"),
         (f"{words_folder}@test", None, "cannot be read"),
         (f"{words_folder}@train", {"x": "nothing"}, "no column 'nothing'; found id, tokens"),
         (f"{words_folder}@train", {"x": 2}, "name its columns"),
@@ -177,6 +180,24 @@ def test_labelled_words_from_a_data_set_folder(words_folder):
     ]:
         with pytest.raises(DataError, match=message):
             list(open_corpus(source, columns=columns))
+
+
+def test_labels_that_are_kept_back_are_not_the_last_class(tmp_path):
+    from datasets import ClassLabel, Dataset, Features, Value
+
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["neg", "pos"])})
+    for label in (-1, None):
+        folder = tmp_path / str(label)
+        folder.mkdir()
+        Dataset.from_dict({"text": ["a", "b"], "label": [0, label]}, features).to_parquet(folder / "test.parquet")
+        with pytest.raises(DataError, match=f"row 1: label is {label}, which is no label"):
+            read_labelled_texts(f"{folder}@test")
+
+
+def test_words_with_other_spaces_stay_whole(tmp_path):
+    path = write(tmp_path, "a.txt", "the DT\n10\u00a0000 CD\n")
+    (sentence,) = ColumnFile(path)
+    assert sentence.words == ("the", "10\u00a0000")
 
 
 def test_running_text_is_split_into_words_and_marks():

@@ -129,6 +129,11 @@ def test_judgements_that_lead_nowhere_are_named(beir, rows, message):
         read_beir(beir)
 
 
+def test_judgements_may_come_without_a_header(beir):
+    write(beir / "qrels" / "test.tsv", ["q0\td0\t1\n", "q1\td1\t1\n"])
+    assert list(read_beir(beir).queries) == ["q0", "q1"]
+
+
 def test_a_missing_split_names_those_that_are_there(beir):
     with pytest.raises(DataError, match="splits with judgements: test"):
         read_beir(beir, "dev")

@@ -12,7 +12,7 @@ from unmask.evaluation import features as features_module
 from unmask.evaluation.features import LabelNames, MappedRows, extract, look_over
 from unmask.evaluation.probe import InMemory, LinearProbe, fit_converged, fit_paper, standardise
 from unmask.evaluation.spans import span_f1, span_scheme
-from unmask.evaluation.tagger import Tagger
+from unmask.evaluation.tagger import Tagger, weights_fingerprint
 from unmask.evaluation.words import ProbeSettings, WordsData, best_layers, evaluate_words, resolve_position
 
 TEXTS = [("The", "unbelievable", "cat"), ("sat",), ("on", "the", "mat", "yesterday", "afternoon", ".")]
@@ -171,6 +171,27 @@ def test_corpora_that_no_probe_can_use_are_refused_before_an_encoder_is_needed()
         WordsData(CORPUS, one)
     with pytest.raises(DataError, match="no sentence"):
         WordsData([], CORPUS)
+
+
+def test_the_fingerprint_knows_how_a_model_reads(tiny, tokenizer):
+    from unmask.backbone.structure import LIFTED_KEY
+
+    encoder = TextEncoder(tiny("llama", head=False), tokenizer)
+    before = weights_fingerprint(encoder)
+    setattr(encoder.model.config, LIFTED_KEY, {"sliding_window": 16})
+    lifted = weights_fingerprint(encoder)
+    encoder.model.config.is_causal = False
+    assert len({before, lifted, weights_fingerprint(encoder)}) == 3
+
+
+def test_a_sentence_that_does_not_fit_is_named_in_the_whole_corpus(bidirectional, tmp_path, monkeypatch):
+    monkeypatch.setattr(features_module, "_SENTENCES_AT_ONCE", 2)
+    long = LabelledSentence(("word",) * 600, {"length": ("long",) * 600})
+    corpus = [*CORPUS, long]
+    names = LabelNames()
+    shape = look_over(corpus, names)
+    with pytest.raises(DataError, match=r"Text 3 \(word word word word word ...\) has 600 words"):
+        extract(bidirectional, corpus, shape, names, tmp_path, positions=("same",))
 
 
 def test_a_tagger_comes_back_as_it_was_and_knows_its_encoder(bidirectional, tmp_path):

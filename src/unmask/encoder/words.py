@@ -65,8 +65,9 @@ def word_states(
         for row, count in zip(rows, counts, strict=True):
             own = vectors[:, :, start : start + count]
             if not np.isfinite(own).all():
+                start_of_text = " ".join(texts[row][:5])
                 raise EncodingError(
-                    f"Text {first + row} ({' '.join(texts[row][:5])} ...) has word vectors that are not finite. Try dtype float32."
+                    f"Text {first + row} ({start_of_text} ...) has word vectors that are not finite. Try dtype float32."
                 )
             yield row, own
             start += count
