@@ -185,6 +185,7 @@ def fit_paper(
             logits = layer(nn.functional.dropout(inputs, _PAPER_DROPOUT))
             optimizer.zero_grad()
             nn.functional.cross_entropy(logits, targets).backward()
+            nn.utils.clip_grad_norm_(layer.parameters(), 1.0)  # as the Trainer does unless told otherwise
             optimizer.step()
             schedule.step()
     zeros: Floats = np.zeros(vectors.array.shape[1], dtype=np.float32)
