@@ -47,7 +47,9 @@ def test_same_vectors_without_unmask(tmp_path, pooling, dtype):
     encoder.save(tmp_path / "encoder")
     subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path / "encoder"), json.dumps(TEXTS)], check=True)
     theirs = np.load(tmp_path / "st.npz")
-    assert cosine(theirs["plain"], encoder.encode(TEXTS)).min() > 0.9999
+    # Batches differ in shape, and a CPU without bfloat16 instructions rounds products of other shapes otherwise.
+    least = 0.9999 if dtype == "float32" else 0.9995
+    assert cosine(theirs["plain"], encoder.encode(TEXTS)).min() > least
     full = [text for text in TEXTS if text]  # of an empty text behind a prompt, that library pools nothing
     kept = [i for i, text in enumerate(TEXTS) if text]
-    assert cosine(theirs["query"][kept], encoder.encode(full, prompt_name="query")).min() > 0.9999
+    assert cosine(theirs["query"][kept], encoder.encode(full, prompt_name="query")).min() > least
