@@ -53,14 +53,22 @@ def test_every_category_runs_offline_with_the_papers_instructions(bidirectional,
     assert prompts["LocalReranking", "document"] == ""
     settings = json.loads((tmp_path / "settings.json").read_text())
     (own,) = settings.values()
-    assert own["versions"]["mteb"]
+    assert all(versions["mteb"] for versions in own["versions"].values())
     assert own["instruction_texts"]["SciFact"] == claims
     assert json.loads((tmp_path / "summary.json").read_text())["average"] == result.average
 
+    assert set(own["versions"]) == {score.task for score in result.scores}
+
     count = len(Recorder.calls)
+    monkeypatch.setattr(bridge_module, "version", lambda package: "99")
     again = evaluate_mteb(bidirectional, tasks, tmp_path, name="pocket")
     assert len(Recorder.calls) == count  # nothing was run again
     assert [s.score for s in again.scores] == [s.score for s in result.scores]
+    assert json.loads((tmp_path / "settings.json").read_text()) == settings  # versions of what made the scores
+    assert len(evaluate_mteb(bidirectional, tasks[:1], tmp_path, name="pocket").scores) == 1
+    told = json.loads((tmp_path / "summary.json").read_text())
+    assert len(told["scores"]) == len(result.scores)  # earlier calls stay in the summary
+    assert told["average"] == pytest.approx(result.average)
     evaluate_mteb(bidirectional, tasks[:1], tmp_path, name="pocket", instructions="none")
     assert len(Recorder.calls) > count  # other settings are other results
 

@@ -46,11 +46,17 @@ def test_the_page_fits_and_asks_for_nothing(browser, report, tmp_path, scheme, w
     inner = page.evaluate("document.documentElement.scrollWidth")
     assert inner <= width
     too_wide = page.evaluate(
-        """[...document.querySelectorAll('h1, h2, p, svg, figure, .scroll')]
+        """[...document.querySelectorAll('h1, h2, p, figure, .scroll')]
            .filter(e => e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 80))"""
     )
     assert too_wide == []
     assert page.locator("svg").count() >= 3
+    # plots are as large as people can read; where that is wider than the page they scroll in their own frame
+    scale = page.evaluate(
+        "Math.min(...[...document.querySelectorAll('svg')]"
+        ".map(e => e.getBoundingClientRect().width / e.viewBox.baseVal.width))"
+    )
+    assert scale > 0.9
     ground, ink = page.evaluate(
         "(() => { const s = getComputedStyle(document.body); return [getComputedStyle(document.documentElement)"
         ".colorScheme, s.color]; })()"
@@ -87,3 +93,25 @@ def test_what_the_page_shows_is_also_there_for_programs(report):
     assert found["future_tokens"]["Uni"]["auc"] == 0.5
     assert len(found["layers"]["Bi"]["cosines"]) == 7
     assert found["geometry"]["Bi"]["anisotropy"] < found["geometry"]["Uni"]["anisotropy"]
+
+
+@pytest.mark.slow
+def test_negative_and_missing_figures_and_names_sort_too(browser, tmp_path):
+    from unmask.analysis.page import plain_table, write_page
+
+    rows = [["b", -0.5], ["d", "–"], ["a", 0.5], ["c", -2.0], ["e", 7.0]]
+    write_page(tmp_path / "p.html", title="t", lead="l", table=plain_table(["name", "x"], rows), sections=[])
+    page = browser.new_page()
+    page.goto((tmp_path / "p.html").as_uri())
+
+    def names_after(heading):
+        page.locator("th button", has_text=heading).click()
+        return page.locator("td:first-child").all_inner_texts()
+
+    assert names_after("x") == ["e", "a", "b", "c", "d"]
+    assert names_after("x") == ["c", "b", "a", "e", "d"]
+    assert names_after("x") == ["e", "a", "b", "c", "d"]
+    assert names_after("name") == ["a", "b", "c", "d", "e"]
+    assert page.locator("th").first.get_attribute("aria-sort") == "ascending"
+    assert names_after("name") == ["e", "d", "c", "b", "a"]
+    page.close()

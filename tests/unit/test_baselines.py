@@ -7,7 +7,7 @@ import pytest
 import torch
 import transformers
 
-from unmask import TextEncoder
+from unmask import TextEncoder, UnmaskError
 from unmask.cli.main import main
 
 SHAPES = {
@@ -81,3 +81,32 @@ def test_baselines_go_through_the_commands(baseline, tmp_path, capsys):
     report = json.loads(capsys.readouterr().out)
     assert list(report["geometry"]) == [baseline.name]  # nothing to compare layers with
     assert (tmp_path / "report" / "report.html").is_file()
+
+
+def test_a_tagger_of_a_baseline_is_applied(baseline, tmp_path, capsys):
+    """Also where the checkpoint has no pooler, whose random weights are others at every load."""
+    rows = "the DET\ncat NOUN\n\na DET\ndog NOUN\n\n" * 4
+    (tmp_path / "w.txt").write_text(rows)
+    corpus = ["--train", str(tmp_path / "w.txt"), "--test", str(tmp_path / "w.txt"), "--scheme", "none"]
+    assert main(["eval", "words", str(baseline), *corpus, "--save-tagger", str(tmp_path / "tagger")]) == 0
+    capsys.readouterr()
+    (tmp_path / "new.txt").write_text("the dog\n")
+    assert main(["tag", str(tmp_path / "tagger"), str(tmp_path / "new.txt")]) == 0
+    assert "dog" in capsys.readouterr().out
+
+
+def test_an_encoder_cannot_be_made_causal(baseline, capsys):
+    assert main(["eval", "sts", str(baseline), "--data", "none.csv", "--attention", "causal"]) == 2
+    with pytest.raises(UnmaskError, match="cannot be made causal"):
+        TextEncoder.load(baseline, attention="causal")
+
+
+def test_an_encoder_half_saved_alone_opens_again(tokenizer, tmp_path):
+    torch.manual_seed(0)
+    config = transformers.T5Config(**SHAPES["t5"], pad_token_id=0, vocab_size=len(tokenizer))
+    transformers.T5EncoderModel(config).save_pretrained(tmp_path / "t5")
+    tokenizer.save_pretrained(tmp_path / "t5")
+    encoder = TextEncoder.load(tmp_path / "t5")
+    encoder.save(tmp_path / "again")
+    texts = ["one text", "another"]
+    np.testing.assert_allclose(TextEncoder.load(tmp_path / "again").encode(texts), encoder.encode(texts), atol=1e-6)

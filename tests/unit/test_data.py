@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from unmask.data.blocks import pack, stack
-from unmask.data.records import read_records, read_texts
+from unmask.data.records import read_records
 from unmask.data.sampling import EpochSampler
-from unmask.data.sources import read_labelled_texts
+from unmask.data.sources import read_labelled_texts, read_texts
 from unmask.data.words import ColumnFile, HubWords, open_corpus, split_words
 from unmask.errors import DataError
 from unmask.evaluation.similarity import read_pairs

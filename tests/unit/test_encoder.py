@@ -200,3 +200,19 @@ def test_folders_that_are_no_encoders_are_named(tiny, tmp_path):
     tiny("llama").save_pretrained(tmp_path / "bare")
     with pytest.raises(ArtifactError, match="no tokenizer"):
         TextEncoder.load(tmp_path / "bare")
+
+
+def test_a_device_that_is_not_there_is_named():
+    for name in ("foo", "cuda:99"):
+        with pytest.raises(ArtifactError, match=f"device '{name}' is not to be had"):
+            TextEncoder.load("pocket", device=name)
+
+
+def test_converting_a_trained_encoder_keeps_what_it_was_trained_to_be(tmp_path):
+    from unmask.encoder import convert_and_save
+
+    encoder = TextEncoder.load("pocket", attention="causal")
+    encoder.lineage = {"base": "pocket", "stages": [{"name": "mntp", "settings": {"objective": "mntp"}}]}
+    encoder.save(tmp_path / "trained")
+    convert_and_save(str(tmp_path / "trained"), tmp_path / "bi")
+    assert TextEncoder.load(tmp_path / "bi").went_through_mntp

@@ -5,7 +5,9 @@ import copy
 import pytest
 
 from unmask.errors import RecipeError
-from unmask.ladder.recipe import check_files, load_recipe, shipped
+from unmask.ladder.raw import shipped
+from unmask.ladder.recipe import load_recipe
+from unmask.ladder.sources import check_files
 
 GOOD = {
     "name": "test",

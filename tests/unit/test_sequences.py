@@ -1,5 +1,6 @@
 """Sequence-level tasks: figures that can be worked out by hand, and data that is refused by name."""
 
+import importlib
 import json
 
 import numpy as np
@@ -8,7 +9,6 @@ import pytest
 from unmask.data.ranking import Candidates, read_beir, read_candidates
 from unmask.data.sources import LabelledTexts, read_labelled_texts
 from unmask.errors import DataError
-from unmask.evaluation import retrieval as retrieval_module
 from unmask.evaluation.classification import _draw, check_classes, evaluate_classification
 from unmask.evaluation.clustering import evaluate_clustering
 from unmask.evaluation.retrieval import evaluate_beir, evaluate_candidates, rank_measures
@@ -88,7 +88,9 @@ def test_a_beir_folder_is_searched_exactly_and_in_parts(bidirectional, beir, mon
     assert list(data.queries) == ["q0", "q1"]
     assert data.left_out == 2
     whole = evaluate_beir(bidirectional, data)
-    monkeypatch.setattr(retrieval_module, "_DOCUMENTS_AT_ONCE", 3)
+    module = importlib.import_module("unmask.encoder.search")  # the package gives its function that name
+    monkeypatch.setattr(module, "_DOCUMENTS_AT_ONCE", 3)
+    monkeypatch.setattr(module, "_QUERIES_AT_ONCE", 1)
     assert evaluate_beir(bidirectional, data) == whole
     assert whole.mrr_at_10 == 100.0  # each query is one of its documents
     assert whole.documents == 10
@@ -117,9 +119,11 @@ def test_candidates_are_put_in_order(bidirectional, tmp_path):
     ("rows", "message"),
     [
         (["q0\td0\t0\n"], "query 'q0' has no relevant document"),
-        (["q9\td0\t1\n"], "judges query 'q9', which queries.jsonl does not have"),
-        (["q0\td99\t1\n"], "1 judged documents are not in corpus.jsonl, 'd99'"),
+        (["q9\td0\t1\n"], "judges query 'q9', which .*queries.jsonl does not have"),
+        (["q0\td99\t1\n"], "1 judged documents are not in the corpus, 'd99'"),
         (["q0\td0\n"], r"test.tsv:2: expected query id"),
+        (["q0\td0\t--1\n"], r"test.tsv:2: expected query id"),
+        (["q0\td0\t²\n"], r"test.tsv:2: expected query id"),
         ([], "judges nothing"),
     ],
 )
@@ -148,3 +152,29 @@ def test_pairs_are_read_from_a_data_set_folder(tmp_path):
     table = pa.table({"sentence1": ["a", "b"], "sentence2": ["c", "d"], "score": [1.0, 2.0]})
     pq.write_table(table, folder / "test.parquet")
     assert read_pairs(f"{folder}@test") == ScoredPairs(["a", "b"], ["c", "d"], [1.0, 2.0])
+
+
+def test_retrieval_and_reranking_read_data_sets_in_the_hubs_layout(bidirectional, beir, tmp_path):
+    """A folder that the `datasets` library reads as it reads mteb's data sets on the hub: three configs."""
+    folder = tmp_path / "hub"
+    (folder / "qrels").mkdir(parents=True)
+    for name in ("corpus.jsonl", "queries.jsonl"):
+        (folder / name).write_text((beir / name).read_text())
+    rows = [line.split("\t") for line in (beir / "qrels" / "test.tsv").read_text().splitlines()[1:]]
+    lines = [{"query-id": q, "corpus-id": d, "score": int(grade)} for q, d, grade in rows]
+    write(folder / "qrels" / "test.jsonl", lines)
+    configs = [("corpus", "corpus", "corpus.jsonl"), ("queries", "queries", "queries.jsonl")]
+    configs.append(("default", "test", "qrels/test.jsonl"))
+    named = "".join(
+        f"- config_name: {name}\n  data_files:\n  - split: {split}\n    path: {path}\n" for name, split, path in configs
+    )
+    (folder / "README.md").write_text(f"---\nconfigs:\n{named}---\n")
+    data = read_beir(f"{folder}@test")
+    assert data.queries == read_beir(beir).queries
+    assert evaluate_beir(bidirectional, data) == evaluate_beir(bidirectional, read_beir(beir))
+    with pytest.raises(DataError, match="cannot be read"):
+        read_beir(f"{folder}@dev")
+
+    (tmp_path / "ranked").mkdir()
+    write(tmp_path / "ranked" / "test.jsonl", [{"query": ANIMALS[0], "positive": [ANIMALS[1]], "negative": MARKETS}])
+    assert read_candidates(f"{tmp_path / 'ranked'}@test") == [Candidates(ANIMALS[0], [ANIMALS[1]], MARKETS)]

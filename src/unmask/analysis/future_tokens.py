@@ -52,7 +52,7 @@ def read_triples(path: Path | None = None) -> list[Triple]:
     """
     source = path or files("unmask") / "analysis" / "triples.jsonl"
     try:
-        text = source.read_text(encoding="utf-8")
+        text = source.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: no such file, or not UTF-8 text ({error}).") from error
     found = []

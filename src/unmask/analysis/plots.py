@@ -47,17 +47,21 @@ def layers_figure(series: Mapping[str, Sequence[tuple[int, float]]], label: str)
 def similarity_figure(similarity: LayerSimilarity) -> str:
     """Cosine over token positions, one line a layer, as the paper plots it (its Figure 5)."""
     from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import LinearSegmentedColormap, Normalize
 
     figure, axes = _figure(6.4, 3.2)
     rows = similarity.paper
-    for layer, cosines in enumerate(rows):
-        shade = colormaps["viridis"](layer / max(1, len(rows) - 1))
-        axes.plot(cosines, color=shade, linewidth=1, label=f"{layer}")
+    shades = LinearSegmentedColormap.from_list("layers", colormaps["viridis"](np.linspace(0.25, 0.9, 64)))
+    for layer, cosines in enumerate(rows):  # the ends of the scale would vanish on dark or on light pages
+        axes.plot(cosines, color=shades(layer / max(1, len(rows) - 1)), linewidth=1, label=f"{layer}")
     axes.set_xlabel("token position")
     axes.set_ylabel("cosine, causal and bidirectional")
     axes.set_ylim(min(0.0, float(rows.min())), 1.02)
     if len(rows) <= 16:
-        axes.legend(title="layer", frameon=False, labelcolor=_INK, fontsize=7, ncols=2).get_title().set_color(_INK)
+        axes.legend(title="layer", frameon=False, labelcolor=_INK, fontsize=8, ncols=2).get_title().set_color(_INK)
+    else:
+        _colour_bar(figure, axes, ScalarMappable(Normalize(0, len(rows) - 1), shades), "layer")
     return _svg(figure)
 
 
@@ -67,12 +71,10 @@ def similarity_map(similarity: LayerSimilarity) -> str:
     axes.grid(visible=False)
     image = axes.imshow(similarity.cosines, cmap="viridis", vmin=0, vmax=1, aspect="auto", origin="lower")
     last = len(similarity.cosines) - 1
-    axes.set_yticks(range(last + 1), [*map(str, range(last)), f"{last}, normed"], fontsize=7)
+    axes.set_yticks(range(last + 1), [*map(str, range(last)), f"{last}, normed"], fontsize=8)
     axes.set_xlabel("token position")
     axes.set_ylabel("layer")
-    bar = figure.colorbar(image, ax=axes)
-    bar.ax.tick_params(colors=_INK)
-    bar.outline.set_edgecolor(_INK)
+    _colour_bar(figure, axes, image, "cosine")
     return _svg(figure)
 
 
@@ -91,11 +93,12 @@ def separation_figure(found: Mapping[str, Separation]) -> str:
         bins = np.linspace(low - margin, high + margin, 16)
         for colour, label, own in ((_COLOURS[0], "same meaning", one.positive), (_COLOURS[1], "other", one.negative)):
             axes.hist(own, bins=bins, color=colour, alpha=0.6, label=label)
-        axes.set_title(f"{name}: AUC {one.auc:.2f}", color=_INK, fontsize=9)
+        axes.set_title(f"{name}: AUC {one.auc:.2f}", color=_INK, fontsize=10)
+        axes.set_xlabel("cosine to the query's prefix")
+        axes.legend(frameon=False, labelcolor=_INK, fontsize=8)
         _ink(axes)
     for axes in grid[len(found) :]:
         axes.set_visible(False)
-    grid[0].legend(frameon=False, labelcolor=_INK, fontsize=7)
     return _svg(figure)
 
 
@@ -126,6 +129,13 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
     axes.spines[["top", "right"]].set_visible(False)
     _ink(axes)
     return figure, axes
+
+
+def _colour_bar(figure: Any, axes: Any, shades: Any, label: str) -> None:
+    bar = figure.colorbar(shades, ax=axes)
+    bar.ax.tick_params(colors=_INK)
+    bar.set_label(label, color=_INK)
+    bar.outline.set_edgecolor(_INK)
 
 
 def _ink(axes: Any) -> None:

@@ -179,7 +179,8 @@ def _efficiency(curves: Sequence[Mapping[str, Any]]) -> Section:
     return Section(
         "Sample efficiency",
         "Every checkpoint scored; stages follow each other.",
-        svg=curves_figure(curves, {name: name for name in names}, "score", from_zero=False),
+        # losses are in nats and would be a flat line among percentages
+        svg=curves_figure(curves, {n: n for n in names if "loss" not in n}, "score", from_zero=False),
         table=plain_table(["rung", "step", *names], rows),
     )
 

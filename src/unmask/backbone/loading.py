@@ -3,7 +3,8 @@
 import json
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, Literal
@@ -139,13 +140,17 @@ def load_model(
 
 
 def _has_two_halves(source: str) -> bool:
-    """True for an encoder-decoder, whose encoder is what makes vectors."""
-    from transformers import AutoConfig
+    """True for an encoder-decoder, whose encoder is what makes vectors, and for such an encoder by itself."""
+    from transformers import MODEL_FOR_TEXT_ENCODING_MAPPING, AutoConfig
 
     try:
-        return bool(getattr(AutoConfig.from_pretrained(source, trust_remote_code=False), "is_encoder_decoder", False))
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     except _UNREADABLE as error:
         raise ArtifactError(f"{source}: no usable config ({_first_line(error)})") from error
+    # An encoder half that was saved alone says that it is no encoder-decoder; its architecture still tells.
+    alone = any(str(name).endswith("EncoderModel") for name in getattr(config, "architectures", None) or ())
+    halves = type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING
+    return bool(getattr(config, "is_encoder_decoder", False)) or (alone and halves)
 
 
 def load_twin(name: str) -> Any:
@@ -291,6 +296,32 @@ def empty_model(name: str, *, head: bool) -> Any:
         raise ArtifactError(f"{name}: no usable config ({_first_line(error)})") from error
 
 
+@contextmanager
+def shapes_only(model: nn.Module) -> Iterator[None]:
+    """Run an empty model on tensors that have shapes and no data, for as long as the block lasts; it costs nothing.
+
+    Unlike those of the meta device, such tensors are treated as the CPU's: kernels and precision are chosen as there.
+
+    Args:
+        model: what `empty_model` made, in place.
+    """
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        known: dict[int, torch.Tensor] = {}
+        for module in model.modules():
+            for own in (module._parameters, module._buffers):
+                for name, tensor in own.items():
+                    if tensor is None:
+                        continue
+                    if id(tensor) not in known:  # tied weights stay one
+                        empty = torch.empty(tensor.shape, dtype=tensor.dtype)
+                        is_weight = isinstance(tensor, nn.Parameter)
+                        known[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if is_weight else empty
+                    own[name] = known[id(tensor)]  # type: ignore[assignment]
+        yield
+
+
 def saved_dtype(name: str, wanted: Dtype) -> torch.dtype:
     """The dtype asked for; `auto` is the one that the model's config names."""
     if wanted == "auto":
@@ -330,6 +361,20 @@ def default_device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def checked_device(name: str | torch.device | None) -> torch.device:
+    """The device of that name; by default the GPU if there is one.
+
+    Raises:
+        ArtifactError: there is no such device.
+    """
+    try:
+        device = torch.device(name or default_device())
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ArtifactError(f"device {str(name)!r} is not to be had here ({_first_line(error)}).") from error
+    return device
 
 
 def max_positions(model: Any, tokenizer: Any) -> int:

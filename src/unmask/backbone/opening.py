@@ -74,8 +74,9 @@ def turn(model: nn.Module, sight: Sight, *, verified: bool = False) -> None:
             raise ConversionError(
                 "recurrent and window say how a bidirectional model reads; ask for bidirectional attention too."
             )
-        if says == "causal":
-            return  # a causal decoder as it comes, or an encoder that knows no such switch
+        if says == "causal":  # a causal decoder as it comes, or an encoder that knows no such switch
+            _refuse_encoder(model, sight)
+            return
         _make_causal(model)
     elif says == "causal" or asked:
         if first_sees_last(model) and not asked:
@@ -101,6 +102,12 @@ def turn(model: nn.Module, sight: Sight, *, verified: bool = False) -> None:
             f"{text_config(model).model_type} was to be {mode}, but its first token "
             f"{'does not see' if mode == 'bidirectional' else 'sees'} its last. `unmask verify` shows the layers."
         )
+
+
+def _refuse_encoder(model: nn.Module, sight: Sight) -> None:
+    """An encoder cannot be made causal; one that nobody asked to be is left alone."""
+    if sight.attention == "causal" and first_sees_last(model):
+        raise ConversionError(f"{text_config(model).model_type} is an encoder; it cannot be made causal.")
 
 
 def attach_adapters(model: nn.Module, folders: Sequence[Path], *, merge: bool) -> Any | None:

@@ -66,12 +66,17 @@ def run(arguments: argparse.Namespace) -> int:
     if of_a_run and (given := opening(arguments)):
         raise RecipeError(f"A run's rungs are opened as its recipe says; leave out {', '.join(sorted(given))}.")
     subjects, extra = _run_subjects(arguments, target) if of_a_run else (_model_subjects(arguments), {})
+    if arguments.text and not any(subject.compare_with for subject in subjects):
+        print(
+            f"{arguments.target} has no causal counterpart here, so no layers are compared and --text is not used.",
+            file=sys.stderr,
+        )
     found = analyse(subjects, text=text, triples=triples, pairs=pairs, progress=progress_wanted())
     page = write_report(
         Path(arguments.out),
         found,
         title=f"Inside {target.name or arguments.target}",
-        lead=f"{len(subjects)} models, from the same texts; every figure is of this run of `unmask analyze`.",
+        lead=f"{len(subjects)} models, from the same texts; every figure is of this one run of the analysis.",
         **extra,
     )
     if arguments.json:
@@ -97,7 +102,10 @@ def _text(path: Path) -> str:
     from unmask.data.records import check_file, read_lines
 
     check_file(path)
-    return "\n".join(line for _, line in read_lines(path)).strip()
+    text = "\n".join(line for _, line in read_lines(path)).strip()
+    if not text:
+        raise DataError(f"{path} holds no text.")
+    return text
 
 
 def _run_subjects(arguments: argparse.Namespace, folder: Path) -> tuple[list[Any], dict[str, Any]]:

@@ -3,6 +3,7 @@
 import argparse
 import logging
 import sys
+from pathlib import Path
 from typing import Any
 
 from unmask.cli.console import add_encoder_options, add_json, open_encoder, print_json, progress_wanted, table
@@ -40,7 +41,7 @@ def add_tasks(tasks: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Say how long it takes, run, and report failures at the end."""
     from unmask.errors import RecipeError
-    from unmask.evaluation.mteb import evaluate_mteb, load_instructions, select_tasks
+    from unmask.evaluation.mteb import evaluate_mteb, finished_tasks, load_instructions, select_tasks
     from unmask.evaluation.mteb_plan import plan_tasks
 
     if not arguments.out and not arguments.dry_run:
@@ -56,9 +57,16 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         rows = [[p.task, p.category, _number(p.texts), _number(p.characters), _duration(p.seconds)] for p in plans]
         print(table(["task", "category", "texts", "mean length", "encoding"], rows))
-    known = [plan.seconds for plan in plans if plan.seconds is not None]
-    note = f"; {len(plans) - len(known)} tasks of unknown size" if len(known) < len(plans) else ""
-    print(f"{len(plans)} tasks, about {_duration(sum(known))} of encoding on this machine{note}.", file=sys.stderr)
+    done: list[str] = []
+    if arguments.out and Path(arguments.out).is_dir():
+        done = finished_tasks(
+            encoder, tasks, arguments.out, name=arguments.encoder, instructions=arguments.instructions
+        )
+        print(f"{len(done)} of {len(tasks)} tasks have scores in {arguments.out} already.", file=sys.stderr)
+    left = [plan for plan in plans if plan.task not in done]
+    known = [plan.seconds for plan in left if plan.seconds is not None]
+    note = f"; {len(left) - len(known)} tasks of unknown size" if len(known) < len(left) else ""
+    print(f"{len(left)} tasks, about {_duration(sum(known))} of encoding on this machine{note}.", file=sys.stderr)
     if arguments.dry_run:
         return 0
     result = evaluate_mteb(

@@ -1,12 +1,14 @@
 """`unmask eval sts|pairs|classification|clustering|retrieval|reranking ENCODER ...`: sequence-level tasks."""
 
 import argparse
-from pathlib import Path
+import sys
 from typing import Any
 
 from unmask.cli.console import add_encoder_options, add_json, open_encoder, positive, print_json, progress_wanted, table
 
 _SOURCE = "csv, tsv, jsonl or parquet, or a hub data set name[:config]@split"
+_BEIR = "folder with corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv; or a hub data set name@split"
+_CANDIDATES = "jsonl, or a hub data set name[:config]@split, with query, positive[], negative[]"
 
 
 def add_tasks(tasks: Any) -> None:
@@ -48,7 +50,7 @@ def add_tasks(tasks: Any) -> None:
         help="a BEIR folder: nDCG@10, MAP, MRR@10, recall@100 of exact search",
         epilog="example: unmask eval retrieval pocket-bi --data scifact --prompt 'Given a claim, find its source: '",
     )
-    retrieval.add_argument("--data", required=True, metavar="DIR", help="corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv")
+    retrieval.add_argument("--data", required=True, metavar="DIR", help=_BEIR)
     retrieval.add_argument("--split", default="test")
     retrieval.add_argument("--ignore-identical-ids", action="store_true", help="ArguAna, Quora: a query is a document")
     reranking = tasks.add_parser(
@@ -56,7 +58,7 @@ def add_tasks(tasks: Any) -> None:
         help="queries with candidates: MAP, MRR@10, nDCG@10",
         epilog="example: unmask eval reranking pocket-bi --data candidates.jsonl",
     )
-    reranking.add_argument("--data", required=True, metavar="FILE", help="jsonl with query, positive[], negative[]")
+    reranking.add_argument("--data", required=True, metavar="FILE", help=_CANDIDATES)
     for task in (sts, pairs, classification, clustering, retrieval, reranking):
         asymmetric = task in (retrieval, reranking)
         task.add_argument("encoder", metavar="ENCODER")
@@ -73,7 +75,8 @@ def run(arguments: argparse.Namespace) -> int:
     result = _TASKS[arguments.task](arguments)
     figures = result.to_dict()
     if arguments.json:
-        print_json({"encoder": arguments.encoder, "task": arguments.task, **figures})
+        data = getattr(arguments, "data", None) or arguments.test
+        print_json({"encoder": arguments.encoder, "task": arguments.task, "data": data, **figures})
         return 0
     rows = [[key, f"{value:.2f}" if isinstance(value, float) else f"{value:,}"] for key, value in figures.items()]
     print(table([arguments.task, ""], rows))
@@ -123,7 +126,10 @@ def _retrieval(arguments: argparse.Namespace) -> Any:
     from unmask.data.ranking import read_beir
     from unmask.evaluation.retrieval import evaluate_beir
 
-    data = read_beir(Path(arguments.data), arguments.split)
+    data = read_beir(arguments.data, arguments.split)
+    if data.left_out:
+        note = f"{data.left_out} queries without judgements in this split are left out; {len(data.queries)} are scored."
+        print(note, file=sys.stderr)
     return evaluate_beir(
         open_encoder(arguments),
         data,
@@ -137,7 +143,7 @@ def _reranking(arguments: argparse.Namespace) -> Any:
     from unmask.data.ranking import read_candidates
     from unmask.evaluation.retrieval import evaluate_candidates
 
-    data = read_candidates(Path(arguments.data))
+    data = read_candidates(arguments.data)
     prompts = {"document_prompt": arguments.document_prompt}
     return evaluate_candidates(open_encoder(arguments), data, **prompts, **_shared(arguments))
 

@@ -98,7 +98,8 @@ def run(arguments: argparse.Namespace) -> int:
     _save(arguments, encoder, data, results)
     if arguments.json:
         rows = [result.to_dict() for result in results]
-        print_json({"encoder": arguments.encoder, "task": "words", "results": rows})
+        data = arguments.data or arguments.test
+        print_json({"encoder": arguments.encoder, "task": "words", "data": data, "results": rows})
         return 0
     print(table(["task", "layer", "position", "accuracy", "F1", "words"], [_row(result) for result in results]))
     return 0

@@ -35,9 +35,9 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """One table a measure, because accuracy, F1 and MTEB's scores do not belong into one column."""
-    from unmask.evaluation.comparison import compare, read_published, read_run
+    from unmask.evaluation.comparison import compare, read_published, read_runs
 
-    rows = [row for run in arguments.runs for row in read_run(Path(run))]
+    rows = read_runs([Path(run) for run in arguments.runs])
     rows += [row for name in arguments.paper for row in read_published(name, arguments.model)]
     tables = compare(rows)
     if arguments.json:
@@ -46,7 +46,12 @@ def run(arguments: argparse.Namespace) -> int:
     blocks = []
     for one in tables:
         cells = [
-            [row.label, *(_cell(row.values.get(column)) for column in one.columns), row.source] for row in one.rows
+            [
+                row.label,
+                *(_cell(row.values.get(column), column in row.approximate) for column in one.columns),
+                row.source,
+            ]
+            for row in one.rows
         ]
         header = ["", *one.columns, "source"]
         body = _markdown(header, cells) if arguments.markdown else table(header, cells)
@@ -55,8 +60,8 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _cell(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+def _cell(value: float | None, approximate: bool) -> str:
+    return "-" if value is None else f"{'≈' if approximate else ''}{value:.2f}"
 
 
 def _markdown(header: list[str], rows: list[list[str]]) -> str:

@@ -1,37 +1,39 @@
 """Data for retrieval and reranking: the BEIR folder, and queries with their candidates."""
 
 import csv
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unmask.data.records import read_lines, read_rows
+from unmask.data.records import read_lines
+from unmask.data.sources import open_mappings, open_rows
 from unmask.errors import DataError
 
+_GRADE = re.compile(r"-?[0-9]+")
 Judgements = dict[str, dict[str, int]]  # query id -> document id -> grade
 
 
 @dataclass(frozen=True, slots=True)
 class Beir:
-    """A folder with corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv.
+    """A folder with corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv, or a hub data set of that form.
 
     Attributes:
-        folder: where.
+        corpus: where the documents are.
         queries: id -> text, those that have judgements.
         judgements: grades of judged documents.
         left_out: queries of the file that the split does not judge.
     """
 
-    folder: Path
+    corpus: str
     queries: dict[str, str]
     judgements: Judgements
     left_out: int
 
     def documents(self) -> Iterator[tuple[str, str]]:
         """Id and text (title in front) of every document, read as they are asked for."""
-        for line, row in read_rows(self.folder / "corpus.jsonl"):
-            place = f"{self.folder / 'corpus.jsonl'}:{line}"
+        for place, row in open_mappings(self.corpus):
             title, text = _string(row, "title", place, default=""), _string(row, "text", place)
             yield _string(row, "_id", place), f"{title} {text}".strip()
 
@@ -45,51 +47,72 @@ class Candidates:
     negative: list[str]
 
 
-def read_beir(folder: Path, split: str = "test") -> Beir:
+def read_beir(source: str | Path, split: str = "test") -> Beir:
     """Read queries and judgements, and look whether the corpus has every judged document.
+
+    Args:
+        source: a BEIR folder; or a hub data set, or a folder in the layout of one, as `mteb` publishes them: with the
+            configs `corpus`, `queries` and `default`, the last of which holds query-id, corpus-id and score.
+        split: whose judgements.
 
     Raises:
         DataError: a file or line that cannot be used; a judged query or document that is not there; a query none of
             whose documents is relevant.
     """
-    if not folder.is_dir():
-        raise DataError(f"{folder} is no folder; expected corpus.jsonl, queries.jsonl and qrels/{split}.tsv in it.")
-    queries: dict[str, str] = {}
-    for line, row in read_rows(folder / "queries.jsonl"):
-        place = f"{folder / 'queries.jsonl'}:{line}"
-        queries[_string(row, "_id", place)] = _string(row, "text", place)
-    judgements = _read_judgements(folder / "qrels" / f"{split}.tsv")
+    folder = Path(source)
+    name, _, own_split = str(source).partition("@")
+    if not own_split and not folder.is_dir():
+        raise DataError(
+            f"{source} is no folder with corpus.jsonl, queries.jsonl and qrels/{split}.tsv, and no hub data set "
+            "(write name@split)."
+        )
+    if own_split:
+        corpus, listed = f"{name}:corpus@corpus", f"{name}:queries@queries"
+        judgements, judged_in = _hub_judgements(f"{name}:default@{own_split}"), f"{name}@{own_split}"
+    else:
+        corpus, listed = str(folder / "corpus.jsonl"), str(folder / "queries.jsonl")
+        judgements, judged_in = _read_judgements(folder / "qrels" / f"{split}.tsv"), f"qrels/{split}.tsv"
+    queries = {_string(row, "_id", place): _string(row, "text", place) for place, row in open_mappings(listed)}
     for query, grades in judgements.items():
         if query not in queries:
-            raise DataError(f"{folder}: qrels/{split}.tsv judges query {query!r}, which queries.jsonl does not have.")
+            raise DataError(f"{source}: {judged_in} judges query {query!r}, which {listed} does not have.")
         if not any(grade > 0 for grade in grades.values()):
-            raise DataError(f"{folder}: query {query!r} has no relevant document in qrels/{split}.tsv.")
+            raise DataError(f"{source}: query {query!r} has no relevant document in {judged_in}.")
     chosen = {query: queries[query] for query in judgements}
-    beir = Beir(folder, chosen, judgements, len(queries) - len(chosen))
+    beir = Beir(corpus, chosen, judgements, len(queries) - len(chosen))
     judged = {document for grades in judgements.values() for document in grades}
     for document, _ in beir.documents():
         judged.discard(document)
     if judged:
-        raise DataError(f"{folder}: {len(judged)} judged documents are not in corpus.jsonl, {min(judged)!r} for one.")
+        raise DataError(f"{source}: {len(judged)} judged documents are not in the corpus, {min(judged)!r} for one.")
     return beir
 
 
-def read_candidates(path: Path) -> list[Candidates]:
-    """Read `{"query": ..., "positive": [...], "negative": [...]}` a line.
+def read_candidates(source: str | Path) -> list[Candidates]:
+    """Read rows of `query`, `positive` (a list) and `negative` (a list): a jsonl file, or a hub data set.
 
     Raises:
         DataError: a line that is not of that form, or whose query has no positive or no negative document.
     """
     found = []
-    for line, row in read_rows(path):
-        place = f"{path}:{line}"
+    for place, row in open_mappings(str(source)):
         lists = []
         for name in ("positive", "negative"):
-            texts = row.get(name) if isinstance(row, dict) else None
+            texts = row.get(name)
             if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
                 raise DataError(f"{place}: {name!r} must be a list of one or more texts.")
             lists.append(texts)
         found.append(Candidates(_string(row, "query", place), *lists))
+    return found
+
+
+def _hub_judgements(source: str) -> Judgements:
+    found: Judgements = {}
+    columns = ("query-id", "corpus-id", "score")
+    for _, (query, document, grade) in open_rows(source, columns):
+        found.setdefault(str(query), {})[str(document)] = int(grade)
+    if not found:
+        raise DataError(f"{source} judges nothing.")
     return found
 
 
@@ -103,11 +126,12 @@ def _read_judgements(path: Path) -> Judgements:
         if not line.strip():
             continue
         (columns,) = csv.reader([line], delimiter="\t")
-        if number == 1 and columns[2:] and not columns[2].lstrip("-").isdigit():
+        grade = columns[2] if len(columns) == 3 else ""
+        if number == 1 and columns[2:] and not _GRADE.fullmatch(columns[2]):
             continue  # the header
-        if len(columns) != 3 or not columns[2].lstrip("-").isdigit():
+        if not _GRADE.fullmatch(grade):
             raise DataError(f"{path}:{number}: expected query id, document id and a whole number, found {line!r}.")
-        found.setdefault(columns[0], {})[columns[1]] = int(columns[2])
+        found.setdefault(columns[0], {})[columns[1]] = int(grade)
     if not found:
         raise DataError(f"{path} judges nothing.")
     return found

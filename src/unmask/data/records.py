@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,24 +63,6 @@ def read_records(path: Path, *, field: str = "text", id_field: str | None = None
         if identity is None:
             raise DataError(f"{path}:{line}: {id_field!r} is null, so the text has no id.")
         yield Record(str(identity), text)
-
-
-def read_texts(paths: Sequence[Path], *, field: str = "text", limit: int | None = None) -> list[str]:
-    """The non-empty texts of several files.
-
-    Raises:
-        DataError: a file or line that cannot be used, or nothing in them.
-    """
-    texts: list[str] = []
-    for path in paths:
-        for record in read_records(path, field=field):
-            if limit is not None and len(texts) >= limit:
-                return texts
-            if record.text.strip():
-                texts.append(record.text)
-    if not texts:
-        raise DataError(f"{', '.join(map(str, paths))}: no text found.")
-    return texts
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, str | Mapping[str, Any]]]:

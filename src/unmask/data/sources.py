@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from unmask.data.hub import HubSplit
-from unmask.data.records import read_rows
+from unmask.data.records import read_records, read_rows
 from unmask.errors import DataError
 
 
@@ -42,15 +42,59 @@ def open_rows(
         for number, row in enumerate(HubSplit.parse(source).rows(labelled=labelled, needed=plain)):
             yield f"{source} row {number}", tuple(row[column] for column in columns)
         return
-    path = Path(source)
-    for line, found in read_rows(path):
-        place = f"{path}:{line}"
-        if not isinstance(found, Mapping):
-            raise DataError(f"{path} has no columns; give .csv, .tsv, .jsonl or .parquet.")
+    for place, found in open_mappings(source):
         missing = [column for column in columns if column not in found]
         if missing:
             raise DataError(f"{place}: no {missing[0]!r} here; found {', '.join(map(repr, found))}.")
         yield place, tuple(found[column] for column in columns)
+
+
+def open_mappings(source: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Every row with all its columns, and its place for messages.
+
+    Args:
+        source: .csv, .tsv, .jsonl or .parquet file, or a hub data set `name[:config]@split`.
+
+    Raises:
+        DataError: a file or line that cannot be used.
+    """
+    if is_hub(source):
+        for number, row in enumerate(HubSplit.parse(source).rows()):
+            yield f"{source} row {number}", row
+        return
+    path = Path(source)
+    for line, found in read_rows(path):
+        if not isinstance(found, Mapping):
+            raise DataError(f"{path} has no columns; give .csv, .tsv, .jsonl or .parquet.")
+        yield f"{path}:{line}", found
+
+
+def read_texts(sources: Sequence[str | Path], *, field: str = "text", limit: int | None = None) -> list[str]:
+    """The non-empty texts of several files or hub data sets.
+
+    Raises:
+        DataError: a file or line that cannot be used, or nothing in them.
+    """
+    texts: list[str] = []
+    for source in sources:
+        for text in _texts_of(str(source), field):
+            if limit is not None and len(texts) >= limit:
+                return texts
+            if text.strip():
+                texts.append(text)
+    if not texts:
+        raise DataError(f"{', '.join(map(str, sources))}: no text found.")
+    return texts
+
+
+def _texts_of(source: str, field: str) -> Iterator[str]:
+    if not is_hub(source) or "@" not in source:
+        yield from (record.text for record in read_records(Path(source), field=field))
+        return
+    for place, (text,) in open_rows(source, [field]):
+        if not isinstance(text, str):
+            raise DataError(f"{place}: {field!r} is a {type(text).__name__}, expected a string.")
+        yield text
 
 
 def read_labelled_texts(source: str, columns: tuple[str, str] = ("text", "label")) -> LabelledTexts:

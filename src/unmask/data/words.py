@@ -143,6 +143,9 @@ def _pick(columns: list[str], word_at: int, labels: Mapping[str, int], place: st
             raise DataError(f"{place}: {count} columns; asked for column {at} ({name}).")
         if not columns[at].strip():
             raise DataError(f"{place}: empty {name}.")
+    same = [name for name, at in labels.items() if at % count == word_at % count]
+    if same:
+        raise DataError(f"{place}: {same[0]} would be read from the column of the words; there are {count} columns.")
     return (_one_word(columns[word_at], place), *(columns[at].strip() for at in labels.values()))
 
 

@@ -1,6 +1,7 @@
 """TextEncoder: text -> vector, tokens, words. One forward path: what is trained is what is evaluated and exported."""
 
 from unmask.encoder.conversion import convert_and_save
+from unmask.encoder.search import search
 from unmask.encoder.text_encoder import EncoderModule, TextEncoder, TokenVectors
 from unmask.encoder.words import Floats, WordPosition, word_states
 
@@ -11,5 +12,6 @@ __all__ = [
     "TokenVectors",
     "WordPosition",
     "convert_and_save",
+    "search",
     "word_states",
 ]

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from unmask.artifact import EncoderSettings
+from unmask.artifact import EncoderSettings, read_lineage
 from unmask.backbone.attention import Window
 from unmask.backbone.convert import convert
 from unmask.backbone.loading import load_model, load_tokenizer, max_positions, resolve_model
@@ -40,6 +40,8 @@ def convert_and_save(
     length = max_length or max_positions(model, tokenizer)
     settings = EncoderSettings(pooling=pooling, max_length=length, include_special_tokens=include_special_tokens)
     encoder = TextEncoder(model, tokenizer, settings)
-    encoder.lineage = {"base": name, "attention": "bidirectional", "stages": []}
+    # An encoder that was trained already stays what it was trained to be.
+    earlier = read_lineage(Path(source)) if Path(source).is_dir() else {}
+    encoder.lineage = {"base": name, "stages": [], **earlier, "attention": "bidirectional"}
     encoder.save(target)
     return report

@@ -17,7 +17,7 @@ from unmask.backbone.attention import AttentionMode, Window
 from unmask.backbone.elsewhere import gaps_elsewhere
 from unmask.backbone.loading import (
     Dtype,
-    default_device,
+    checked_device,
     find_adapters,
     layout_folder,
     load_model,
@@ -132,7 +132,7 @@ class TextEncoder:
         """
         source, folders = find_adapters(str(name), [str(adapter) for adapter in adapters])
         tokenizer = load_tokenizer(source)
-        place = torch.device(device or default_device())
+        place = checked_device(device)
         working = working_dtype(source, dtype, place)
         model = load_model(
             source, head=False, dtype=working, attention_implementation=attention_implementation, device=place
@@ -336,10 +336,10 @@ class TextEncoder:
         for rows in token_budget([len(text) for text in tokenized], batch_tokens):
             yield rows, self.pad([tokenized[row] for row in rows])
 
-    def pad(self, texts: Sequence[TokenizedText]) -> PaddedBatch:
-        """Stack tokenized texts into one batch on the model's device."""
+    def pad(self, texts: Sequence[TokenizedText], device: torch.device | None = None) -> PaddedBatch:
+        """Stack tokenized texts into one batch, on the model's device unless another is named."""
         batch = pad(texts, pad_id=pad_token(self.tokenizer), padding_side=self.padding_side)
-        return batch.to(self.device)
+        return batch.to(device or self.device)
 
     def _prompt(self, prompt: str | None, prompt_name: str | None) -> str:
         if prompt is not None:

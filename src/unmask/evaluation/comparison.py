@@ -21,6 +21,7 @@ _F1 = "F1 of whole spans, %"
 _MASKED = "masked tokens (loss in nats, accuracy in %)"
 _MTEB = "MTEB main scores, %"
 _OTHER = "other figures"
+_CONLL = " on CoNLL-2003"
 # Kind of task -> how its figure is called in a run's results, its key in `unmask eval ... --json`, and the measure.
 _KINDS = {
     "sts": ("", "spearman", "Spearman correlation of the cosine, x 100"),
@@ -52,12 +53,16 @@ class Row:
         measure: what the figures are.
         values: task -> figure.
         source: the run, or the table of the paper.
+        approximate: tasks whose figure is not exact (read off a plot, partly covered).
+        order: the columns of the table it comes from; by default those of its figures.
     """
 
     label: str
     measure: str
     values: Mapping[str, float]
     source: str
+    approximate: tuple[str, ...] = ()
+    order: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,17 +84,40 @@ def compare(rows: Sequence[Row]) -> list[Comparison]:
     Raises:
         DataError: nothing to compare.
     """
-    if not rows:
-        raise DataError("Nothing to compare: give runs, --paper tables, or both.")
+    filled = [row for row in rows if row.values]
+    if not filled:
+        why = "no run given has a figure" if rows else "give runs, --paper tables, or both"
+        raise DataError(f"Nothing to compare: {why}.")
     found = []
-    for measure in dict.fromkeys(row.measure for row in rows):
-        own = [row for row in rows if row.measure == measure]
-        found.append(Comparison(measure, list(dict.fromkeys(task for row in own for task in row.values)), own))
+    for measure in dict.fromkeys(row.measure for row in filled):
+        own = [row for row in filled if row.measure == measure]
+        there = {task for row in own for task in row.values}
+        columns = dict.fromkeys(task for row in own for task in (row.order or row.values) if task in there)
+        found.append(Comparison(measure, list(columns), own))
     return found
 
 
-def read_run(path: Path) -> list[Row]:
+def read_runs(paths: Sequence[Path]) -> list[Row]:
+    """The figures of several runs; each is called by as much of its path as tells it from the others.
+
+    Raises:
+        DataError: see `read_run`.
+    """
+    whole = [path.resolve() for path in paths]
+    deepest = max((len(path.parts) for path in whole), default=1)
+    for depth in range(1, deepest + 1):
+        names = ["/".join(path.parts[-depth:]) for path in whole]
+        if len(set(names)) == len(set(whole)):
+            break
+    return [row for path, name in zip(paths, names, strict=True) for row in read_run(path, name)] if paths else []
+
+
+def read_run(path: Path, name: str | None = None) -> list[Row]:
     """The figures of a run folder, of an MTEB folder, or of a saved `--json` output.
+
+    Args:
+        path: of the run.
+        name: what its rows are called as their source; by default the last part of the path.
 
     Raises:
         DataError: none of them, or not as this package writes it.
@@ -98,7 +126,7 @@ def read_run(path: Path) -> list[Row]:
     if reader is None and not path.is_file():
         raise DataError(f"{path} holds no results: no results.json, no summary.json, and it is no JSON file.")
     try:
-        return list((reader or _saved)(path))
+        return list((reader or _saved)(path, name or path.resolve().name))
     except _BROKEN as error:
         if isinstance(error, UnmaskError):
             raise
@@ -130,14 +158,23 @@ def read_published(table: str, model: str | None = None) -> list[Row]:
     if model is not None and model not in known:
         raise DataError(f"{one['table']} has no model {model!r}; it has {', '.join(known)}.")
     source = f"{data['source'].split(',')[-1].strip()}, {one['table']}"
+    # The paper's words are those of one corpus; another one's have columns of their own.
+    corpus = _CONLL if table == "table4" else ""
     return [
-        Row(f"{row['model']} {row['variant']}".strip(), measure, row["values"], source)
+        Row(
+            f"{row['model']} {row['variant']}".strip(),
+            measure,
+            {f"{task}{corpus}": value for task, value in row["values"].items()},
+            source,
+            tuple(row.get("approximate", ())),
+            tuple(f"{task}{corpus}" for task in one["columns"]),
+        )
         for row in one["rows"]
         if model in (None, row["model"])
     ]
 
 
-def _ladder(path: Path) -> Iterator[Row]:
+def _ladder(path: Path, source: str) -> Iterator[Row]:
     """A row a rung and measure; the recipe tells what each figure is."""
     measures = _measures(path / "recipe.yaml")
     for rung in read_json(path / "results.json")["rungs"]:
@@ -147,7 +184,7 @@ def _ladder(path: Path) -> Iterator[Row]:
                 measure, task = measures.get(key, (_OTHER, key))
                 by_measure.setdefault(measure, {})[task] = float(value)
         for measure, values in by_measure.items():
-            yield Row(str(rung["name"]), measure, values, path.name)
+            yield Row(str(rung["name"]), measure, values, source)
 
 
 def _measures(recipe: Path) -> dict[str, tuple[str, str]]:
@@ -159,14 +196,20 @@ def _measures(recipe: Path) -> dict[str, tuple[str, str]]:
     for kind, (ending, _, measure) in _KINDS.items():
         found |= {f"{name}{ending}": (measure, name) for name in evaluation.get(kind) or {}}
     for name, task in (evaluation.get("words") or {}).items():
+        corpus = _corpus(str(task.get("test")))
         for asked in ["", *(f" ({position})" for position in (task.get("positions") or [])[1:])]:
-            found[f"{name}{asked}"] = (_WORDS, f"{name}{asked}")
-            found[f"{name}{asked} F1"] = (_F1, f"{name}{asked}")
+            found[f"{name}{asked}"] = (_WORDS, f"{name}{asked}{corpus}")
+            found[f"{name}{asked} F1"] = (_F1, f"{name}{asked}{corpus}")
     return found
 
 
-def _mteb(path: Path) -> Iterator[Row]:
-    yield from _mteb_rows(read_json(path / "summary.json"), path.name)
+def _corpus(source: str) -> str:
+    """What is added to a task's name where its data is the paper's, so that it shares the paper's column."""
+    return _CONLL if "conll2003" in source.lower() else ""
+
+
+def _mteb(path: Path, source: str) -> Iterator[Row]:
+    yield from _mteb_rows(read_json(path / "summary.json"), source)
 
 
 def _mteb_rows(summary: Any, name: str) -> Iterator[Row]:
@@ -174,9 +217,11 @@ def _mteb_rows(summary: Any, name: str) -> Iterator[Row]:
     label = str(summary["settings"]["encoder"])
     values = {score["task"]: float(score["score"]) for score in summary["scores"]}
     average = summary.get("average")
-    yield Row(label, _MTEB, values | ({} if average is None else {"average": average}), name)
     published = {one["id"]: one for one in _published()["tables"]}
-    if average is not None and set(values) == set(published["table11"]["columns"]) - {"average"}:
+    every = set(values) == set(published["table11"]["columns"]) - {"average"}
+    mean = "average" if every else f"average of these {len(values)}"  # the paper's averages are over its 56 tasks
+    yield Row(label, _MTEB, values | ({} if average is None else {mean: average}), name)
+    if average is not None and every:
         means = {_CATEGORIES[category]: float(mean) for category, mean in summary["categories"].items()}
         yield Row(label, published["table1"]["measure"], means | {"average": average}, name)
     if average is not None and set(values) == set(subset_tasks()):
@@ -184,8 +229,8 @@ def _mteb_rows(summary: Any, name: str) -> Iterator[Row]:
         yield Row(label, published["table5"]["measure"], {pooling: average}, name)
 
 
-def _saved(path: Path) -> Iterator[Row]:
-    """What `unmask eval ... --json` printed."""
+def _saved(path: Path, source: str) -> Iterator[Row]:
+    """What `unmask eval ... --json` printed; figures from different data have different columns."""
     found = read_json(path)
     task = found["task"]
     if task == "words":
@@ -194,12 +239,19 @@ def _saved(path: Path) -> Iterator[Row]:
                 own = [r for r in found["results"] if (r["layer"], r["position"]) == place and r[key] is not None]
                 if own:
                     label = f"{found['encoder']} (layer {place[0]}, {place[1]})"
-                    yield Row(label, measure, {one["task"]: one[key] for one in own}, path.name)
+                    data = _named(found)
+                    yield Row(label, measure, {f"{one['task']}{data}": one[key] for one in own}, source)
     elif task == "mteb":
-        yield from _mteb_rows(found, path.name)
+        yield from _mteb_rows(found, source)
     else:
         _, key, measure = _KINDS[task]
-        yield Row(str(found["encoder"]), measure, {task: found[key]}, path.name)
+        yield Row(str(found["encoder"]), measure, {f"{task}{_named(found)}": found[key]}, source)
+
+
+def _named(found: Mapping[str, Any]) -> str:
+    """The data of a saved result as its columns show it."""
+    data = str(found.get("data") or "")
+    return _corpus(data) or (f" on {data}" if data else "")
 
 
 _READERS = {"results.json": _ladder, "summary.json": _mteb}

@@ -227,10 +227,9 @@ def evaluate_mteb(
         raise DataError(f"{folder} cannot be a folder for results ({error.strerror}).") from error
     texts = task_instructions(instructions, tasks)
     settings = _settings(encoder, name, instructions, texts)
-    _keep_settings(folder / "settings.json", settings)
     bridge = MtebEncoder(encoder, _meta(encoder, settings), texts)
     cache = mteb.ResultCache(folder)
-    scores, failures = [], {}
+    scores, failures, done = [], {}, []
     for task in tqdm(tasks, desc="mteb", unit="task", disable=not progress):
         own = task.metadata.name
         started = time.perf_counter()
@@ -242,9 +241,33 @@ def evaluate_mteb(
             continue
         seconds = 0.0 if had else round(time.perf_counter() - started, 1)
         scores.append(TaskScore(own, task.metadata.type, score, seconds))
+        done += [] if had else [own]
+        _keep_settings(folder / "settings.json", settings, done)
     result = MtebResult(scores, failures, _means(scores), _average(scores, failures), settings)
-    write_json(folder / "summary.json", result.to_dict())
+    write_json(folder / "summary.json", _with_earlier(folder / "summary.json", result).to_dict())
     return result
+
+
+def finished_tasks(
+    encoder: TextEncoder, tasks: Sequence[Any], out: str | Path, *, name: str, instructions: Instructions
+) -> list[str]:
+    """Names of the tasks that a folder has scores of, for this very encoder and these settings."""
+    settings = _settings(encoder, name, instructions, task_instructions(instructions, tasks))
+    cache, meta = mteb.ResultCache(Path(out)), _meta(encoder, settings)
+    names = [task.metadata.name for task in tasks]
+    return [one for one in names if cache.load_task_result(one, meta) is not None]
+
+
+def _with_earlier(path: Path, result: MtebResult) -> MtebResult:
+    """The result of a call with those of earlier calls of the same encoder and settings in the folder."""
+    earlier = read_json(path) if path.is_file() else {}
+    if (earlier.get("settings") or {}).get("revision") != result.settings["revision"]:
+        return result
+    told = {score.task for score in result.scores} | set(result.failures)
+    kept = [TaskScore(**score) for score in earlier["scores"] if score["task"] not in told]
+    scores = [*kept, *result.scores]
+    failures = {task: why for task, why in earlier["failures"].items() if task not in told} | dict(result.failures)
+    return MtebResult(scores, failures, _means(scores), _average(scores, failures), result.settings)
 
 
 def _run(bridge: MtebEncoder, task: Any, cache: Any) -> float:
@@ -275,8 +298,9 @@ def _run(bridge: MtebEncoder, task: Any, cache: Any) -> float:
 
 def _settings(encoder: TextEncoder, name: str, instructions: Instructions, texts: Mapping[str, str]) -> dict[str, Any]:
     """Everything that scores depend on; its hash names the results."""
+    place = Path(name)
     known = {
-        "encoder": name,
+        "encoder": str(place.resolve()) if place.is_dir() else name,  # however the folder was named
         "weights": weights_fingerprint(encoder),
         "settings": asdict(encoder.settings),
         "dtype": str(encoder.model.dtype).removeprefix("torch."),
@@ -286,15 +310,16 @@ def _settings(encoder: TextEncoder, name: str, instructions: Instructions, texts
     revision = sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
     versions = {package: version(package) for package in _PACKAGES}
     rest = {"instruction_texts": dict(texts), "lineage": encoder.lineage, "versions": versions}
-    return {"revision": revision, **known, **rest}
+    return {"revision": revision, **known, "encoder": name, **rest}
 
 
-def _keep_settings(path: Path, settings: dict[str, Any]) -> None:
-    """One entry for each revision that ever wrote into the folder."""
+def _keep_settings(path: Path, settings: dict[str, Any], done: Sequence[str]) -> None:
+    """One entry for each revision that ever wrote into the folder, with the versions that made each of its scores."""
     kept = read_json(path) if path.is_file() else {}
-    before = kept.get(settings["revision"], {}).get("instruction_texts", {})
-    texts = before | settings["instruction_texts"]
-    write_json(path, {**kept, settings["revision"]: {**settings, "instruction_texts": texts}})
+    before = kept.get(settings["revision"], {})
+    texts = before.get("instruction_texts", {}) | settings["instruction_texts"]
+    versions = before.get("versions", {}) | dict.fromkeys(done, settings["versions"])
+    write_json(path, {**kept, settings["revision"]: {**settings, "instruction_texts": texts, "versions": versions}})
 
 
 def _meta(encoder: TextEncoder, settings: Mapping[str, Any]) -> ModelMeta:

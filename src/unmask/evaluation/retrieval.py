@@ -1,19 +1,16 @@
 """Retrieval and reranking: are the right documents near the top? Measures by trec_eval."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
 
 import numpy as np
-from tqdm import tqdm
 
 from unmask.data.ranking import Beir, Candidates, Judgements
-from unmask.encoder import Floats, TextEncoder
+from unmask.encoder import TextEncoder, search
 from unmask.errors import DataError
 
 Run = Mapping[str, Mapping[str, float]]  # query id -> document id -> score
 _DEPTH = 1000
-_DOCUMENTS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +64,10 @@ def evaluate_beir(
         progress: show a bar.
     """
     names = list(data.queries)
-    queries = encoder.encode(list(data.queries.values()), prompt=prompt, normalize=True)
-    documents = tqdm(data.documents(), desc="documents", unit="text", disable=not progress)
-    scores, ids, count = _search(encoder, queries, documents, document_prompt)
+    queries = encoder.encode(list(data.queries.values()), prompt=prompt, normalize=True, progress=progress)
+    scores, ids, count = search(
+        encoder, queries, data.documents(), depth=_DEPTH, prompt=document_prompt, progress=progress
+    )
     run = {
         name: {
             document: float(score)
@@ -144,27 +142,3 @@ def evaluate_retrieval(
     ranks = (scores >= own).sum(axis=1)  # the document itself is one of them
     reciprocal = np.where(ranks <= 10, 1.0 / ranks, 0.0)
     return RetrievalResult(100 * float((ranks == 1).mean()), 100 * float(reciprocal.mean()), len(queries))
-
-
-def _search(
-    encoder: TextEncoder, queries: Floats, documents: Iterable[tuple[str, str]], prompt: str | None
-) -> tuple[Floats, np.ndarray, int]:
-    """Scores [queries, at most 1000], ids of the same shape, and how many documents there are."""
-    best: Floats = np.empty((len(queries), 0), dtype=np.float32)
-    ids = np.empty((len(queries), 0), dtype=object)
-    count = 0
-    for part in _parts(iter(documents)):
-        count += len(part)
-        vectors = encoder.encode([text for _, text in part], prompt=prompt or "", normalize=True)
-        scores = np.concatenate([best, queries @ vectors.T], axis=1)
-        own = np.broadcast_to(np.asarray([name for name, _ in part], dtype=object), (len(queries), len(part)))
-        all_ids = np.concatenate([ids, own], axis=1)
-        kept = min(_DEPTH, scores.shape[1])
-        top = np.argpartition(-scores, kept - 1, axis=1)[:, :kept]
-        best, ids = np.take_along_axis(scores, top, axis=1), np.take_along_axis(all_ids, top, axis=1)
-    return best, ids, count
-
-
-def _parts(documents: Iterator[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
-    while part := list(islice(documents, _DOCUMENTS_AT_ONCE)):
-        yield part
