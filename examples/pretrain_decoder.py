@@ -20,7 +20,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast, Qwen3_5TextConfig
 
-from unmask.data.records import read_texts
+from unmask.data.sources import read_texts
 from unmask.training.config import OptimSettings
 from unmask.training.optim import adamw, learning_rate, trainable
 

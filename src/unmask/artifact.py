@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from unmask.errors import ArtifactError
 from unmask.pooling import POOLINGS, Pooling
@@ -96,6 +96,19 @@ def new_folder(folder: Path) -> Iterator[Path]:
     if folder.exists():
         folder.rmdir()
     partial.rename(folder)
+
+
+@contextmanager
+def write_whole(path: Path) -> Iterator[TextIO]:
+    """A text file that appears whole or not at all: what is written goes aside and is renamed at the end."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            yield file
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    partial.rename(path)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -115,7 +115,7 @@ def evaluation_inputs(folder):
         (["eval", "words", "pocket", "--train", str(folder / "scheme.txt")], "Give either --data NAME, or"),
         ([*texts, str(folder / "more.csv")], "1 of the test's classes have no training text: 'z'"),
         (["eval", "pairs", "pocket", "--data", str(folder / "pairs.csv")], "No pair has the label 0"),
-        (["eval", "retrieval", "pocket", "--data", str(folder / "none")], "is no folder; expected corpus.jsonl"),
+        (["eval", "retrieval", "pocket", "--data", str(folder / "none")], "is no folder with corpus.jsonl"),
         (["eval", "mteb", "pocket"], "--out DIR is needed"),
         (["eval", "mteb", "pocket", "--dry-run", "--instructions", "papper"], "choose paper, none, or a JSON file"),
         (["tag", str(folder), str(folder / "good.txt")], "is no tagger"),
@@ -305,6 +305,6 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path, capsys):
     assert main([*arguments, "--json"]) == 0
     mntp, simcse = json.loads(capsys.readouterr().out)["stages"]
     assert mntp["tokens"] == 5 * 16384
-    assert mntp["trainable"] == 6843648 - 8192 * 256  # the tied head is frozen, and with it the embedding
-    assert simcse["trainable"] == 16 * 6 * (4 * 2 * 256 + 3 * (256 + 688))
+    assert mntp["memory"]["trainable"] == 6843648 - 8192 * 256  # the tied head is frozen, and with it the embedding
+    assert simcse["memory"]["trainable"] == 16 * 6 * (4 * 2 * 256 + 3 * (256 + 688))
     assert not (tmp_path / "run").exists()

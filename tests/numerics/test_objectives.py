@@ -1,6 +1,5 @@
 """Figures: losses against the plain formula, gradients against one big batch, masks against their promise."""
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -11,7 +10,7 @@ from unmask.backbone.packing import PackedStates, keeps_pieces_apart
 from unmask.backbone.structure import body, token_states
 from unmask.data.blocks import pack, stack
 from unmask.errors import RecipeError
-from unmask.objectives.contrastive import SimCSE, ViewBatch, info_nce
+from unmask.objectives.base import LocalEngine
 from unmask.objectives.masking import build_masking, mask_token_id
 from unmask.objectives.mntp import IGNORED, MaskedNextToken, mask_tokens
 
@@ -57,11 +56,9 @@ def test_the_loss_is_that_of_the_models_own_logits_one_position_before(tiny, tok
     convert(model)
     batch = stack(blocks(tokenizer, articles, count=4), pad_id=0, never_mask=66)
     objective = MaskedNextToken(LanguageModelHead(model), masking(tokenizer))
-    torch.manual_seed(3)
     states = PackedStates(body(model))
-    out = objective.step(states, [batch], lambda loss: loss.backward())
-    torch.manual_seed(3)
-    ids, labels = mask_tokens(batch.input_ids, batch.maskable, objective.masking)
+    out = objective.step(states, [(0, batch)], LocalEngine(3))
+    ids, labels = mask_tokens(batch.input_ids, batch.maskable, objective.masking, LocalEngine(3).generator(0))
     total, count = 0.0, 0
     for row in range(len(ids)):
         for piece in range(1, int(batch.pieces[row].max()) + 1):
@@ -94,7 +91,7 @@ def test_micro_batches_give_the_gradients_of_one_batch(tiny, tokenizer, articles
         assert width >= parts[0].input_ids.shape[1]
         given = iter(fixed)
         objective._mask = lambda *_, given=given: next(given)
-        out = objective.step(PackedStates(body(model)), parts, lambda loss: loss.backward())
+        out = objective.step(PackedStates(body(model)), list(enumerate(parts)), LocalEngine())
         found.append((out.loss, {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}))
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-6)
     for name, gradient in found[0][1].items():
@@ -109,9 +106,8 @@ def test_more_labels_than_a_chunk_give_the_same_gradients(tiny, tokenizer, artic
     for chunk in (10_000, 16):
         monkeypatch.setattr("unmask.objectives.mntp._CHUNK", chunk)
         model.zero_grad()
-        torch.manual_seed(0)
         objective = MaskedNextToken(LanguageModelHead(model), masking(tokenizer))
-        objective.step(PackedStates(body(model)), [batch], lambda loss: loss.backward())
+        objective.step(PackedStates(body(model)), [(0, batch)], LocalEngine())
         found.append(model.model.layers[0].mlp.up_proj.weight.grad.clone())
     torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-7)
 
@@ -121,7 +117,7 @@ def test_rows_without_a_masked_token_are_no_trouble(tiny, tokenizer, articles):
     convert(model)
     batch = stack(blocks(tokenizer, articles, count=2), pad_id=0, never_mask=66)
     objective = MaskedNextToken(LanguageModelHead(model), masking(tokenizer, rate=1e-9))
-    out = objective.step(PackedStates(body(model)), [batch, batch], lambda loss: loss.backward())
+    out = objective.step(PackedStates(body(model)), [(0, batch), (1, batch)], LocalEngine())
     assert out.loss == 0.0
     assert float(model.model.layers[0].mlp.up_proj.weight.grad.abs().max()) == 0.0
 
@@ -154,40 +150,3 @@ def test_packed_pieces_do_not_see_each_other(tiny, tokenizer, articles, family, 
                 inside = batch.pieces[row] == piece
                 alone = token_states(body(model), batch.input_ids[row][inside][None])[0]
                 torch.testing.assert_close(packed[row][inside], alone, rtol=1e-4, atol=1e-5)
-
-
-def test_info_nce_is_cross_entropy_over_scaled_cosines():
-    torch.manual_seed(0)
-    first, second = torch.randn(5, 8), torch.randn(5, 8)
-    cosines = nn.functional.cosine_similarity(first[:, None], second[None], dim=-1)
-    expected = -(torch.softmax(20 * cosines, dim=1).diagonal().log()).mean()
-    loss, accuracy = info_nce(first, second, scale=20)
-    assert float(loss) == pytest.approx(float(expected), rel=1e-5)
-    assert float(accuracy) == pytest.approx(float((cosines.argmax(1) == torch.arange(5)).float().mean()))
-
-
-def test_the_contrastive_loss_is_float32_under_autocast():
-    torch.manual_seed(0)
-    first = torch.randn(4, 64)
-    second = first + 0.01 * torch.randn(4, 64)
-    plain, _ = info_nce(first, second, scale=50)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        mixed, _ = info_nce(first, second, scale=50)
-    assert mixed.dtype == torch.float32
-    assert float(mixed) == float(plain)
-
-
-def test_length_groups_do_not_change_the_contrastive_gradients(bidirectional):
-    import copy
-
-    encoder = copy.copy(bidirectional)
-    encoder.module = copy.deepcopy(bidirectional.module)
-    texts = encoder.tokenize(["one two three", "a", "a longer sentence about nothing at all", "two words"]) * 2
-    gradients = []
-    for groups in ([list(range(8))], [[2, 6], [0, 4, 3, 7], [1, 5]]):
-        order = torch.from_numpy(np.argsort(np.concatenate(groups)))
-        batch = ViewBatch([encoder.pad([texts[i] for i in group]) for group in groups], order)
-        encoder.module.zero_grad()
-        SimCSE(20).step(encoder.module, batch, lambda loss: loss.backward())
-        gradients.append(encoder.module.model.layers[0].mlp.up_proj.weight.grad.clone())
-    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-3, atol=1e-6)

@@ -10,7 +10,13 @@ from unmask.errors import ArtifactError, RecipeError
 
 
 def add_lora(
-    base: nn.Module, *, rank: int, alpha: float, dropout: float, targets: str | Sequence[str] = "all-linear"
+    base: nn.Module,
+    *,
+    rank: int,
+    alpha: float,
+    dropout: float,
+    targets: str | Sequence[str] = "all-linear",
+    dora: bool = False,
 ) -> Any:
     """Attach fresh LoRA weights to a model body, in place, and freeze everything else.
 
@@ -20,6 +26,7 @@ def add_lora(
         alpha: the update is scaled by alpha / rank.
         dropout: on the input of the LoRA branch.
         targets: module names, or `all-linear`.
+        dora: also learn the length of each weight row (DoRA, Liu et al. 2024, arXiv 2402.09353).
 
     Returns:
         The peft wrapper, which shares its modules with `base`.
@@ -30,7 +37,9 @@ def add_lora(
     import peft  # 4 s to import; only training needs it
 
     wanted = targets if isinstance(targets, str) else list(targets)
-    config = peft.LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=wanted, bias="none")
+    config = peft.LoraConfig(
+        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=wanted, bias="none", use_dora=dora
+    )
     try:
         return peft.get_peft_model(base, config)
     except ValueError as error:
@@ -38,7 +47,9 @@ def add_lora(
         raise RecipeError(f"LoRA targets {wanted!r} fit no layer; linear layers here: {names}.") from error
 
 
-def load_lora(model: nn.Module, folder: Path, *, name: str, onto: Any | None = None) -> Any:
+def load_lora(
+    model: nn.Module, folder: Path, *, name: str, onto: Any | None = None, dropout: float | None = None
+) -> Any:
     """Attach saved LoRA weights to a model body, in place.
 
     Args:
@@ -46,6 +57,7 @@ def load_lora(model: nn.Module, folder: Path, *, name: str, onto: Any | None = N
         folder: in peft's format, whether trained around the body or around the model with its head.
         name: of the adapter within the model.
         onto: the peft wrapper that holds earlier adapters of the same model, if they were not merged.
+        dropout: train it further, with this dropout; None leaves it frozen.
 
     Returns:
         The peft wrapper.
@@ -63,6 +75,8 @@ def load_lora(model: nn.Module, folder: Path, *, name: str, onto: Any | None = N
     except (OSError, ValueError, TypeError, SafetensorError) as error:
         raise ArtifactError(f"{folder} holds no readable adapter in safetensors ({error}).") from error
     config.task_type = None  # the head is not here
+    if dropout is not None:
+        config.inference_mode, config.lora_dropout = False, dropout
     try:
         if onto is None:
             onto = peft.get_peft_model(model, config, adapter_name=name)

@@ -10,7 +10,7 @@ from importlib import import_module
 from unmask import __version__
 from unmask.errors import TrainingError, UnmaskError
 
-COMMANDS = ("demo", "convert", "verify", "train", "encode", "eval", "tag", "analyze", "report")
+COMMANDS = ("demo", "convert", "verify", "train", "recipes", "mine", "encode", "eval", "tag", "analyze", "report")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -35,12 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.getLogger("unmask").setLevel(logging.INFO)
     try:
         code: int = arguments.run(arguments)
-    except TrainingError as error:
-        print(f"unmask: {error}", file=sys.stderr)
-        return 1
     except UnmaskError as error:
-        print(f"unmask: {error}", file=sys.stderr)
-        return 2
+        rank = os.environ.get("RANK", "0")
+        print(f"unmask{'' if rank == '0' else f' (process {rank})'}: {error}", file=sys.stderr)
+        return 1 if isinstance(error, TrainingError) else 2
     except KeyboardInterrupt:
         print(
             "unmask: stopped. `unmask train` goes on from its last checkpoint with the same command.",

@@ -33,7 +33,8 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Read the recipe first: its mistakes cost no waiting."""
-    from unmask.ladder.recipe import check_files, load_recipe
+    from unmask.ladder.recipe import load_recipe
+    from unmask.ladder.sources import check_files
 
     recipe = load_recipe(arguments.recipe, arguments.set)
     check_files(recipe)

@@ -97,3 +97,22 @@ def _class_names(feature: Any) -> list[str] | None:
     inner = _inner(feature)
     names = getattr(inner if inner is not None else feature, "names", None)
     return list(names) if names else None
+
+
+def fetch_file(path: str) -> Path:
+    """One file of a data set repository, written `owner/name/path/in/it`, from the hub or its cache.
+
+    Raises:
+        DataError: not of that form, or not to be had.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    parts = path.split("/", 2)
+    if len(parts) < 3:
+        raise DataError(f"hf://datasets/{path}: expected hf://datasets/OWNER/NAME/FILE.")
+    try:
+        return Path(hf_hub_download("/".join(parts[:2]), parts[2], repo_type="dataset"))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise DataError(f"hf://datasets/{path} cannot be fetched: {reason}") from error

@@ -1,5 +1,6 @@
 """Which rows belong to which step: a pure function of seed and step, so that a resumed run needs no state."""
 
+from collections.abc import Mapping
 from functools import lru_cache
 
 import numpy as np
@@ -34,3 +35,53 @@ class EpochSampler:
 
     def _shuffle(self, epoch: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
         return np.random.default_rng((self.seed, epoch)).permutation(self.num_rows)
+
+
+class MixedSampler:
+    """Several data sets, each step's rows from one of them; the sets take turns in a fresh random order each epoch.
+
+    In an epoch a set has `weight x rows / batch_size` steps. Its own rows go round in epochs of their own, so with a
+    weight below 1 the next epoch goes on where the last one stopped, and every row comes to its turn.
+
+    Args:
+        sizes: rows of each set, by name.
+        weights: of each set; 1 where it is not named.
+        batch_size: rows a step.
+        seed: decides every order.
+
+    Raises:
+        DataError: a set that would never be drawn, because it has too few rows for one step of an epoch.
+    """
+
+    def __init__(self, sizes: Mapping[str, int], weights: Mapping[str, float], batch_size: int, seed: int) -> None:
+        self.names = list(sizes)
+        self.seed = seed
+        self._own, turns = [], []
+        for number, (name, size) in enumerate(sizes.items()):
+            weight = weights.get(name, 1.0)
+            self._own.append(EpochSampler(size, batch_size, seed + number, f"rows of {name}"))
+            turns.append(int(weight * size / batch_size))
+            if not turns[-1]:
+                raise DataError(
+                    f"{name}: {size} rows at weight {weight:g} are fewer than one batch of {batch_size}, so it would "
+                    "never be drawn; raise its weight, lower the batch, or leave it out."
+                )
+        self.turns = dict(zip(self.names, turns, strict=True))
+        self._flat = np.repeat(np.arange(len(turns)), turns)
+        self._order = lru_cache(maxsize=2)(self._shuffle)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps until every set has had its turns."""
+        return len(self._flat)
+
+    def rows(self, step: int) -> tuple[str, list[int]]:
+        """The set of a step (from 0) and the numbers of its rows."""
+        epoch, place = divmod(step, len(self._flat))
+        order = self._order(epoch)
+        chosen = int(order[place])
+        before = epoch * list(self.turns.values())[chosen] + int((order[:place] == chosen).sum())
+        return self.names[chosen], self._own[chosen].rows(before)
+
+    def _shuffle(self, epoch: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+        return np.random.default_rng((self.seed, epoch, 1)).permutation(self._flat)

@@ -8,9 +8,9 @@ from tqdm import tqdm
 
 from unmask.errors import RecipeError
 from unmask.ladder.evaluate import evaluate_rung
-from unmask.ladder.recipe import EvaluationSettings, Recipe
-from unmask.ladder.run import text_source
 from unmask.ladder.rungs import checkpoints, open_rung, split_places
+from unmask.ladder.schema import EvaluationSettings, Recipe
+from unmask.ladder.sources import open_data
 
 
 def score_checkpoints(
@@ -30,7 +30,7 @@ def score_checkpoints(
         RecipeError: a task that the recipe does not have.
     """
     chosen = recipe.model_copy(update={"evaluation": _only(recipe.evaluation, tasks)})
-    texts = text_source(recipe)
+    texts = open_data(recipe).texts
     start = split_places(recipe, folder)[0][-1]
     figures = evaluate_rung(open_rung(recipe, start), chosen, texts)
     rows: list[dict[str, Any]] = [{"rung": start.name, "step": 0, "stage_step": 0, **figures}]

@@ -16,7 +16,7 @@ from unmask.evaluation.masked import evaluate_masked
 from unmask.evaluation.retrieval import evaluate_beir, evaluate_candidates
 from unmask.evaluation.similarity import ScoredPairs, evaluate_pairs, evaluate_similarity, read_pairs
 from unmask.evaluation.words import WordsData, evaluate_words, resolve_position
-from unmask.ladder.recipe import (
+from unmask.ladder.schema import (
     ClassificationTask,
     ClusteringTask,
     MaskedTask,
@@ -25,8 +25,8 @@ from unmask.ladder.recipe import (
     RetrievalTask,
     StsTask,
     WordsTask,
-    resolve_path,
 )
+from unmask.ladder.sources import local_source, resolve_path
 
 Texts = Callable[[str], Sequence[str]]
 Figures = dict[str, float]
@@ -90,7 +90,7 @@ def _clustering(encoder: TextEncoder, name: str, task: ClusteringTask, progress:
 
 
 def _retrieval(encoder: TextEncoder, name: str, task: RetrievalTask, progress: bool) -> Figures:
-    data = read_beir(resolve_path(task.folder), task.split)
+    data = read_beir(local_source(task.folder), task.split)
     kept = encoder.settings
     encoder.settings = replace(kept, max_length=task.max_length or kept.max_length)
     try:
@@ -151,7 +151,7 @@ _CHECK: dict[str, Callable[[Any], object]] = {
     "pairs": lambda task: _read_pairs(task, "label"),
     "classification": _check_classification,
     "clustering": lambda task: read_labelled_texts(_place(task.file), task.columns),
-    "retrieval": lambda task: read_beir(resolve_path(task.folder), task.split),
+    "retrieval": lambda task: read_beir(local_source(task.folder), task.split),
     "reranking": lambda task: read_candidates(resolve_path(task.file)),
     "words": _words_data,
 }

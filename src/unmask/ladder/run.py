@@ -5,13 +5,12 @@ Every part appears whole or not at all, so the same command goes on where a kill
 """
 
 import contextlib
-import hashlib
 import logging
 import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -32,14 +31,16 @@ from unmask.backbone.loading import (
     resolve_model,
     revision,
 )
-from unmask.data.records import read_texts
 from unmask.encoder import TextEncoder
 from unmask.errors import ArtifactError, RecipeError, UnmaskError
 from unmask.ladder.evaluate import check_tasks, evaluate_rung
-from unmask.ladder.recipe import Recipe, check_files, resolve_path, stage_name
-from unmask.ladder.rungs import RungPlace, open_rung, split_places
-from unmask.training.config import StageSettings
-from unmask.training.stages import StageContext, run_stage
+from unmask.ladder.rungs import RungPlace, open_rung, split_places, stage_origins
+from unmask.ladder.schema import Recipe, TextSource, stage_name
+from unmask.ladder.sources import check_files, fingerprint, fingerprints, open_data
+from unmask.training.building import Data, Origin, StageContext
+from unmask.training.config import StageSettings, TrainedStage
+from unmask.training.processes import make_accelerator
+from unmask.training.stages import check_rows, run_stage
 
 logger = logging.getLogger(__name__)
 
@@ -93,28 +94,43 @@ def train(recipe: Recipe, out: str | Path, *, progress: bool = False, evaluate: 
     """
     started = time.perf_counter()
     check_files(recipe)
-    texts = text_source(recipe)
-    _preflight(recipe, texts)
+    data = open_data(recipe)
+    _preflight(recipe, data)
     folder = Path(out)
-    fresh = _claim(folder, recipe)
+    accelerator = make_accelerator(resolve_precision(recipe.precision), folder) if recipe.stages else None
+    run = Run(
+        recipe,
+        folder,
+        data,
+        accelerator,
+        progress,
+        evaluate or (lambda encoder: evaluate_rung(encoder, recipe, data.texts, progress=progress)),
+    )
+    fresh = run.main and _claim(folder, recipe)
+    if accelerator is not None:
+        accelerator.wait_for_everyone()
     try:
-        rungs, encoder = _climb(recipe, folder, texts, progress, evaluate)
+        rungs, encoder = _climb(recipe, run)
     except UnmaskError:
         if fresh and not any(folder.glob("stages/*/checkpoints/step-*")):
             shutil.rmtree(folder)  # nothing was trained; the corrected recipe starts in a clean place
         raise
     result = RunResult(rungs, encoder, time.perf_counter() - started)
-    write_json(folder / "results.json", result.to_dict())
+    if run.main:
+        write_json(folder / "results.json", result.to_dict())
     return result
 
 
-def _preflight(recipe: Recipe, texts: Callable[[str], Sequence[str]]) -> None:
+def _preflight(recipe: Recipe, data: Data) -> None:
     """Read everything a run will read except weights, so that what is wrong is said at once."""
     load_tokenizer(recipe.model.name)
     empty_model(recipe.model.name, head=True)
     _check_conversion(recipe)
-    for name in recipe.data:
-        texts(name)
+    for name, source in recipe.data.items():
+        data.texts(name) if isinstance(source, TextSource) else data.pairs(name)
+    for stage in recipe.stages:
+        if isinstance(stage, TrainedStage):
+            check_rows(stage, data, recipe.seed)
     check_tasks(recipe)
 
 
@@ -136,42 +152,73 @@ def _check_conversion(recipe: Recipe) -> None:
     convert(twin, recurrent=sight.recurrent, window=sight.window)
 
 
-def _climb(
-    recipe: Recipe,
-    folder: Path,
-    texts: Callable[[str], Sequence[str]],
-    progress: bool,
-    evaluate: Evaluate | None,
-) -> tuple[list[Rung], Path]:
-    """Every stage and every rung; what an earlier call finished is read, not done again."""
-    score = evaluate or (lambda encoder: evaluate_rung(encoder, recipe, texts, progress=progress))
-    untrained, trained = split_places(recipe, folder)
-    rungs = [_rung(folder, recipe, place, score) for place in untrained]
+def _climb(recipe: Recipe, run: "Run") -> tuple[list[Rung], Path]:
+    """Every stage and every rung; what an earlier call finished is read, not done again.
+
+    One process scores a rung as soon as it is there. Several train to the end first: they would wait for the one that
+    scores, and give up waiting.
+    """
+    untrained, trained = split_places(recipe, run.folder)
+    places = [*untrained, *trained]
+    alone = run.accelerator is None or run.accelerator.num_processes == 1
+    for place in untrained if alone else []:
+        run.rung(place)
     start, lineage = recipe.model.name, _origin(recipe)
-    accelerator = _accelerator(recipe, folder) if recipe.stages else None
-    for place, stage in zip(trained, recipe.stages, strict=True):
-        assert accelerator is not None
-        stage_folder = Path(place.encoder).parent
+    before: tuple[TrainedStage, StageContext] | None = None
+    for place, stage, origin in zip(trained, recipe.stages, stage_origins(recipe, run.folder), strict=True):
         lineage = {**lineage, "stages": [*lineage["stages"], _stage_lineage(recipe, stage)]}
-        accelerator.project_configuration.logging_dir = str(stage_folder / "logs")
-        context = StageContext(
-            base=recipe.model.name,
-            start=start,
-            sight=recipe.model.sight(),
-            dtype=recipe.model.dtype,
-            attention_implementation=recipe.model.attention_implementation,
-            encoder=recipe.model.encoder_settings(),
-            texts=texts,
-            seed=recipe.seed,
+        context = run.context(Path(place.encoder).parent, origin, lineage)
+        start = str(run_stage(stage, context, Path(place.encoder).parent, before))
+        before = (stage, context) if isinstance(stage, TrainedStage) else None
+        if alone:
+            run.rung(place)
+    if not run.main:
+        return [], run.folder / "encoder"
+    write_json(run.folder / "lineage.json", lineage)
+    rungs = [run.rung(place) for place in places]
+    return rungs, _final_encoder(run.folder, start, recipe, lineage)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What the parts of one run share."""
+
+    recipe: Recipe
+    folder: Path
+    data: Data
+    accelerator: Any
+    progress: bool
+    score: Evaluate
+
+    @property
+    def main(self) -> bool:
+        """True in the process that writes."""
+        return self.accelerator is None or bool(self.accelerator.is_main_process)
+
+    def context(self, stage_folder: Path, origin: Origin, lineage: dict[str, Any]) -> StageContext:
+        """What one stage is given."""
+        self.accelerator.project_configuration.logging_dir = str(stage_folder / "logs")
+        return StageContext(
+            origin=origin,
+            encoder=self.recipe.model.encoder_settings(),
+            data=self.data,
+            seed=self.recipe.seed,
             lineage=lineage,
-            accelerator=accelerator,
-            progress=progress,
+            accelerator=self.accelerator,
+            progress=self.progress,
         )
-        logger.info("%s: %d steps", stage_name(stage), stage.steps)
-        start = str(run_stage(stage, context, stage_folder))
-        rungs.append(_rung(folder, recipe, place, score))
-    write_json(folder / "lineage.json", lineage)
-    return rungs, _final_encoder(folder, start, recipe, lineage)
+
+    def rung(self, place: RungPlace) -> Rung:
+        """Evaluate a rung, or read what an earlier call found."""
+        path = self.folder / "rungs" / f"{place.name}.json"
+        if path.is_file():
+            return Rung(place.name, place.encoder, place.attention, read_json(path))
+        logger.info("%s: evaluating", place.name)
+        figures = self.score(open_rung(self.recipe, place))
+        logger.info("%s: %s", place.name, ", ".join(f"{key} {value:.2f}" for key, value in figures.items()))
+        path.parent.mkdir(exist_ok=True)
+        write_json(path, figures)
+        return Rung(place.name, place.encoder, place.attention, figures)
 
 
 def _claim(folder: Path, recipe: Recipe) -> bool:
@@ -193,49 +240,6 @@ def _claim(folder: Path, recipe: Recipe) -> bool:
     return True
 
 
-def _rung(folder: Path, recipe: Recipe, place: RungPlace, score: Evaluate) -> Rung:
-    """Evaluate a rung, or read what an earlier call found."""
-    path = folder / "rungs" / f"{place.name}.json"
-    if path.is_file():
-        return Rung(place.name, place.encoder, place.attention, read_json(path))
-    logger.info("%s: evaluating", place.name)
-    figures = score(open_rung(recipe, place))
-    logger.info("%s: %s", place.name, ", ".join(f"{key} {value:.2f}" for key, value in figures.items()))
-    path.parent.mkdir(exist_ok=True)
-    write_json(path, figures)
-    return Rung(place.name, place.encoder, place.attention, figures)
-
-
-def text_source(recipe: Recipe) -> Callable[[str], Sequence[str]]:
-    """Data sources by name, each read once."""
-    read: dict[str, list[str]] = {}
-
-    def texts(name: str) -> Sequence[str]:
-        if name not in read:
-            source = recipe.data[name]
-            read[name] = read_texts([resolve_path(f) for f in source.files], field=source.field, limit=source.limit)
-        return read[name]
-
-    return texts
-
-
-def _accelerator(recipe: Recipe, folder: Path) -> Any:
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
-    from accelerate.utils import ProjectConfiguration
-
-    # accelerate keeps the precision of a process's first run for good; a run of its own starts from its own.
-    AcceleratorState._reset_state()
-    accelerator = Accelerator(
-        mixed_precision="bf16" if resolve_precision(recipe.precision) == "bf16" else "no",
-        log_with="tensorboard",
-        project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder)),
-    )
-    if accelerator.num_processes > 1:
-        raise RecipeError("Training in several processes is not supported yet; start one.")
-    return accelerator
-
-
 def resolve_precision(wanted: str) -> str:
     """`auto` is bfloat16 where the hardware multiplies it fast, else float32."""
     if wanted != "auto":
@@ -252,7 +256,7 @@ def _origin(recipe: Recipe) -> dict[str, Any]:
         "seed": recipe.seed,
         "base": recipe.model.name,
         "base_revision": revision(recipe.model.name),
-        "base_weights": [_fingerprint(path) for path in weights],
+        "base_weights": [fingerprint(path) for path in weights],
         "attention": recipe.model.attention,
         "code": {"unmask": __version__, **{name: version(name) for name in _PACKAGES}},
         "python": sys.version.split()[0],
@@ -262,17 +266,8 @@ def _origin(recipe: Recipe) -> dict[str, Any]:
 
 def _stage_lineage(recipe: Recipe, stage: StageSettings) -> dict[str, Any]:
     """A stage's settings and the files it reads."""
-    names = [stage.data, *filter(None, [getattr(stage, "held_out", None)])]
-    data = {name: [_fingerprint(resolve_path(f)) for f in recipe.data[name].files] for name in names}
+    data = {name: fingerprints(recipe, name) for name in stage.sources}
     return {"name": stage_name(stage), "settings": stage.model_dump(mode="json"), "data": data}
-
-
-def _fingerprint(path: Path) -> dict[str, Any]:
-    """Name, size and SHA-256 of a file."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256") if hasattr(hashlib, "file_digest") else None
-        sha256 = digest.hexdigest() if digest else hashlib.sha256(file.read()).hexdigest()
-    return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256}
 
 
 def _final_encoder(folder: Path, start: str, recipe: Recipe, lineage: dict[str, Any]) -> Path:

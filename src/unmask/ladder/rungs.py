@@ -4,15 +4,25 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from unmask.artifact import read_lineage
 from unmask.backbone.attention import AttentionMode
-from unmask.backbone.lora import load_lora, merge_lora
+from unmask.backbone.loading import default_device, load_tokenizer
 from unmask.encoder import TextEncoder
 from unmask.errors import ArtifactError
-from unmask.ladder.recipe import Recipe, load_recipe, stage_name
+from unmask.ladder.recipe import load_recipe
+from unmask.ladder.schema import Recipe, stage_name
 from unmask.training import checkpoint
+from unmask.training.building import Origin, plain, rebuild
+from unmask.training.config import TrainedStage
 from unmask.training.monitor import read_metrics
 
-_TITLES = {"mntp": "MNTP", "simcse": "SimCSE"}
+_TITLES = {
+    "mntp": "MNTP",
+    "simcse": "SimCSE",
+    "supervised": "Supervised",
+    "merge": "merged",
+    "average": "averaged",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,22 +84,43 @@ def open_rung(recipe: Recipe, place: RungPlace) -> TextEncoder:
     )
 
 
+def stage_origins(recipe: Recipe, folder: Path) -> list[Origin]:
+    """Where the weights of each stage come from; a pure function of the recipe."""
+    origins: list[Origin] = []
+    model = recipe.model
+    for number, (place, stage) in enumerate(zip(split_places(recipe, folder)[1], recipe.stages, strict=True)):
+        start, adapter, before = model.name, None, None
+        if number:
+            before = Path(split_places(recipe, folder)[1][number - 1].encoder).parent
+            start = str(before / "encoder")
+            if isinstance(stage, TrainedStage) and stage.has_adapter and stage.lora.start == "previous":
+                start, adapter = origins[-1].start, before / "adapter"
+        assert place.encoder
+        origins.append(
+            Origin(
+                base=model.name,
+                start=start,
+                adapter=adapter,
+                before=before,
+                sight=model.sight(),
+                dtype=model.dtype,
+                attention_implementation=model.attention_implementation,
+            )
+        )
+    return origins
+
+
 def checkpoints(recipe: Recipe, folder: Path) -> Iterator[tuple[RungPlace, int, TextEncoder]]:
     """Every kept checkpoint of every finished stage as an encoder, with the stage's rung and the step.
 
     A recipe keeps as many as `keep_checkpoints` says, one every `save_every` steps.
     """
-    untrained, trained = split_places(recipe, folder)
-    start = untrained[-1]
-    for place in trained:
-        stage = Path(place.encoder).parent
-        kept = checkpoint.kept(stage / "checkpoints")
-        for path in kept if Path(place.encoder).is_dir() else []:
-            encoder = open_rung(recipe, start)
-            adapter = stage / "adapter"
-            wrapped = load_lora(encoder.model, adapter, name="default") if adapter.is_dir() else None
-            step = checkpoint.load_weights(path, dict(encoder.module.named_parameters()))
-            if wrapped is not None:
-                merge_lora(wrapped)
-            yield place, step, encoder
-        start = place
+    trained = split_places(recipe, folder)[1]
+    for place, stage, origin in zip(trained, recipe.stages, stage_origins(recipe, folder), strict=True):
+        if not isinstance(stage, TrainedStage) or not Path(place.encoder).is_dir():
+            continue
+        for path in checkpoint.kept(Path(place.encoder).parent / "checkpoints"):
+            model = plain(*rebuild(stage, origin, path)).to(default_device())
+            encoder = TextEncoder(model, load_tokenizer(recipe.model.name), recipe.model.encoder_settings())
+            encoder.lineage = read_lineage(Path(place.encoder))
+            yield place, checkpoint.step_of(path), encoder

@@ -1,20 +1,19 @@
 """The contract between the loop and an objective."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 
-Backward = Callable[[torch.Tensor], None]
-
 
 @dataclass(frozen=True, slots=True)
 class StepOutput:
-    """What a step leaves behind besides gradients.
+    """What a step leaves behind besides gradients; the same in every process.
 
     Attributes:
-        loss: mean loss over `count` items.
+        loss: mean loss over `count` items of all processes.
         count: labels (MNTP) or texts (contrastive).
         metrics: more figures to log.
     """
@@ -24,9 +23,69 @@ class StepOutput:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
-class Objective(Protocol):
-    """Anything that can turn one step's batch into gradients."""
+class Engine(Protocol):
+    """How an objective runs the parts of one step: what is random in them, the backward pass, the other processes.
 
-    def step(self, model: Callable[..., torch.Tensor], batch: Any, backward: Backward) -> StepOutput:
-        """Run forward and `backward` for the whole step, leaving gradients in place; the loop does the rest."""
+    A step is cut into numbered parts, each run by one process. What is random in a part follows from the number, so
+    the step does not depend on which process runs it, and a part that is run twice is the same twice.
+
+    Attributes:
+        processes: how many share the step; the loop averages gradients over them.
+    """
+
+    processes: int
+
+    def part(self, number: int, *, last: bool) -> AbstractContextManager[None]:
+        """Run a part inside: torch is seeded for it, and only the `last` one exchanges gradients with the others."""
+        ...
+
+    def generator(self, number: int) -> torch.Generator:
+        """A CPU generator for what is drawn about a part before it is run."""
+        ...
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Leave the gradients of a scalar."""
+        ...
+
+    def total(self, values: torch.Tensor) -> torch.Tensor:
+        """The sum of `values` over all processes, without gradient."""
+        ...
+
+
+class LocalEngine:
+    """One process, plain torch.
+
+    Args:
+        seed: of the step.
+    """
+
+    processes = 1
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
+
+    @contextmanager
+    def part(self, number: int, *, last: bool = True) -> Iterator[None]:
+        """Seed torch."""
+        torch.manual_seed(2 * (1000 * self.seed + number))
+        yield
+
+    def generator(self, number: int) -> torch.Generator:
+        """A generator of its own stream."""
+        return torch.Generator().manual_seed(2 * (1000 * self.seed + number) + 1)
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Plain backward."""
+        loss.backward()
+
+    def total(self, values: torch.Tensor) -> torch.Tensor:
+        """The values themselves."""
+        return values.detach()
+
+
+class Objective(Protocol):
+    """Anything that can turn one process's share of a step into gradients."""
+
+    def step(self, model: Callable[..., torch.Tensor], batch: Any, engine: Engine) -> StepOutput:
+        """Run forward and backward for the share, leaving gradients in place; the loop does the rest."""
         ...

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from unmask.objectives.base import Backward, StepOutput
+from unmask.objectives.base import Engine, StepOutput
 
 if TYPE_CHECKING:
     from unmask.data.blocks import BlockBatch
@@ -75,17 +75,21 @@ class MaskedNextToken:
         self.head = head
         self.masking = masking
 
-    def step(self, model: PackedModel, batch: Sequence["BlockBatch"], backward: Backward) -> StepOutput:
-        """Masks come from torch's global generator, which the loop seeds for each step."""
-        masked = [self._mask(blocks) for blocks in batch]
-        count = max(1, sum(int((labels != IGNORED).sum()) for _, labels in masked))
+    def step(self, model: PackedModel, batch: Sequence[tuple[int, "BlockBatch"]], engine: Engine) -> StepOutput:
+        """One process's numbered micro-batches; the loss is a mean over the labels of all processes."""
+        masked = [self._mask(blocks, engine.generator(number)) for number, blocks in batch]
+        own = sum(int((labels != IGNORED).sum()) for _, labels in masked)
+        device = batch[0][1].input_ids.device
+        count = max(1.0, float(engine.total(torch.tensor([float(own)], device=device))))
         total, correct = 0.0, 0
-        for blocks, (ids, labels) in zip(batch, masked, strict=True):
-            loss, right = self._loss(model(ids, blocks.pieces, blocks.position_ids), labels)
-            backward(loss / count)
+        for (number, blocks), (ids, labels) in zip(batch, masked, strict=True):
+            with engine.part(number, last=number == batch[-1][0]):
+                loss, right = self._loss(model(ids, blocks.pieces, blocks.position_ids), labels)
+                engine.backward(loss * (engine.processes / count))
             total += float(loss.detach())
             correct += right
-        return StepOutput(total / count, count, {"accuracy": correct / count})
+        sums = engine.total(torch.tensor([total, float(correct)], device=device))
+        return StepOutput(float(sums[0]) / count, int(count), {"accuracy": float(sums[1]) / count})
 
     @torch.no_grad()
     def evaluate(self, model: PackedModel, batches: Iterable["BlockBatch"], seed: int = 0) -> dict[str, float]:
@@ -105,9 +109,7 @@ class MaskedNextToken:
             "masked_tokens": float(count),
         }
 
-    def _mask(
-        self, blocks: "BlockBatch", generator: torch.Generator | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _mask(self, blocks: "BlockBatch", generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """Masked ids and labels; drawn on the CPU, so that every device sees the same masks."""
         device = blocks.input_ids.device
         masked, labels = mask_tokens(blocks.input_ids.cpu(), blocks.maskable.cpu(), self.masking, generator)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from unmask.errors import DataError
 from unmask.text.spans import TokenizedText
 
 PaddingSide = Literal["left", "right"]
@@ -57,6 +58,33 @@ def token_budget(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]
         group.append(row)
     if group:
         yield group
+
+
+def deal(groups: Sequence[list[int]], processes: int) -> list[list[tuple[int, list[int]]]]:
+    """Share the groups of one step out among processes, as many to each; every group keeps a number of its own.
+
+    Where the number of groups is no multiple of `processes`, the largest are cut in two. Every process must call this
+    with the same groups.
+
+    Args:
+        groups: row numbers, as `token_budget` makes them.
+        processes: how many share the step.
+
+    Returns:
+        For each process its groups with their numbers; longest texts first, next to each other.
+
+    Raises:
+        DataError: fewer rows than processes.
+    """
+    dealt = [list(group) for group in groups]
+    if sum(map(len, dealt)) < processes:
+        raise DataError(f"A step of {sum(map(len, dealt))} rows cannot be shared by {processes} processes.")
+    while len(dealt) % processes:
+        largest = max(range(len(dealt)), key=lambda i: len(dealt[i]))
+        half = (len(dealt[largest]) + 1) // 2
+        dealt[largest : largest + 1] = [dealt[largest][:half], dealt[largest][half:]]
+    numbered = list(enumerate(dealt))
+    return [numbered[process::processes] for process in range(processes)]
 
 
 def pad(texts: Sequence[TokenizedText], *, pad_id: int, padding_side: PaddingSide = "right") -> PaddedBatch:

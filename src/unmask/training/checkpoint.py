@@ -1,7 +1,8 @@
 """Checkpoints that are whole or not there: written aside, renamed at the end; safetensors and JSON only.
 
 Random state is not kept, because every step seeds its own (see loop.py): weights, optimizer and step number are all
-that a resumed run needs to end where an uninterrupted one does.
+that a resumed run needs to end where an uninterrupted one does. Sharded parameters are written whole, so a run may go
+on with another number of processes.
 """
 
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from unmask.artifact import new_folder, read_json, write_json
 from unmask.errors import ArtifactError
@@ -23,19 +25,22 @@ def save(
     step: int,
     parameters: Mapping[str, nn.Parameter],
     optimizer: torch.optim.Optimizer,
-    keep: int,
+    keep: int | None,
 ) -> None:
-    """Write `folder/step-N` for N finished steps and remove all but the newest `keep`."""
+    """Write `folder/step-N` for N finished steps and remove all but the newest `keep`.
+
+    Every process must call this, for it takes all to put shards together; only one writes, the others say None.
+    """
     target = folder / f"step-{step:08d}"
-    if target.exists():
-        return
-    weights = {name: p.detach().contiguous() for name, p in parameters.items()}
+    weights = {name: _whole(p.detach(), keep is not None) for name, p in parameters.items()}
     moments = {
-        f"{moment}/{name}": optimizer.state[p][moment].contiguous()
+        f"{moment}/{name}": _whole(optimizer.state[p][moment], keep is not None)
         for name, p in parameters.items()
         for moment in _MOMENTS
         if p in optimizer.state
     }
+    if keep is None or target.exists():
+        return
     with new_folder(target) as partial:
         save_file(weights, partial / "weights.safetensors")
         save_file(moments, partial / "optimizer.safetensors")
@@ -61,13 +66,28 @@ def restore(folder: Path, parameters: Mapping[str, nn.Parameter], optimizer: tor
         raise ArtifactError(f"{newest} belongs to other parameters than this recipe trains; use a new run folder.")
     for name, parameter in parameters.items():
         with torch.no_grad():
-            parameter.copy_(weights[name])
+            parameter.copy_(_like(weights[name], parameter))
         if f"exp_avg/{name}" in moments:
             optimizer.state[parameter] = {
                 "step": torch.tensor(float(step)),
-                **{m: moments[f"{m}/{name}"].to(parameter.device) for m in _MOMENTS},
+                **{m: _like(moments[f"{m}/{name}"], parameter) for m in _MOMENTS},
             }
     return step
+
+
+def _whole(value: torch.Tensor, wanted: bool) -> torch.Tensor:
+    """A tensor put together from its shards, by all processes; in main memory where it was sharded."""
+    if not isinstance(value, DTensor):
+        return value.contiguous()
+    full = value.full_tensor()
+    return full.cpu().contiguous() if wanted else full.new_empty(0)
+
+
+def _like(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+    """A whole tensor on a parameter's device, cut into shards as the parameter is."""
+    if not isinstance(parameter, DTensor):
+        return value.to(parameter.device)
+    return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
 
 
 def load_weights(path: Path, parameters: Mapping[str, nn.Parameter]) -> int:
@@ -83,6 +103,11 @@ def load_weights(path: Path, parameters: Mapping[str, nn.Parameter]) -> int:
     with torch.no_grad():
         for name, value in weights.items():
             parameters[name].copy_(value)
+    return int(read_json(path / "state.json")["step"])
+
+
+def step_of(path: Path) -> int:
+    """How many steps were done at a checkpoint."""
     return int(read_json(path / "state.json")["step"])
 
 

@@ -1,7 +1,8 @@
 """The one training loop, on accelerate. It knows steps, gradients and checkpoints, not what is minimised.
 
-Every step seeds torch from (run seed, step, process), so its masks and dropout do not depend on what ran before:
-a run that was killed goes on from its last checkpoint and ends with the weights of an uninterrupted one.
+What is random in a step follows from (run seed, step, part of the step), so it depends neither on what ran before nor
+on which process runs which part: a run that was killed goes on from its last checkpoint, also with another number of
+processes, and ends with the weights of an uninterrupted one.
 """
 
 import math
@@ -10,14 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch import nn
 
 from unmask.errors import TrainingError
 from unmask.objectives.base import Objective
 from unmask.training import checkpoint
-from unmask.training.config import StageSettings
+from unmask.training.config import TrainedStage
+from unmask.training.engine import StepEngine
 from unmask.training.monitor import Monitor
 from unmask.training.optim import adamw, learning_rate, trainable
 
@@ -30,7 +30,7 @@ class Job:
         name: for the bar and the log.
         module: what is trained and called; its frozen parameters stay.
         objective: turns a batch into gradients.
-        batch: step number -> (batch, its real tokens); a pure function.
+        batch: step number -> (this process's share, real tokens of the whole step); a pure function.
         evaluate: figures to log besides the loss, or None.
         evaluate_every: steps between two calls of it.
         seed: of the run.
@@ -45,27 +45,28 @@ class Job:
     seed: int
 
 
-def fit(job: Job, settings: StageSettings, folder: Path, accelerator: Any, *, progress: bool = False) -> None:
+def fit(job: Job, settings: TrainedStage, folder: Path, accelerator: Any, *, progress: bool = False) -> None:
     """Train until `settings.steps` are done, from the newest checkpoint in `folder` if there is one.
 
     Raises:
         TrainingError: a loss or gradient norm that is not finite; the update is not made and the last checkpoint
             stands.
     """
-    parameters = trainable(job.module)
-    optimizer = adamw(parameters, settings)
+    optimizer = adamw(trainable(job.module), settings)
+    model, prepared = accelerator.prepare(job.module, optimizer)
+    parameters = trainable(job.module)  # sharding puts others in their place
     checkpoints = folder / "checkpoints"
     done = checkpoint.restore(checkpoints, parameters, optimizer)
-    model, prepared = accelerator.prepare(job.module, optimizer)
+    engine = StepEngine(accelerator, model, job.seed)
     monitor = Monitor(folder, job.name, settings.steps, done, accelerator, progress)
     try:
         if job.evaluate and done == 0:
             _evaluate(job, model, monitor, 0)
         for step in range(done, settings.steps):
-            seed_step(job.seed, step, accelerator.process_index)
+            engine.step = step
             model.train()
             batch, tokens = job.batch(step)
-            out = job.objective.step(model, batch, accelerator.backward)
+            out = job.objective.step(model, batch, engine)
             norm = float(accelerator.clip_grad_norm_(parameters.values(), settings.clip_norm))
             _check_finite(job.name, step, out.loss, norm)
             rate = learning_rate(step, settings.steps, settings)
@@ -80,17 +81,13 @@ def fit(job: Job, settings: StageSettings, folder: Path, accelerator: Any, *, pr
                 monitor.log(finished, {"loss": out.loss, **out.metrics, "grad_norm": norm, "lr": rate})
             if job.evaluate and (last or finished % job.evaluate_every == 0):
                 _evaluate(job, model, monitor, finished)
-            if (last or finished % settings.save_every == 0) and accelerator.is_main_process:
-                checkpoint.save(checkpoints, finished, parameters, optimizer, settings.keep_checkpoints)
+            if last or finished % settings.save_every == 0:
+                keep = settings.keep_checkpoints if accelerator.is_main_process else None
+                checkpoint.save(checkpoints, finished, parameters, optimizer, keep)
     finally:
         monitor.close()
         optimizer.zero_grad()
         accelerator.free_memory()  # or it would hold this stage's model and moments through the next
-
-
-def seed_step(seed: int, step: int, process: int) -> None:
-    """Seed torch (every device) for one step of one process."""
-    torch.manual_seed(int(np.random.SeedSequence((seed, step, process)).generate_state(1, np.uint64)[0] >> 1))
 
 
 def _evaluate(job: Job, model: Any, monitor: Monitor, step: int) -> None:

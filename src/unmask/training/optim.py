@@ -10,12 +10,16 @@ from unmask.training.config import OptimSettings
 
 
 def learning_rate(step: int, steps: int, settings: OptimSettings) -> float:
-    """Learning rate of a step (from 0): linear warm-up to `lr`, then decay to `final_lr_share` of it."""
+    """Learning rate of a step (from 0): linear warm-up to `lr`, then decay to `final_lr_share` of it.
+
+    The decay ends at `schedule_steps`, which may lie beyond the last step (as in the paper's runs) or before it.
+    """
     if step < settings.warmup_steps:
         return settings.lr * (step + 1) / settings.warmup_steps
     if settings.schedule == "constant":
         return settings.lr
-    progress = (step - settings.warmup_steps) / max(1, steps - settings.warmup_steps)
+    steps = settings.schedule_steps or steps
+    progress = min(1.0, (step - settings.warmup_steps) / max(1, steps - settings.warmup_steps))
     shape = 1 - progress if settings.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
     return settings.lr * (settings.final_lr_share + (1 - settings.final_lr_share) * shape)
 

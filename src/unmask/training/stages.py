@@ -1,85 +1,92 @@
 """The stages of the recipe: each takes an encoder (or the base model), trains, merges, and leaves an encoder folder.
 
 stage folder:  encoder/ (plain weights, opens anywhere)  adapter/ (LoRA, if any)  metrics.jsonl  checkpoints/  logs/
+
+An encoder folder is always made from the stage's last checkpoint, by one process, on the CPU: that holds for sharded
+weights and for weights trained in four bits as well.
 """
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import nn
 
-from unmask.artifact import EncoderSettings, new_folder, write_json
-from unmask.backbone.dropout import attention_dropout, hidden_dropout, views_differ
-from unmask.backbone.head import LanguageModelHead
-from unmask.backbone.loading import Dtype, load_model, load_tokenizer, saved_dtype
-from unmask.backbone.lora import add_lora, merge_lora, save_lora
-from unmask.backbone.opening import Sight, sight_of, turn
-from unmask.backbone.packing import PackedStates, keeps_pieces_apart
-from unmask.backbone.structure import body, family, replace_body
-from unmask.data.blocks import Block, BlockBatch, collect, pack, stack
+from unmask.artifact import new_folder, write_json
+from unmask.backbone.loading import load_tokenizer, saved_dtype
+from unmask.backbone.lora import save_lora
+from unmask.backbone.opening import sight_of, turn
 from unmask.data.sampling import EpochSampler
 from unmask.encoder import TextEncoder
-from unmask.errors import RecipeError
-from unmask.objectives.contrastive import SimCSE, ViewBatch
-from unmask.objectives.masking import build_masking
-from unmask.objectives.mntp import MaskedNextToken
-from unmask.text.batching import pad_token, token_budget
-from unmask.text.words import append_eos
-from unmask.training.config import MntpSettings, SimcseSettings, StageSettings
-from unmask.training.loop import Job, fit, seed_step
+from unmask.errors import ArtifactError, RecipeError
+from unmask.training import checkpoint
+from unmask.training.building import Data, StageContext, plain, rebuild
+from unmask.training.config import (
+    AverageSettings,
+    MergeSettings,
+    MntpSettings,
+    SimcseSettings,
+    StageSettings,
+    SupervisedSettings,
+    TrainedStage,
+)
+from unmask.training.contrastive import mixed_sampler, pair_sets, simcse_job, supervised_job
+from unmask.training.engine import draw
+from unmask.training.loop import Job, fit
+from unmask.training.mntp import mntp_job
 
-Texts = Callable[[str], Sequence[str]]  # name of a data source -> its texts
+Builder = Callable[[Any, StageContext], AbstractContextManager[Job]]
+_JOBS: dict[type[StageSettings], Builder] = {
+    MntpSettings: mntp_job,
+    SimcseSettings: simcse_job,
+    SupervisedSettings: supervised_job,
+}
 
 
-@dataclass(frozen=True, slots=True)
-class StageContext:
-    """What a stage is given.
+def run_stage(
+    settings: StageSettings, context: StageContext, folder: Path, before: tuple[TrainedStage, StageContext] | None
+) -> Path:
+    """Run one stage and return its encoder folder; a stage that is finished already is left alone.
 
-    Attributes:
-        base: the model the run started from (its head predicts in MNTP).
-        start: where this stage's weights come from: `base`, or the encoder folder of the stage before.
-        sight: how the model looks at a text while it trains and after.
-        dtype: of the weights, in memory and saved.
-        attention_implementation: for example sdpa, or None for transformers' choice.
-        encoder: settings saved with the encoder.
-        texts: data sources by name.
-        seed: of the run.
-        lineage: where everything came from so far.
-        accelerator: the one accelerate object of the run.
-        progress: show bars.
+    Args:
+        settings: of the stage.
+        context: what it is given.
+        folder: of the stage.
+        before: the trained stage before it, whose checkpoints an `average` stage reads.
     """
-
-    base: str
-    start: str
-    sight: Sight
-    dtype: Dtype
-    attention_implementation: str | None
-    encoder: EncoderSettings
-    texts: Texts
-    seed: int
-    lineage: Mapping[str, Any]
-    accelerator: Any
-    progress: bool
-
-
-def run_stage(settings: StageSettings, context: StageContext, folder: Path) -> Path:
-    """Train one stage and return its encoder folder; a stage that is finished already is left alone."""
     finished = folder / "encoder"
     if finished.exists():
         return finished
-    seed_step(context.seed, 0, 0)  # fresh LoRA weights are drawn before the loop seeds its steps
-    if isinstance(settings, MntpSettings):
-        model, adapter = _run_mntp(settings, context, folder)
-    elif isinstance(settings, SimcseSettings):
-        model, adapter = _run_simcse(settings, context, folder)
-    else:
-        raise RecipeError(f"No stage for {type(settings).__name__}.")
+    accelerator = context.accelerator
+    if isinstance(settings, TrainedStage):
+        _train(settings, context, folder)
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        if isinstance(settings, TrainedStage):
+            _finish(settings, context, folder)
+        elif isinstance(settings, MergeSettings):
+            _save(_merged(settings, context), context, finished)
+        elif isinstance(settings, AverageSettings):
+            assert before is not None
+            _save(_averaged(settings, context, *before), context, finished)
+        else:
+            raise RecipeError(f"No stage for {type(settings).__name__}.")
+    accelerator.wait_for_everyone()
+    return finished
+
+
+def _train(settings: TrainedStage, context: StageContext, folder: Path) -> None:
+    torch.manual_seed(draw(context.seed, 0))  # fresh LoRA weights are drawn before the loop seeds its steps
+    with _JOBS[type(settings)](settings, context) as job:
+        fit(job, settings, folder, context.accelerator, progress=context.progress)
+
+
+def _finish(settings: TrainedStage, context: StageContext, folder: Path) -> None:
+    """The adapter and the encoder of the stage's last checkpoint."""
+    model, adapter = rebuild(settings, context.origin, checkpoint.kept(folder / "checkpoints")[-1])
     if adapter is not None:
         shutil.rmtree(folder / "adapter", ignore_errors=True)  # of a try that was killed here
         with new_folder(folder / "adapter") as partial:
@@ -87,142 +94,58 @@ def run_stage(settings: StageSettings, context: StageContext, folder: Path) -> P
             seen = {key: value for key, value in asdict(sight_of(model)).items() if value}
             own = {**seen, "settings": asdict(context.encoder), "lineage": dict(context.lineage)}
             write_json(partial / "unmask.json", own)
-        model = merge_lora(adapter)
-    encoder = TextEncoder(
-        model.to(saved_dtype(context.base, context.dtype)), load_tokenizer(context.base), context.encoder
-    )
+    _save(plain(model, adapter), context, folder / "encoder")
+
+
+def _save(model: Any, context: StageContext, folder: Path) -> None:
+    base, dtype = context.origin.base, context.origin.dtype
+    encoder = TextEncoder(model.to(saved_dtype(base, dtype)), load_tokenizer(base), context.encoder)
     encoder.lineage = dict(context.lineage)
-    encoder.save(finished)
-    return finished
+    encoder.save(folder)
 
 
-def _run_mntp(settings: MntpSettings, context: StageContext, folder: Path) -> tuple[Any, Any]:
-    """Masked next-token prediction on packed blocks."""
-    causal_lm = _load(context.base, context, head=True)
-    if context.start != context.base:
-        replace_body(causal_lm, _load(context.start, context, head=False))
-    turn(body(causal_lm), context.sight)
-    head = LanguageModelHead(causal_lm)
-    head.check(causal_lm)
-    tokenizer = load_tokenizer(context.base)
-    if context.encoder.pooling == "eos":
-        append_eos(tokenizer)  # a piece looks like a text the encoder will read
-    model = body(causal_lm)
-    adapter = _make_trainable(model, settings)  # shares the head's weights where they are tied: those stay frozen
-    for parameter in head.parameters():
-        parameter.requires_grad_(False)
-    masking = build_masking(tokenizer, token=settings.mask_token, rate=settings.mask_rate, style=settings.masking)
-    alone = not keeps_pieces_apart(model)
-    if alone:
-        context.accelerator.print(f"{family(model)} cannot keep packed documents apart: one piece a block.")
-
-    def blocks(source: str, count: int) -> list[Block]:
-        texts = context.texts(source)
-        order = np.random.default_rng(context.seed).permutation(len(texts))
-        packed = pack((texts[i] for i in order), tokenizer, block_size=settings.block_size, one_piece_a_block=alone)
-        return collect(packed, count)
-
-    def micro_batches(chosen: Sequence[Block]) -> list[BlockBatch]:
-        size = max(1, settings.micro_batch_tokens // settings.block_size)
-        return [
-            stack(chosen[i : i + size], pad_id=pad_token(tokenizer), never_mask=masking.mask_id).to(
-                context.accelerator.device
-            )
-            for i in range(0, len(chosen), size)
-        ]
-
-    rows = blocks(settings.data, settings.steps * settings.batch_size)
-    sampler = EpochSampler(len(rows), settings.batch_size, context.seed, "blocks")
-
-    def batch(step: int) -> tuple[list[BlockBatch], int]:
-        chosen = [rows[i] for i in sampler.rows(step)]
-        return micro_batches(chosen), sum(len(block.ids) for block in chosen)
-
-    objective = MaskedNextToken(context.accelerator.prepare_model(head, evaluation_mode=True), masking)
-    held_out = settings.held_out
-    evaluated = micro_batches(blocks(held_out, settings.held_out_blocks)) if held_out else []
-    job = Job(
-        name=settings.name or settings.objective,
-        module=PackedStates(model),
-        objective=objective,
-        batch=batch,
-        evaluate=(lambda module: objective.evaluate(module, evaluated)) if held_out else None,
-        evaluate_every=settings.eval_every,
-        seed=context.seed,
-    )
-    fit(job, settings, folder, context.accelerator, progress=context.progress)
-    return model, adapter
+@torch.no_grad()
+def _merged(settings: MergeSettings, context: StageContext) -> Any:
+    """A share of the base model's weights in those so far."""
+    origin = context.origin
+    model = origin.load(head=False)
+    turn(model, origin.sight)
+    base = dict(origin.load(head=False, name=origin.base).named_parameters())
+    for name, parameter in model.named_parameters():
+        if name not in base:
+            raise ArtifactError(f"{origin.start} has {name!r}, which the base model {origin.base} has not.")
+        parameter.copy_(torch.lerp(parameter.float(), base[name].float(), settings.base_share))
+    return model
 
 
-def _run_simcse(settings: SimcseSettings, context: StageContext, folder: Path) -> tuple[Any, Any]:
-    """Two dropout views of each text, in-batch negatives."""
-    model = _load(context.start, context, head=False)
-    turn(model, context.sight)
-    adapter = _make_trainable(model, settings)
-    encoder = TextEncoder(model, load_tokenizer(context.base), replace(context.encoder, max_length=settings.max_length))
-    texts = context.texts(settings.data)
-    sampler = EpochSampler(len(texts), settings.batch_size, context.seed, "texts")
-
-    def batch(step: int) -> tuple[ViewBatch, int]:
-        views = encoder.tokenize([texts[i] for i in sampler.rows(step)]) * 2
-        groups = list(token_budget([len(view) for view in views], settings.micro_batch_tokens))
-        order = torch.from_numpy(np.argsort(np.concatenate(groups)))
-        parts = [encoder.pad([views[row] for row in group]) for group in groups]
-        made = ViewBatch(parts, order.to(encoder.device))
-        return made, made.num_tokens
-
-    with ExitStack() as dropout:
-        _set_dropout(model, settings, dropout)
-        job = Job(
-            name=settings.name or settings.objective,
-            module=encoder.module,
-            objective=SimCSE(settings.scale),
-            batch=batch,
-            evaluate=None,
-            evaluate_every=1,
-            seed=context.seed,
+@torch.no_grad()
+def _averaged(settings: AverageSettings, context: StageContext, before: TrainedStage, given: StageContext) -> Any:
+    """The mean of the stage before at its last checkpoints, adapters folded in first."""
+    origin = context.origin
+    assert origin.before is not None
+    paths = checkpoint.kept(origin.before / "checkpoints")[-settings.checkpoints :]
+    if len(paths) < settings.checkpoints:
+        raise ArtifactError(
+            f"{origin.before} keeps {len(paths)} checkpoints; {settings.checkpoints} are to be averaged."
         )
-        fit(job, settings, folder, context.accelerator, progress=context.progress)
-    return model, adapter
+    model: Any = None
+    sums: dict[str, torch.Tensor] = {}
+    for path in paths:
+        model = plain(*rebuild(before, given.origin, path))
+        for name, parameter in model.named_parameters():
+            sums[name] = sums.get(name, 0.0) + parameter.float()
+    for name, parameter in model.named_parameters():
+        parameter.copy_(sums[name] / len(paths))
+    return model
 
 
-def _load(name: str, context: StageContext, *, head: bool) -> Any:
-    return load_model(
-        name,
-        head=head,
-        dtype=context.dtype,
-        attention_implementation=context.attention_implementation,
-        device=context.accelerator.device,
-    )
-
-
-def _make_trainable(model: Any, settings: StageSettings) -> Any | None:
-    """LoRA on a frozen model, or all of it; what is trained is kept in float32."""
-    adapter = None
-    if settings.tuning == "lora":
-        lora = settings.lora
-        adapter = add_lora(model, rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, targets=lora.targets)
-    else:
-        model.requires_grad_(True)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
-    if settings.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    return adapter
-
-
-def _set_dropout(model: nn.Module, settings: SimcseSettings, stack: ExitStack) -> None:
-    """Turn on the dropout that makes two views of one text differ, and see that it does.
+def check_rows(settings: TrainedStage, data: Data, seed: int) -> None:
+    """See that a stage has enough rows for one step, before any weight is loaded.
 
     Raises:
-        RecipeError: attention dropout was asked for and the family applies none.
+        DataError: it has not.
     """
-    if settings.attention_dropout:
-        taken = stack.enter_context(attention_dropout(model, settings.attention_dropout))
-        if not taken or not views_differ(model):
-            raise RecipeError(
-                f"{family(model)} applies no attention dropout, so attention_dropout={settings.attention_dropout} "
-                "would do nothing. Set attention_dropout: 0 and hidden_dropout (for example 0.1) instead."
-            )
-    stack.enter_context(hidden_dropout(model, settings.hidden_dropout))
+    if isinstance(settings, SimcseSettings):
+        EpochSampler(len(data.texts(settings.data)), settings.batch_size, seed, "texts")
+    elif isinstance(settings, SupervisedSettings):
+        mixed_sampler(settings, pair_sets(settings, data), seed)

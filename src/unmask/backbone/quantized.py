@@ -1,0 +1,28 @@
+"""Weights in four bits while an adapter is trained on them (QLoRA, Dettmers et al. 2023, arXiv 2305.14314)."""
+
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+
+from unmask.errors import MissingExtraError
+
+
+def four_bit(device: torch.device) -> dict[str, Any]:
+    """Arguments for `load_model`: linear layers in 4-bit NormalFloat, computed in bfloat16.
+
+    Raises:
+        MissingExtraError: bitsandbytes is not installed.
+    """
+    if find_spec("bitsandbytes") is None:
+        raise MissingExtraError("tuning: qlora needs bitsandbytes; install it with pip install 'unmask[qlora]'.")
+    from transformers import BitsAndBytesConfig
+
+    config = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+    place = "cpu" if device.type == "cpu" else device.index or 0
+    return {"quantization_config": config, "device_map": {"": place}, "device": None}

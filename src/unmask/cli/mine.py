@@ -1,0 +1,93 @@
+"""`unmask mine ENCODER --pairs FILE --corpus FILE --out FILE`: hard negatives for supervised training."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from unmask.cli.console import (
+    add_encoder_options,
+    add_json,
+    check_new,
+    open_encoder,
+    positive,
+    print_json,
+    progress_wanted,
+)
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "mine",
+        help="hard negatives: documents near a query that are not its answer",
+        epilog="example: unmask mine pocket-bi --pairs pairs.jsonl --corpus documents.jsonl --negatives 4 --share 0.95 "
+        "--out triples.jsonl",
+    )
+    parser.add_argument("encoder", metavar="ENCODER", help="folder, hub id, or `pocket`")
+    parser.add_argument(
+        "--pairs", nargs="+", required=True, metavar="FILE", help="files or hub data sets with query and positive"
+    )
+    parser.add_argument(
+        "--corpus", nargs="+", metavar="FILE", help="documents to search (default: the positives of all pairs)"
+    )
+    parser.add_argument("--field", default="text", help="column or key of a document's text (default: text)")
+    parser.add_argument("--out", required=True, metavar="FILE", help="jsonl file to write")
+    parser.add_argument("--negatives", type=positive, default=1, metavar="N", help="of each pair (default: 1)")
+    parser.add_argument("--first-rank", type=positive, default=1, metavar="N", help="best rank to take (default: 1)")
+    parser.add_argument("--last-rank", type=positive, default=100, metavar="N", help="worst rank (default: 100)")
+    parser.add_argument("--margin", type=float, metavar="X", help="keep this far below the cosine of the positive")
+    parser.add_argument("--share", type=float, metavar="X", help="stay below this share of the positive's cosine")
+    parser.add_argument(
+        "--choice", choices=("top", "random"), default="top", help="the best that pass, or any of them (default: top)"
+    )
+    parser.add_argument("--prompt", help="instruction in front of queries")
+    parser.add_argument("--document-prompt", help="instruction in front of documents")
+    parser.add_argument("--seed", type=int, default=0, help="of what is drawn at random (default: 0)")
+    parser.set_defaults(run=run)
+    add_encoder_options(parser)
+    add_json(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Read the files before the model is loaded."""
+    from unmask.corpus.mine import Filters, mine
+    from unmask.data.pairs import read_pairs
+    from unmask.data.sources import read_texts
+
+    check_new(arguments.out, folder=False)
+    filters = Filters(
+        count=arguments.negatives,
+        first=arguments.first_rank - 1,
+        last=arguments.last_rank,
+        margin=arguments.margin,
+        share=arguments.share,
+        choice=arguments.choice,
+    )
+    pairs = list(read_pairs(arguments.pairs))
+    if arguments.corpus:
+        corpus = read_texts(arguments.corpus, field=arguments.field)
+    else:
+        corpus = [pair.positive for pair in pairs]
+    found = mine(
+        open_encoder(arguments),
+        pairs,
+        corpus,
+        Path(arguments.out),
+        filters=filters,
+        prompt=arguments.prompt,
+        document_prompt=arguments.document_prompt,
+        seed=arguments.seed,
+        progress=progress_wanted(),
+    )
+    if arguments.json:
+        print_json({"pairs": found.pairs, "fewer": found.fewer, "none": found.none, "out": arguments.out})
+        return 0
+    print(f"{found.pairs:,} pairs with negatives written to {arguments.out}", file=sys.stderr)
+    if found.fewer or found.none:
+        print(
+            f"{found.fewer:,} of them have fewer than {filters.count} negatives; {found.none:,} more had none and were "
+            "left out: loosen --margin, --share or --last-rank.",
+            file=sys.stderr,
+        )
+    return 0

@@ -1,0 +1,73 @@
+"""`unmask recipes list | show | copy`: the recipes that come with the package."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from unmask.cli.console import add_json, print_json
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command."""
+    parser = commands.add_parser("recipes", help="the recipes that come with the package: list, show, copy")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    listing = actions.add_parser("list", help="names and what they are")
+    add_json(listing)
+    listing.set_defaults(run=run_list)
+    show = actions.add_parser(
+        "show", help="a recipe with all that it extends", epilog="example: unmask recipes show paper/mistral-7b:ladder"
+    )
+    show.add_argument("name", metavar="NAME", help="of a recipe, perhaps with :variant; or accelerate/NAME")
+    show.set_defaults(run=run_show)
+    copy = actions.add_parser("copy", help="a recipe as a file to change", epilog="example: unmask recipes copy NAME .")
+    copy.add_argument("name", metavar="NAME", help="of a recipe, perhaps with :variant; or accelerate/NAME")
+    copy.add_argument("target", metavar="PATH", help="file to write, or folder to write it into")
+    copy.set_defaults(run=run_copy)
+
+
+def run_list(arguments: argparse.Namespace) -> int:
+    """One line a recipe, then one a variant."""
+    from unmask.ladder.raw import read_raw, shipped, variants_of
+
+    rows = []
+    for name in shipped():
+        rows.append([name, str(read_raw(name)[1].get("description", ""))])
+        rows += [[f"{name}:{variant}", description] for variant, description in variants_of(name).items()]
+    if arguments.json:
+        print_json({"recipes": [{"name": name, "description": description} for name, description in rows]})
+        return 0
+    width = max(len(name) for name, _ in rows)
+    print("\n".join(f"{name:<{width}}  {description}" for name, description in rows))
+    return 0
+
+
+def run_show(arguments: argparse.Namespace) -> int:
+    """As one file."""
+    print(_text(arguments.name), end="")
+    return 0
+
+
+def run_copy(arguments: argparse.Namespace) -> int:
+    """Write it where nothing is yet."""
+    from unmask.errors import ArtifactError
+
+    text, target = _text(arguments.name), Path(arguments.target)
+    if target.is_dir():
+        target /= arguments.name.rpartition("/")[2].replace(":", "-") + ".yaml"
+    if target.exists() or not target.parent.is_dir():
+        raise ArtifactError(f"{target} {'exists already' if target.exists() else 'has no folder to be in'}.")
+    target.write_text(text, encoding="utf-8")
+    print(target, file=sys.stderr)
+    return 0
+
+
+def _text(name: str) -> str:
+    """The file as it is, comments included, unless it is put together from several."""
+    from unmask.ladder.raw import dump, read_raw, shipped_file
+
+    found = shipped_file(name)
+    text = found.read_text(encoding="utf-8") if found else ""
+    if found and not any(line.startswith(("extends:", "variants:")) for line in text.splitlines()):
+        return text
+    return dump(read_raw(name)[1])

@@ -1,0 +1,170 @@
+"""Pairs for contrastive training: a query, its positive, any number of hard negatives, perhaps its document."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from unmask.data.sources import is_hub, open_mappings
+from unmask.errors import DataError
+
+_ROWS_AT_ONCE = 4096
+# What a column is called where nobody says.
+_USUAL = {
+    "query": ("query", "anchor", "question", "sentence1"),
+    "positive": ("positive", "pos", "answer", "sentence2"),
+    "negatives": ("negatives", "negative", "neg"),
+    "document": ("document", "doc", "document_id"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PairColumns:
+    """Which columns hold what; None looks for the usual names (query, anchor; positive, pos; negatives, negative, neg).
+
+    Attributes:
+        query: column of the query.
+        positive: column of a text or a list of texts that belong to the query; each makes a row.
+        negatives: columns of hard negatives, each a text or a list.
+        document: column that names the document of the positive; positives of one document are no negatives of each
+            other.
+    """
+
+    query: str | None = None
+    positive: str | None = None
+    negatives: Sequence[str] | None = None
+    document: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One training row."""
+
+    query: str
+    positive: str
+    negatives: tuple[str, ...] = ()
+    document: str | None = None
+
+
+class PairSet:
+    """A data set of pairs, kept as one Arrow table, with the instructions that its texts get.
+
+    Args:
+        name: for messages and lineage.
+        pairs: the rows.
+        query_prompt: in front of every query.
+        document_prompt: in front of every positive and negative; symmetric sets have the same on both sides.
+        weight: how often it is drawn, relative to its size.
+
+    Raises:
+        DataError: no row.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        pairs: Iterator[Pair],
+        *,
+        query_prompt: str = "",
+        document_prompt: str = "",
+        weight: float = 1.0,
+    ) -> None:
+        self.name = name
+        self.query_prompt = query_prompt
+        self.document_prompt = document_prompt
+        self.weight = weight
+        self._table = _table(pairs)
+        if not len(self._table):
+            raise DataError(f"{name}: no pair found.")
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def take(self, rows: Sequence[int]) -> list[Pair]:
+        """Rows by number."""
+        found = self._table.take(list(rows)).to_pylist()
+        return [Pair(r["query"], r["positive"], tuple(r["negatives"]), r["document"]) for r in found]
+
+
+def read_pairs(sources: Sequence[str], columns: PairColumns | None = None, limit: int | None = None) -> Iterator[Pair]:
+    """The pairs of files (.csv, .tsv, .jsonl, .parquet) and hub data sets (`name[:config]@split`), in order.
+
+    Args:
+        sources: read one after the other.
+        columns: what the columns are called.
+        limit: at most so many pairs.
+
+    Raises:
+        DataError: a row without query or positive, an empty text, a column that is not there; with its place.
+    """
+    rows = (pair for source in sources for pair in _pairs_of(source, columns or PairColumns()))
+    yield from islice(rows, limit)
+
+
+def _pairs_of(source: str, columns: PairColumns) -> Iterator[Pair]:
+    names: dict[str, list[str]] | None = None
+    for place, row in open_mappings(source):
+        if names is None or not is_hub(source):  # the lines of a jsonl file need not be alike
+            names = {kind: _columns(kind, getattr(columns, kind), row, place) for kind in _USUAL}
+        (query,) = _texts(row, names["query"], place)
+        negatives = tuple(_texts(row, names["negatives"], place, many=True))
+        document = row[names["document"][0]] if names["document"] else None
+        positives = _texts(row, names["positive"], place, many=True)
+        if not positives:
+            raise DataError(f"{place}: {names['positive'][0]!r} is empty; every row needs a positive.")
+        for positive in positives:
+            yield Pair(query, positive, negatives, None if document is None else str(document))
+
+
+def _columns(kind: str, asked: str | Sequence[str] | None, row: Mapping[str, Any], place: str) -> list[str]:
+    """The columns of one kind that a row has."""
+    wanted = [asked] if isinstance(asked, str) else list(asked or ())
+    if wanted:
+        missing = [name for name in wanted if name not in row]
+        if missing:
+            raise DataError(f"{place}: no {missing[0]!r} here; found {', '.join(map(repr, row))}.")
+        return wanted
+    usual = [name for name in _USUAL[kind] if name in row][:1]
+    if not usual and kind in ("query", "positive"):
+        raise DataError(
+            f"{place}: no {kind} ({', '.join(_USUAL[kind])}) here; found {', '.join(map(repr, row))}. "
+            f"Say which with columns.{kind}."
+        )
+    return usual
+
+
+def _texts(row: Mapping[str, Any], names: Sequence[str], place: str, *, many: bool = False) -> list[str]:
+    """The texts of some columns; lists are laid out flat where many are allowed."""
+    found: list[str] = []
+    for name in names:
+        value = row[name]
+        listed = [value] if isinstance(value, str) or not many else list(value or ())
+        for text in listed:
+            if not isinstance(text, str) or not text.strip():
+                what = "empty" if isinstance(text, str) or text is None else f"a {type(text).__name__}"
+                raise DataError(f"{place}: {name!r} is {what}; expected a text.")
+            found.append(text)
+    return found
+
+
+def _table(pairs: Iterator[Pair]) -> Any:
+    import pyarrow as pa
+
+    schema = pa.schema(
+        [
+            ("query", pa.large_string()),
+            ("positive", pa.large_string()),
+            ("negatives", pa.large_list(pa.large_string())),
+            ("document", pa.large_string()),
+        ]
+    )
+    batches = []
+    while part := list(islice(pairs, _ROWS_AT_ONCE)):
+        columns = [
+            [pair.query for pair in part],
+            [pair.positive for pair in part],
+            [list(pair.negatives) for pair in part],
+            [pair.document for pair in part],
+        ]
+        batches.append(pa.record_batch([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema))
+    return pa.Table.from_batches(batches, schema).combine_chunks()

@@ -1,0 +1,179 @@
+"""The raw text of a recipe: files and shipped ones, what they extend, their variants, and `key.path=value` changes."""
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from unmask.errors import RecipeError
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+
+_FOLDER = "recipes"
+_CONFIGS = "accelerate"  # settings for `accelerate launch`, beside the recipes
+
+
+class _Yaml(yaml.SafeLoader):
+    """YAML as people write it: `1e-4` is a number, as in YAML 1.2, not a string as in 1.1."""
+
+
+_Yaml.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
+)
+
+
+def shipped() -> list[str]:
+    """Names of the recipes that come with the package, for example `paper/mistral-7b`."""
+    return sorted(name for name, _ in _walk(files("unmask") / _FOLDER, "") if not name.startswith(_CONFIGS))
+
+
+def shipped_file(name: str) -> "Traversable | None":
+    """A shipped recipe, or settings for `accelerate launch`; None if there is none of that name."""
+    return dict(_walk(files("unmask") / _FOLDER, "")).get(name.removesuffix(".yaml"))
+
+
+def _walk(folder: "Traversable", prefix: str) -> Iterator[tuple[str, "Traversable"]]:
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            yield from _walk(entry, f"{prefix}{entry.name}/")
+        elif entry.name.endswith(".yaml"):
+            yield prefix + entry.name.removesuffix(".yaml"), entry
+
+
+def read_raw(source: str) -> tuple[str, dict[str, Any]]:
+    """A recipe's name for messages, and its keys with all that it extends and the variant after a colon.
+
+    Raises:
+        RecipeError: no such recipe or variant, or no YAML.
+    """
+    name, _, variant = source.rpartition(":")
+    if not name or Path(source).is_file():
+        name, variant = source, ""
+    raw, variants = _composed(name)
+    if variant:
+        if variant not in variants:
+            raise RecipeError(f"{name} has no variant {variant!r}{nearest(variant, variants)}.")
+        for path, value in variants[variant].items():
+            change(raw, path, value)
+        raw["name"] = f"{raw['name']}-{variant}"
+    return source, raw
+
+
+def variants_of(name: str) -> dict[str, str]:
+    """The variants of a shipped recipe: name -> description."""
+    _, variants = _composed(name)
+    return {key: str(changes.get("description", "")) for key, changes in variants.items()}
+
+
+def _composed(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A recipe's own keys over those that it extends, and all variants."""
+    raw = _yaml(name)
+    parent, changes, variants = raw.pop("extends", None), raw.pop("set", None), raw.pop("variants", None)
+    for what, value in (("set", changes), ("variants", variants)):
+        if not isinstance(value, dict | None):
+            raise RecipeError(f"{name}: {what} holds a {type(value).__name__}; expected keys and values.")
+    inherited: dict[str, Any] = {}
+    if parent is not None:
+        beside = Path(name).parent / str(parent)
+        inherited, known = _composed(str(beside if Path(name).is_file() and beside.is_file() else parent))
+        raw, variants = {**inherited, **raw}, {**known, **(variants or {})}
+    for path, value in (changes or {}).items():
+        change(raw, path, value)
+    return raw, variants or {}
+
+
+def _yaml(source: str) -> dict[str, Any]:
+    path, found = Path(source), shipped_file(source)
+    if path.is_file():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise RecipeError(f"{path} is a binary file; a recipe is YAML text.") from None
+    elif found is not None:
+        text = found.read_text(encoding="utf-8")
+    else:
+        close = nearest(path.name, [name.rpartition("/")[2] for name in shipped()])
+        raise RecipeError(f"No recipe file {source!r}, and no shipped recipe of that name{close}.")
+    try:
+        raw = yaml.load(text, _Yaml)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{source} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        found_type = "nothing" if raw is None else type(raw).__name__
+        raise RecipeError(f"{source} holds {found_type}; expected keys and values.")
+    return raw
+
+
+def dump(raw: dict[str, Any]) -> str:
+    """A recipe as YAML text."""
+    return yaml.safe_dump(raw, sort_keys=False, allow_unicode=True, width=120)
+
+
+def override(raw: dict[str, Any], text: str) -> None:
+    """Apply `stages.mntp.steps=10` to the raw recipe; see `change`.
+
+    Raises:
+        RecipeError: not of that form, or a path that leads nowhere.
+    """
+    path, equals, value = text.partition("=")
+    if not equals or not path:
+        raise RecipeError(f"--set {text!r}: expected key.path=value, for example stages.mntp.steps=100.")
+    try:
+        change(raw, path, yaml.load(value, _Yaml))
+    except yaml.YAMLError:
+        raise RecipeError(f"--set {text!r}: {value!r} is not a YAML value.") from None
+
+
+def change(raw: dict[str, Any], path: str, value: Any) -> None:
+    """Put a value at a path such as `stages.mntp.steps` (a stage by number, name or objective).
+
+    A stage set to null is taken out.
+
+    Raises:
+        RecipeError: a path that leads nowhere.
+    """
+    at: Any = raw
+    *parents, last = path.split(".")
+    for key in parents:
+        at = _enter(at, key, path)
+    if isinstance(at, list):
+        index = _index(at, last, path)
+        at[index : index + 1] = [] if value is None else [value]
+    elif isinstance(at, dict):
+        at[last] = value
+    else:
+        raise RecipeError(f"{path!r} cannot be set: {parents[-1]!r} holds a value, not keys.")
+
+
+def _enter(at: Any, key: str, path: str) -> Any:
+    if isinstance(at, list):
+        return at[_index(at, key, path)]
+    if not isinstance(at, dict):
+        raise RecipeError(f"{path!r} cannot be set: nothing is called {key!r} there.")
+    if at.get(key) is None:
+        at[key] = {}
+    if not isinstance(at[key], dict | list):
+        raise RecipeError(f"{path!r} cannot be set: {key!r} holds a value, not keys.")
+    return at[key]
+
+
+def _index(entries: list[Any], key: str, path: str) -> int:
+    names = [str(e.get("name") or e.get("objective")) if isinstance(e, dict) else "" for e in entries]
+    if key.isdigit() and int(key) < len(entries):
+        return int(key)
+    if key in names:
+        return names.index(key)
+    raise RecipeError(f"{path!r} cannot be set: no entry {key!r}; there are {', '.join(names)}.")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`; did you mean X?`, or what there is."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; known: {', '.join(sorted(known))}" if known else ""

@@ -1,0 +1,154 @@
+"""The model of a stage: loaded, turned, made trainable; and built again from a checkpoint, merged to plain weights."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from unmask.artifact import EncoderSettings
+from unmask.backbone.loading import Dtype, load_model
+from unmask.backbone.lora import add_lora, load_lora, merge_lora
+from unmask.backbone.opening import Sight, turn
+from unmask.backbone.quantized import four_bit
+from unmask.data.pairs import PairSet
+from unmask.training import checkpoint
+from unmask.training.config import TrainedStage
+
+_MODEL = "model."  # what every trained module calls the body
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """The data sources of a recipe: name -> texts, name -> sets of pairs; each is read once."""
+
+    texts: Callable[[str], Sequence[str]]
+    pairs: Callable[[str], Sequence[PairSet]]
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a stage's weights come from.
+
+    Attributes:
+        base: the model the run started from (its head predicts in MNTP).
+        start: the plain weights under the stage: `base`, or the encoder folder of an earlier stage.
+        adapter: the adapter that the stage goes on with, trained on `start`; None for a fresh one.
+        before: folder of the stage before, if there was one.
+        sight: how the model looks at a text while it trains and after.
+        dtype: of the weights, in memory and saved.
+        attention_implementation: for example sdpa, or None for transformers' choice.
+    """
+
+    base: str
+    start: str
+    adapter: Path | None
+    before: Path | None
+    sight: Sight
+    dtype: Dtype
+    attention_implementation: str | None
+
+    def load(self, *, head: bool, name: str | None = None, device: Any = "cpu", **extra: Any) -> Any:
+        """A model with the run's dtype and attention; `start` unless another name is given."""
+        options = {"device": device, **extra}
+        return load_model(
+            name or self.start,
+            head=head,
+            dtype=self.dtype,
+            attention_implementation=self.attention_implementation,
+            **options,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StageContext:
+    """What a stage is given.
+
+    Attributes:
+        origin: where its weights come from.
+        encoder: settings saved with the encoder.
+        data: data sources by name.
+        seed: of the run.
+        lineage: where everything came from so far.
+        accelerator: the one accelerate object of the run.
+        progress: show bars.
+    """
+
+    origin: Origin
+    encoder: EncoderSettings
+    data: Data
+    seed: int
+    lineage: Mapping[str, Any] = field(default_factory=dict)
+    accelerator: Any = None
+    progress: bool = False
+
+    @property
+    def device(self) -> torch.device:
+        """Where a stage's model is loaded; shards are cut from weights in main memory."""
+        sharded = str(self.accelerator.distributed_type).endswith(("FSDP", "DEEPSPEED"))
+        return torch.device("cpu") if sharded else self.accelerator.device
+
+
+def load_for_training(settings: TrainedStage, context: StageContext, *, name: str | None = None) -> Any:
+    """The body that a stage trains on, in four bits for QLoRA."""
+    device = context.device
+    extra = four_bit(device) if settings.tuning == "qlora" else {}
+    return context.origin.load(head=False, name=name, **{"device": device, **extra})
+
+
+def make_trainable(model: Any, settings: TrainedStage, previous: Path | None) -> Any | None:
+    """An adapter on a frozen model, or all of it; what is trained is kept in float32.
+
+    Args:
+        model: the body, in place.
+        settings: of the stage.
+        previous: an adapter to go on with.
+
+    Returns:
+        The peft wrapper, or None.
+    """
+    adapter, lora = None, settings.lora
+    if settings.has_adapter and previous is not None:
+        adapter = load_lora(model, previous, name="default", dropout=lora.dropout)
+    elif settings.has_adapter:
+        adapter = add_lora(
+            model,
+            rank=lora.rank,
+            alpha=lora.alpha,
+            dropout=lora.dropout,
+            targets=lora.targets,
+            dora=settings.tuning == "dora",
+        )
+    else:
+        model.requires_grad_(True)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    if settings.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return adapter
+
+
+def rebuild(settings: TrainedStage, origin: Origin, path: Path) -> tuple[nn.Module, Any | None]:
+    """A stage's model as it was at a checkpoint, on the CPU, from plain weights (also where four bits were trained on).
+
+    Args:
+        settings: of the stage.
+        origin: of the stage.
+        path: the checkpoint.
+
+    Returns:
+        The body and its peft wrapper, or None where all of it was trained.
+    """
+    model = origin.load(head=False)
+    turn(model, origin.sight)
+    adapter = make_trainable(model, settings, origin.adapter)
+    checkpoint.load_weights(path, {_MODEL + name: p for name, p in model.named_parameters()})
+    return model, adapter
+
+
+def plain(model: nn.Module, adapter: Any | None) -> nn.Module:
+    """The body with its adapter folded into its weights."""
+    return model if adapter is None else merge_lora(adapter)

@@ -1,0 +1,216 @@
+"""The contrastive stages: SimCSE (a text is its own positive) and supervised (pairs with hard negatives)."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import nn
+
+from unmask.backbone.dropout import attention_dropout, hidden_dropout, views_differ
+from unmask.backbone.loading import load_tokenizer
+from unmask.backbone.opening import turn
+from unmask.backbone.structure import family
+from unmask.data.pairs import Pair, PairSet
+from unmask.data.sampling import EpochSampler, MixedSampler
+from unmask.encoder import TextEncoder
+from unmask.errors import DataError, RecipeError
+from unmask.objectives.contrastive import NO_DOCUMENT, Contrastive, ContrastiveBatch, InfoNce, Part
+from unmask.text.batching import deal, token_budget
+from unmask.text.spans import TokenizedText
+from unmask.training.building import Data, StageContext, load_for_training, make_trainable
+from unmask.training.config import ContrastiveSettings, SimcseSettings, SupervisedSettings
+from unmask.training.loop import Job
+
+
+@contextmanager
+def simcse_job(settings: SimcseSettings, context: StageContext) -> Iterator[Job]:
+    """Two dropout views of each text, in-batch negatives."""
+    with _encoder(settings, context) as encoder:
+        texts = context.data.texts(settings.data)
+        sampler = EpochSampler(len(texts), settings.batch_size, context.seed, "texts")
+
+        def batch(step: int) -> tuple[ContrastiveBatch, int]:
+            chosen = [texts[i] for i in sampler.rows(step)]
+            tokenized = encoder.tokenize(chosen)
+            return make_batch(encoder, [*tokenized, *tokenized], len(chosen), chosen * 2, settings, context)
+
+        yield _job(settings, context, encoder, InfoNce(**_shared(settings)), batch)
+
+
+@contextmanager
+def supervised_job(settings: SupervisedSettings, context: StageContext) -> Iterator[Job]:
+    """Queries, positives and hard negatives, each step from one data set."""
+    sets = pair_sets(settings, context.data)
+    sampler = mixed_sampler(settings, sets, context.seed)
+    teacher = None
+    if settings.teacher:
+        teacher = TextEncoder.load(settings.teacher.name, device=context.accelerator.device)
+    with _encoder(settings, context) as encoder:
+
+        def batch(step: int) -> tuple[ContrastiveBatch, int]:
+            name, rows = sampler.rows(step)
+            chosen, pairs = sets[name], sets[name].take(rows)
+            queries = [pair.query for pair in pairs]
+            others = [pair.positive for pair in pairs] + _negatives(pairs, settings, step)
+            tokenized = [
+                *encoder.tokenize(queries, chosen.query_prompt),
+                *encoder.tokenize(others, chosen.document_prompt),
+            ]
+            documents = [None] * len(pairs) + [pair.document for pair in pairs]
+            return make_batch(
+                encoder,
+                tokenized,
+                len(pairs),
+                queries + others,
+                settings,
+                context,
+                documents=documents,
+                teacher=teacher,
+            )
+
+        loss = InfoNce(
+            **_shared(settings),
+            mask_same_document=settings.mask_same_document,
+            false_negative_margin=settings.false_negative_margin,
+        )
+        yield _job(settings, context, encoder, loss, batch)
+
+
+def mixed_sampler(settings: SupervisedSettings, sets: Mapping[str, PairSet], seed: int) -> MixedSampler:
+    """Which set and rows belong to which step."""
+    sizes = {name: len(one) for name, one in sets.items()}
+    return MixedSampler(sizes, {name: one.weight for name, one in sets.items()}, settings.batch_size, seed)
+
+
+def pair_sets(settings: SupervisedSettings, data: Data) -> dict[str, PairSet]:
+    """The data sets of a stage by name.
+
+    Raises:
+        DataError: two of one name.
+    """
+    listed = [one for source in settings.sources for one in data.pairs(source)]
+    named = {one.name: one for one in listed}
+    if len(named) < len(listed):
+        raise DataError(
+            f"Two data sets of this stage have one name; there are {', '.join(one.name for one in listed)}."
+        )
+    return named
+
+
+def make_batch(
+    encoder: TextEncoder,
+    tokenized: Sequence[TokenizedText],
+    anchors: int,
+    texts: Sequence[str],
+    settings: ContrastiveSettings,
+    context: StageContext,
+    *,
+    documents: Sequence[str | None] = (),
+    teacher: TextEncoder | None = None,
+) -> tuple[ContrastiveBatch, int]:
+    """This process's share of a step, and the tokens of the whole step.
+
+    Args:
+        encoder: pads.
+        tokenized: every row of the step: anchors, positives, hard negatives.
+        anchors: how many anchors.
+        texts: of every row, without prompts.
+        settings: of the stage.
+        context: says which process this is.
+        documents: of the first rows; what is left out or None is not known.
+        teacher: also encodes this process's rows.
+    """
+    processes, index = context.accelerator.num_processes, context.accelerator.process_index
+    lengths = [len(text) for text in tokenized]
+    # One process's share, even where a whole step would fit: all of them are to have work.
+    budget = min(settings.micro_batch_tokens, -(-sum(lengths) // processes))
+    own = deal(list(token_budget(lengths, max(budget, max(lengths)))), processes)[index]
+    device = context.accelerator.device
+    parts = [
+        Part(number, encoder.pad([tokenized[i] for i in rows], device), torch.tensor(rows, device=device))
+        for number, rows in own
+    ]
+    taught = None
+    if teacher is not None:
+        mine = [texts[i] for _, rows in own for i in rows]
+        taught = torch.from_numpy(teacher.encode(mine)).to(device)
+    known = [*documents, *[None] * (len(texts) - len(documents))]
+    made = ContrastiveBatch(parts, anchors, _numbers(texts, device), _numbers(known, device), taught)
+    return made, sum(lengths)
+
+
+def _numbers(values: Sequence[str | None], device: torch.device) -> torch.Tensor:
+    """Equal values, equal numbers."""
+    known: dict[str | None, int] = {None: NO_DOCUMENT}
+    return torch.tensor([known.setdefault(value, len(known)) for value in values], device=device)
+
+
+def _negatives(pairs: Sequence[Pair], settings: SupervisedSettings, step: int) -> list[str]:
+    """The hard negatives of all rows; where a row has more than are wanted, other ones each time."""
+    wanted = settings.hard_negatives
+    if wanted is None:
+        return list(chain.from_iterable(pair.negatives for pair in pairs))
+    chosen = []
+    for pair in pairs:
+        count = len(pair.negatives)
+        chosen += [pair.negatives[(step + i) % count] for i in range(min(wanted, count))]
+    return chosen
+
+
+def _shared(settings: ContrastiveSettings) -> dict[str, Any]:
+    return {
+        "scale": settings.scale,
+        "both_directions": settings.both_directions,
+        "mask_duplicates": settings.mask_duplicates,
+        "matryoshka": tuple(settings.matryoshka),
+    }
+
+
+def _job(settings: ContrastiveSettings, context: StageContext, encoder: TextEncoder, loss: InfoNce, batch: Any) -> Job:
+    teacher = getattr(settings, "teacher", None)
+    weights = {"teacher_weight": teacher.weight, "teacher_scale": teacher.scale} if teacher else {}
+    width = encoder.dimension
+    if any(not 0 < dimension < width for dimension in settings.matryoshka):
+        raise RecipeError(
+            f"matryoshka: {settings.matryoshka} must lie between 0 and the width of the vectors, {width}."
+        )
+    return Job(
+        name=settings.name or str(settings.objective),  # type: ignore[attr-defined]
+        module=encoder.module,
+        objective=Contrastive(loss, grad_cache=settings.grad_cache, **weights),
+        batch=batch,
+        evaluate=None,
+        evaluate_every=1,
+        seed=context.seed,
+    )
+
+
+@contextmanager
+def _encoder(settings: ContrastiveSettings, context: StageContext) -> Iterator[TextEncoder]:
+    """The encoder that a stage trains, with the dropout it asks for."""
+    model = load_for_training(settings, context)
+    turn(model, context.origin.sight)
+    make_trainable(model, settings, context.origin.adapter)
+    tokenizer = load_tokenizer(context.origin.base)
+    with ExitStack() as dropout:
+        _set_dropout(model, settings, dropout)
+        yield TextEncoder(model, tokenizer, replace(context.encoder, max_length=settings.max_length))
+
+
+def _set_dropout(model: nn.Module, settings: ContrastiveSettings, stack: ExitStack) -> None:
+    """Turn on the dropout that makes two views of one text differ, and see that it does.
+
+    Raises:
+        RecipeError: attention dropout was asked for and the family applies none.
+    """
+    if settings.attention_dropout:
+        taken = stack.enter_context(attention_dropout(model, settings.attention_dropout))
+        if not taken or not views_differ(model):
+            raise RecipeError(
+                f"{family(model)} applies no attention dropout, so attention_dropout={settings.attention_dropout} "
+                "would do nothing. Set attention_dropout: 0 and hidden_dropout (for example 0.1) instead."
+            )
+    stack.enter_context(hidden_dropout(model, settings.hidden_dropout))

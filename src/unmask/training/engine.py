@@ -1,0 +1,50 @@
+"""How the parts of a step are run: their randomness, their gradients, and the other processes, through accelerate."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+
+
+class StepEngine:
+    """The objectives' engine on accelerate; what is random follows from (seed, step, number of the part).
+
+    Args:
+        accelerator: of the run.
+        model: as accelerate prepared it.
+        seed: of the run.
+    """
+
+    def __init__(self, accelerator: Any, model: Any, seed: int) -> None:
+        self.processes = int(accelerator.num_processes)
+        self.step = 0
+        self._accelerator = accelerator
+        self._model = model
+        self._seed = seed
+
+    @contextmanager
+    def part(self, number: int, *, last: bool) -> Iterator[None]:
+        """Seed torch on every device; keep gradients at home until the last part."""
+        torch.manual_seed(draw(self._seed, self.step, number, 0))
+        with nullcontext() if last else self._accelerator.no_sync(self._model):
+            yield
+
+    def generator(self, number: int) -> torch.Generator:
+        """A CPU generator with a stream of its own."""
+        return torch.Generator().manual_seed(draw(self._seed, self.step, number, 1))
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Backward under the precision and distribution of the run."""
+        self._accelerator.backward(loss)
+
+    def total(self, values: torch.Tensor) -> torch.Tensor:
+        """Sum over all processes."""
+        summed: torch.Tensor = self._accelerator.reduce(values.detach().clone(), reduction="sum")
+        return summed
+
+
+def draw(*numbers: int) -> int:
+    """A seed that follows from some numbers, and from their order."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)

@@ -1,0 +1,156 @@
+"""How much memory a stage will take at its peak, from the config alone.
+
+The stage's own module is run once, forward, on tensors that have shapes and no data; what autograd would keep for the
+backward pass is counted. That holds for every architecture, with adapters and gradient checkpointing as they are.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from unmask.backbone.attention import set_attention_mode
+from unmask.backbone.dropout import attention_dropout, hidden_dropout
+from unmask.backbone.loading import empty_model, shapes_only
+from unmask.backbone.structure import body, decoder_layers, token_states
+from unmask.training.building import make_trainable
+from unmask.training.config import ContrastiveSettings, MntpSettings, TrainedStage
+
+_LABELS_AT_ONCE = 2048  # logits of so many labels exist at a time
+_FOUR_BITS = 0.5 + 1 / 16  # a 4-bit weight and its share of the scales, doubly quantised
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """One step in numbers.
+
+    Attributes:
+        rows: texts or blocks in a forward pass.
+        length: tokens of each.
+        passes: forward passes of one process in a step.
+    """
+
+    rows: int
+    length: int
+    passes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes on one device that holds all weights.
+
+    Attributes:
+        parameters: how many there are, the head of MNTP not counted.
+        trainable: how many of them are trained.
+        weights: of the model and, in MNTP, its head.
+        optimizer: both moments.
+        gradients: of what is trained.
+        activations: what the backward pass needs, at their largest.
+        peak: the most at any moment of a step.
+    """
+
+    parameters: int
+    trainable: int
+    weights: int
+    optimizer: int
+    gradients: int
+    activations: int
+    peak: int
+
+
+def estimate_memory(
+    name: str, dtype: torch.dtype, settings: TrainedStage, shape: Shape, *, bf16: bool, causal: bool
+) -> Memory:
+    """The peak of a stage.
+
+    Args:
+        name: of the model.
+        dtype: of its weights.
+        settings: of the stage.
+        shape: of a step.
+        bf16: the arithmetic is in bfloat16.
+        causal: the attention stays causal.
+
+    Raises:
+        ArtifactError: the model has no readable config.
+    """
+    causal_lm = empty_model(name, head=True).to(dtype)
+    head, model = causal_lm.get_output_embeddings(), body(causal_lm)
+    if not causal:
+        set_attention_mode(model, "bidirectional")
+    make_trainable(model, settings, None)
+    own = 0
+    if isinstance(settings, MntpSettings) and head is not None:
+        head.requires_grad_(False)
+        tied = any(p is q for p in head.parameters() for q in model.parameters())
+        own = 0 if tied else _bytes(list(head.parameters()))
+    trained = [p for p in model.parameters() if p.requires_grad]
+    weights = _bytes(list(model.parameters()), four_bit=settings.tuning == "qlora") + own
+    with shapes_only(model):
+        kept = _saved(model, settings, shape, bf16)
+    logits = _logits(model, settings, shape, causal_lm)
+    count = sum(p.numel() for p in trained)
+    graphs = shape.passes if isinstance(settings, ContrastiveSettings) and not settings.grad_cache else 1
+    activations = kept * graphs + logits
+    fixed = weights + 8 * count
+    busy = activations + 4 * count if shape.passes > graphs else max(activations, 4 * count)
+    peak = fixed + max(busy, 8 * count)  # the update itself holds one more copy of what is trained
+    parameters = sum(p.numel() for p in model.parameters())
+    return Memory(parameters, count, weights, 8 * count, 4 * count, activations, peak)
+
+
+def _saved(model: nn.Module, settings: TrainedStage, shape: Shape, bf16: bool) -> int:
+    """Bytes that the backward pass of one forward pass needs."""
+    ids = torch.zeros((shape.rows, shape.length), dtype=torch.long)
+    mask = torch.ones_like(ids)
+    own = {p.untyped_storage()._cdata for p in model.parameters()}
+    seen: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            seen[storage._cdata] = storage  # held, so that no other storage takes its number
+        return tensor
+
+    def run() -> int:
+        seen.clear()
+        with _dropout(model, settings), torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+            model.train()
+            token_states(model, ids, mask)
+        return sum(storage.nbytes() for storage in seen.values())
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        saved = run()
+        if settings.gradient_checkpointing:  # while one layer is run again, all that it keeps is there
+            model.gradient_checkpointing_disable()  # type: ignore[operator]
+            saved += run() // len(decoder_layers(model))
+    return saved
+
+
+@contextmanager
+def _dropout(model: nn.Module, settings: TrainedStage) -> Iterator[None]:
+    with ExitStack() as stack:
+        if isinstance(settings, ContrastiveSettings):
+            if settings.attention_dropout:
+                stack.enter_context(attention_dropout(model, settings.attention_dropout))
+            stack.enter_context(hidden_dropout(model, settings.hidden_dropout))
+        yield
+
+
+def _logits(model: nn.Module, settings: TrainedStage, shape: Shape, causal_lm: Any) -> int:
+    """Logits, their float32 copy and their gradient, for the labels that are looked at together."""
+    if not isinstance(settings, MntpSettings):
+        return 0
+    labels = min(_LABELS_AT_ONCE, int(shape.rows * shape.length * settings.mask_rate))
+    return 12 * labels * int(causal_lm.get_output_embeddings().weight.shape[0])
+
+
+def _bytes(parameters: list[nn.Parameter], *, four_bit: bool = False) -> int:
+    total = 0.0
+    for p in parameters:
+        packed = four_bit and p.ndim == 2 and not p.requires_grad
+        total += p.numel() * (_FOUR_BITS if packed else p.element_size())
+    return round(total)
