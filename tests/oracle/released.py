@@ -55,6 +55,28 @@ def first_token_moves(job):
     return float((states[0] - states[1]).abs().max())
 
 
+def contrastive_loss(job):
+    """Its loss of queries, positives and hard negatives, given as vectors, and the gradient of each."""
+    from llm2vec.loss.HardNegativeNLLLoss import HardNegativeNLLLoss
+
+    columns = [torch.tensor(column, requires_grad=True) for column in job["columns"]]
+    loss = HardNegativeNLLLoss(scale=job["scale"])(*columns)
+    loss.backward()
+    return {"loss": float(loss.detach()), "gradients": [column.grad.tolist() for column in columns]}
+
+
+def e5_samples(job):
+    """Every training text of a folder in E5's layout, as it reads them: name of the set, query, positive."""
+    from llm2vec.dataset.E5Data import E5Data
+
+    data = E5Data(file_path=job["folder"], effective_batch_size=1, split="train")
+    found = []
+    for i in range(len(data)):
+        query, positive, _ = (text.replace("!@#$%^&*()", "") for text in data[i].texts)
+        found.append([query, positive])
+    return found
+
+
 if __name__ == "__main__":
     answer = globals()[sys.argv[1]](json.loads(sys.argv[2]))
     sys.stdout.write(f"ANSWER {json.dumps(answer)}\n")

@@ -18,6 +18,9 @@ from unmask.backbone.loading import load_model
 from unmask.backbone.lora import add_lora, save_lora
 from unmask.backbone.structure import token_states
 from unmask.backbone.tiny import tiny_config, tiny_model
+from unmask.data.e5 import _HALVES, _WHOLE, read_e5
+from unmask.objectives.base import LocalEngine
+from unmask.objectives.contrastive import NO_DOCUMENT, Contrastive, ContrastiveBatch, InfoNce, Part
 
 PYTHON = Path(os.environ.get("UNMASK_ORACLE", Path(__file__).parents[2] / ".venv-oracle" / "bin" / "python"))
 TEXTS = [
@@ -152,3 +155,34 @@ def test_fault_its_qwen2_is_causal_and_ours_is_not(folder):
         moved = token_states(encoder.model, ids)[0, 0] - token_states(encoder.model, other)[0, 0]
     assert moved.abs().max() > 1e-3
     assert ask("first_token_moves", model=folder("llama"), ids=ids.tolist()) > 1e-3
+
+
+def test_the_supervised_loss_and_its_gradients_are_theirs():
+    generator = torch.Generator().manual_seed(0)
+    columns = [torch.randn(size, 8, generator=generator) for size in (6, 6, 6)]
+    theirs = ask("contrastive_loss", columns=[column.tolist() for column in columns], scale=50.0)
+    vectors = torch.cat(columns).requires_grad_()
+    rows = torch.arange(18)
+    batch = ContrastiveBatch([Part(0, slice(None), rows)], 6, rows, torch.full_like(rows, NO_DOCUMENT))
+    out = Contrastive(InfoNce(scale=50.0)).step(lambda part: vectors[part], batch, LocalEngine())
+    assert out.loss == pytest.approx(theirs["loss"], rel=1e-5)
+    torch.testing.assert_close(vectors.grad, torch.tensor(theirs["gradients"]).flatten(0, 1), rtol=1e-3, atol=1e-6)
+
+
+def test_fault_symmetric_sets_of_e5_have_their_instruction_on_one_side_only(tmp_path):
+    """Queries read the same in both; by the paper, documents of NLI's second half and of Quora are instructed too."""
+    for name in {part.file for part in _WHOLE} | {file for file, _, _ in _HALVES}:
+        rows = [{"query": f"{name} {i}", "positive": f"{name} p{i}", "negative": "n"} for i in range(2)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    theirs = {tuple(row) for row in ask("e5_samples", folder=tmp_path)}
+    ours, symmetric = set(), set()
+    for one in read_e5(tmp_path):
+        for pair in one.take(range(len(one))):
+            texts = (one.query_prompt + pair.query, one.document_prompt + pair.positive)
+            ours.add(texts)
+            if one.document_prompt:
+                symmetric.add(texts)
+    assert {query for query, _ in theirs} == {query for query, _ in ours}
+    assert theirs & symmetric == set()
+    assert theirs - ours == {(query, positive.partition("; ")[2]) for query, positive in symmetric}
+    assert len(symmetric) == 3

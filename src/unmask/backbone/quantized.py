@@ -4,6 +4,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
+from torch import nn
 
 from unmask.errors import MissingExtraError
 
@@ -26,3 +27,13 @@ def four_bit(device: torch.device) -> dict[str, Any]:
     )
     place = "cpu" if device.type == "cpu" else device.index or 0
     return {"quantization_config": config, "device_map": {"": place}, "device": None}
+
+
+def let_gradients_through(model: nn.Module) -> None:
+    """Keep bitsandbytes from packing weights for inference at the first pass without gradient, as it does on CPUs.
+
+    Packed weights let no gradient through, in training either, and nothing says so.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]

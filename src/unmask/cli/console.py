@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -36,9 +37,14 @@ def rungs_table(rungs: Sequence[dict[str, Any]]) -> str:
     return table(["rung", *names], rows)
 
 
+def process_number() -> int:
+    """Which of several processes this is, as their launcher says; 0 is the one that speaks."""
+    return int(os.environ.get("RANK", "0"))
+
+
 def progress_wanted() -> bool:
-    """Bars are for people: only where stderr is a terminal."""
-    return sys.stderr.isatty()
+    """Bars are for people: only where stderr is a terminal, and from one process."""
+    return sys.stderr.isatty() and process_number() == 0
 
 
 def quiet_transformers() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from unmask import __version__
+from unmask.cli.console import process_number
 from unmask.errors import TrainingError, UnmaskError
 
 COMMANDS = ("demo", "convert", "verify", "train", "recipes", "mine", "encode", "eval", "tag", "analyze", "report")
@@ -32,12 +33,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     arguments = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("unmask").setLevel(logging.INFO)
+    logging.getLogger("unmask").setLevel(logging.WARNING if process_number() else logging.INFO)
     try:
         code: int = arguments.run(arguments)
     except UnmaskError as error:
-        rank = os.environ.get("RANK", "0")
-        print(f"unmask{'' if rank == '0' else f' (process {rank})'}: {error}", file=sys.stderr)
+        number = process_number()
+        print(f"unmask{f' (process {number})' if number else ''}: {error}", file=sys.stderr)
         return 1 if isinstance(error, TrainingError) else 2
     except KeyboardInterrupt:
         print(

@@ -54,8 +54,11 @@ def run(arguments: argparse.Namespace) -> int:
     from unmask.corpus.mine import Filters, mine
     from unmask.data.pairs import read_pairs
     from unmask.data.sources import read_texts
+    from unmask.errors import DataError
 
     check_new(arguments.out, folder=False)
+    if Path(arguments.out).exists():
+        raise DataError(f"{arguments.out} exists already; choose another --out or remove it.")
     filters = Filters(
         count=arguments.negatives,
         first=arguments.first_rank - 1,

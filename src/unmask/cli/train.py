@@ -5,7 +5,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from unmask.cli.console import add_json, print_json, progress_wanted, quiet_transformers, rungs_table
+from unmask.cli.console import (
+    add_json,
+    print_json,
+    process_number,
+    progress_wanted,
+    quiet_transformers,
+    rungs_table,
+)
 
 
 def add_parser(commands: Any) -> None:
@@ -49,6 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     out = arguments.out or str(Path("runs") / recipe.name)
     result = train(recipe, out, progress=progress_wanted()).to_dict()
+    if process_number():
+        return 0
     if arguments.json:
         print_json(result)
     else:

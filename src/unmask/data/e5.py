@@ -90,7 +90,8 @@ def read_e5(
     for what, given in (("instruction", instructions or {}), ("weight", weights or {})):
         for name in given:
             if name not in names:
-                raise DataError(f"{folder}: an {what} is given for {name!r}; the sets are {', '.join(names)}.")
+                known = ", ".join(names)
+                raise DataError(f"{folder} has no set {name!r}, whose {what} is given; the sets are {known}.")
     found = []
     for part in parts:
         prompt = _FORM.format((instructions or {}).get(part.name, part.instruction))

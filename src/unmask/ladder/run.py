@@ -118,6 +118,8 @@ def train(recipe: Recipe, out: str | Path, *, progress: bool = False, evaluate: 
     result = RunResult(rungs, encoder, time.perf_counter() - started)
     if run.main:
         write_json(folder / "results.json", result.to_dict())
+    if accelerator is not None:
+        accelerator.end_training()
     return result
 
 
@@ -164,6 +166,7 @@ def _climb(recipe: Recipe, run: "Run") -> tuple[list[Rung], Path]:
     for place in untrained if alone else []:
         run.rung(place)
     start, lineage = recipe.model.name, _origin(recipe)
+    lineage["processes"] = 1 if run.accelerator is None else run.accelerator.num_processes
     before: tuple[TrainedStage, StageContext] | None = None
     for place, stage, origin in zip(trained, recipe.stages, stage_origins(recipe, run.folder), strict=True):
         lineage = {**lineage, "stages": [*lineage["stages"], _stage_lineage(recipe, stage)]}

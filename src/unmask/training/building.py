@@ -12,7 +12,7 @@ from unmask.artifact import EncoderSettings
 from unmask.backbone.loading import Dtype, load_model
 from unmask.backbone.lora import add_lora, load_lora, merge_lora
 from unmask.backbone.opening import Sight, turn
-from unmask.backbone.quantized import four_bit
+from unmask.backbone.quantized import four_bit, let_gradients_through
 from unmask.data.pairs import PairSet
 from unmask.training import checkpoint
 from unmask.training.config import TrainedStage
@@ -94,8 +94,11 @@ class StageContext:
 def load_for_training(settings: TrainedStage, context: StageContext, *, name: str | None = None) -> Any:
     """The body that a stage trains on, in four bits for QLoRA."""
     device = context.device
-    extra = four_bit(device) if settings.tuning == "qlora" else {}
-    return context.origin.load(head=False, name=name, **{"device": device, **extra})
+    if settings.tuning != "qlora":
+        return context.origin.load(head=False, name=name, device=device)
+    model = context.origin.load(head=False, name=name, **four_bit(device))
+    let_gradients_through(model)
+    return model
 
 
 def make_trainable(model: Any, settings: TrainedStage, previous: Path | None) -> Any | None:

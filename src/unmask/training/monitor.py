@@ -55,9 +55,10 @@ class Monitor:
         self._bar.set_postfix(shown)
 
     def close(self) -> None:
-        """End the bar and the trackers."""
+        """End the bar and the trackers; the processes stay together for the next stage."""
         self._bar.close()
-        self._accelerator.end_training()
+        for tracker in self._accelerator.trackers:
+            tracker.finish()
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:

@@ -5,6 +5,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from unmask.backbone.loading import default_device
+
 _PATIENCE = timedelta(hours=6)  # for the process that merges and saves, and for slow file systems
 
 
@@ -22,6 +24,7 @@ def make_accelerator(precision: str, folder: Path) -> Any:
     # accelerate keeps the precision of a process's first run for good; a run of its own starts from its own.
     AcceleratorState._reset_state()
     accelerator = Accelerator(
+        cpu=default_device().type == "cpu",  # or several processes would not find each other there
         mixed_precision="bf16" if precision == "bf16" else "no",
         log_with="tensorboard",
         project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder)),

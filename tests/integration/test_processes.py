@@ -1,0 +1,139 @@
+"""Two real processes, started as a user starts them, against one: the same weights, a clean end, a run that goes on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+from unmask.training.monitor import read_metrics
+
+pytestmark = pytest.mark.slow
+STEPS = 10
+# Sums of gradients run in another order; AdamW's first steps magnify that where a gradient is close to nothing.
+TOLERANCE = 2e-5
+
+
+@pytest.fixture
+def recipe(tmp_path, articles):
+    """MNTP, SimCSE and supervised training, 16 rows a step, dropout on."""
+    (tmp_path / "docs.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in articles))
+    # All longer than max_length: four texts a part, an even number of parts, so that one process and two cut a step
+    # alike and dropout is the same. Where the number is odd a part is cut in two, and dropout is another draw.
+    sentences = [text[at : at + 240] for text in articles for at in range(0, len(text) - 240, 240)]
+    (tmp_path / "sentences.txt").write_text("\n".join(sentences))
+    triples = [
+        {"query": a, "positive": b, "negatives": [c]}
+        for a, b, c in zip(sentences, sentences[1:], sentences[5:], strict=False)
+    ]
+    (tmp_path / "triples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in triples))
+    shared = {"steps": STEPS, "lr": 1e-3, "log_every": 1, "save_every": 4, "micro_batch_tokens": 128}
+    contrastive = {"batch_size": 16, "max_length": 32, "hidden_dropout": 0.1, **shared}
+    path = tmp_path / "r.yaml"
+    path.write_text(
+        yaml.safe_dump(
+            {
+                "name": "processes",
+                "precision": "fp32",
+                "model": {"name": "pocket", "dtype": "float32", "max_length": 64},
+                "data": {
+                    "docs": {"files": [str(tmp_path / "docs.jsonl")]},
+                    "sentences": {"files": [str(tmp_path / "sentences.txt")]},
+                    "triples": {"kind": "pairs", "files": [str(tmp_path / "triples.jsonl")], "instruction": "Next: "},
+                },
+                "stages": [
+                    {"objective": "mntp", "data": "docs", "batch_tokens": 1024, "block_size": 64, **shared},
+                    {"objective": "simcse", "data": "sentences", "attention_dropout": 0.1, **contrastive},
+                    {"objective": "supervised", "data": "triples", "grad_cache": True, **contrastive},
+                ],
+            }
+        )
+    )
+    return path
+
+
+def command(recipe, out, processes, *overrides):
+    train = ["-m", "unmask", "train", str(recipe), "--out", str(out), "--json"]
+    for override in overrides:
+        train += ["--set", override]
+    if processes == 1:
+        return [sys.executable, *train]
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", *train]
+
+
+def start(command, **extra):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **extra}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def run(command, **extra):
+    process = start(command, **extra)
+    output, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, errors[-4000:]
+    return output
+
+
+def assert_same_weights(one, other, stages):
+    for stage in stages:
+        first, second = (load_file(run / "stages" / stage / "encoder" / "model.safetensors") for run in (one, other))
+        assert first.keys() == second.keys()
+        for name, value in first.items():
+            assert float((second[name] - value).abs().max()) <= TOLERANCE, (stage, name)
+
+
+STAGES = ("1-mntp", "2-simcse", "3-supervised")
+
+
+@pytest.fixture
+def alone(recipe, tmp_path):
+    run(command(recipe, tmp_path / "one", 1))
+    return tmp_path / "one"
+
+
+def test_two_processes_end_with_the_weights_of_one(recipe, alone, tmp_path):
+    output = run(command(recipe, tmp_path / "two", 2))
+    assert len([line for line in output.splitlines() if line.startswith("{")]) == 1  # one process speaks
+    assert json.loads((tmp_path / "two" / "lineage.json").read_text())["processes"] == 2
+    assert_same_weights(alone, tmp_path / "two", STAGES)
+    for stage in STAGES:
+        one, two = (read_metrics(run / "stages" / stage / "metrics.jsonl") for run in (alone, tmp_path / "two"))
+        assert [row["loss"] for row in two] == pytest.approx([row["loss"] for row in one], rel=1e-3)
+
+
+SHARDED = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP"}
+
+
+def test_shards_end_with_the_weights_of_one(recipe, alone, tmp_path):
+    run(command(recipe, tmp_path / "shards", 2), **SHARDED)
+    assert_same_weights(alone, tmp_path / "shards", STAGES)
+
+
+def test_a_killed_process_ends_the_run_which_goes_on_with_another_number(recipe, alone, tmp_path):
+    out = tmp_path / "killed"
+    process = start(command(recipe, out, 2))
+    metrics = out / "stages" / "2-simcse" / "metrics.jsonl"
+    while process.poll() is None and len(read_metrics(metrics)) < 6:
+        time.sleep(0.02)
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+    assert len(children) == 2
+    os.kill(int(children[1]), signal.SIGKILL)
+    killed_at = time.monotonic()
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode != 0, errors
+    assert time.monotonic() - killed_at < 60
+    assert not (out / "encoder").exists()
+    run(command(recipe, out, 1))  # from the checkpoint of step 4 of SimCSE
+    assert_same_weights(alone, out, STAGES)
+
+
+def test_a_mistake_ends_all_processes(recipe, tmp_path):
+    process = start(command(recipe, tmp_path / "bad", 2, "stages.simcse.batch_size=100000"))
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "fewer than one batch of 100000" in errors
+    assert not (tmp_path / "bad").exists()
