@@ -87,7 +87,7 @@ def swap(name, models, files):
             sizes = {"steps": 3, "warmup_steps": 1, "micro_batch_tokens": 512, "log_every": 1}
             sizes |= {"tuning": "lora"} if stage.tuning == "qlora" and find_spec("bitsandbytes") is None else {}
             if isinstance(stage, ContrastiveSettings):
-                sizes |= {"batch_size": 8, "max_length": 32}
+                sizes |= {"batch_size": 8, "max_length": 64}
             if isinstance(stage, MntpSettings):
                 sizes |= {"batch_tokens": 512, "block_size": 64, "held_out_blocks": 2}
             changes += [f"stages.{number}.{key}={value}" for key, value in sizes.items()]
@@ -150,10 +150,10 @@ def test_a_recipe_of_ones_own_extends_another(tmp_path):
     (tmp_path / "base.yaml").write_text(yaml.safe_dump(read_raw("one-gpu/base")[1]))
     (tmp_path / "mine.yaml").write_text(
         "extends: base.yaml\nname: mine\n"
-        "set: {stages.simcse: null, stages.mntp.steps: 7, stages.supervised.lora.start: fresh}\n"
-        "variants: {short: {stages.mntp.steps: 2}}\n"
+        "set: {stages.simcse: null, stages.mntp.steps: 70, stages.supervised.lora.start: fresh}\n"
+        "variants: {short: {stages.mntp.steps: 60}}\n"
     )
     recipe = load_recipe(str(tmp_path / "mine.yaml"))
-    assert [stage.steps for stage in recipe.stages] == [7, 2000]
-    short = load_recipe(f"{tmp_path / 'mine.yaml'}:short", ["stages.supervised.steps=3"])
-    assert (short.name, [stage.steps for stage in short.stages]) == ("mine-short", [2, 3])
+    assert [stage.steps for stage in recipe.stages] == [70, 2000]
+    short = load_recipe(f"{tmp_path / 'mine.yaml'}:short", ["stages.supervised.steps=300"])
+    assert (short.name, [stage.steps for stage in short.stages]) == ("mine-short", [60, 300])

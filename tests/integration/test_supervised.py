@@ -263,6 +263,12 @@ def test_what_cannot_start_is_said_before_any_weight_is_loaded(make, tmp_path, m
         train(make({"objective": "supervised"}), tmp_path / "run", evaluate=nothing)
 
 
+def test_deepspeed_is_refused_by_name(make, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(RecipeError, match="DeepSpeed is not supported: .*FSDP2"):
+        train(make({"objective": "supervised"}), tmp_path / "run", evaluate=nothing)
+
+
 def test_widths_that_the_vectors_have_not_are_refused(make, tmp_path):
     with pytest.raises(UnmaskError, match=r"matryoshka: \[64, 256\] must lie between 0 and the width"):
         train(make({"objective": "supervised", "matryoshka": [64, 256]}), tmp_path / "run", evaluate=nothing)

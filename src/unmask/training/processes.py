@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from unmask.backbone.loading import default_device
+from unmask.errors import RecipeError
 
 _PATIENCE = timedelta(hours=6)  # for the process that merges and saves, and for slow file systems
 
@@ -16,6 +17,9 @@ def make_accelerator(precision: str, folder: Path) -> Any:
     Args:
         precision: bf16 or fp32, of the arithmetic.
         folder: the run.
+
+    Raises:
+        RecipeError: DeepSpeed was asked for.
     """
     from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
     from accelerate.state import AcceleratorState
@@ -23,6 +27,11 @@ def make_accelerator(precision: str, folder: Path) -> Any:
 
     # accelerate keeps the precision of a process's first run for good; a run of its own starts from its own.
     AcceleratorState._reset_state()
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+        raise RecipeError(
+            "DeepSpeed is not supported: checkpoints could not be gone on with. FSDP2 shards weights, gradients and "
+            "optimizer alike; `unmask recipes copy accelerate/fsdp2 .` writes its settings."
+        )
     accelerator = Accelerator(
         cpu=default_device().type == "cpu",  # or several processes would not find each other there
         mixed_precision="bf16" if precision == "bf16" else "no",
