@@ -19,9 +19,10 @@ STEPS = 10
 TOLERANCE = 2e-5
 
 
-@pytest.fixture
-def recipe(tmp_path, articles):
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory, articles):
     """MNTP, SimCSE and supervised training, 16 rows a step, dropout on."""
+    tmp_path = tmp_path_factory.mktemp("recipe")
     (tmp_path / "docs.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in articles))
     # All longer than max_length: four texts a part, an even number of parts, so that one process and two cut a step
     # alike and dropout is the same. Where the number is odd a part is cut in two, and dropout is another draw.
@@ -89,10 +90,11 @@ def assert_same_weights(one, other, stages):
 STAGES = ("1-mntp", "2-simcse", "3-supervised")
 
 
-@pytest.fixture
-def alone(recipe, tmp_path):
-    run(command(recipe, tmp_path / "one", 1))
-    return tmp_path / "one"
+@pytest.fixture(scope="module")
+def alone(recipe, tmp_path_factory):
+    out = tmp_path_factory.mktemp("alone") / "one"
+    run(command(recipe, out, 1))
+    return out
 
 
 def test_two_processes_end_with_the_weights_of_one(recipe, alone, tmp_path):
@@ -111,6 +113,34 @@ SHARDED = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_P
 def test_shards_end_with_the_weights_of_one(recipe, alone, tmp_path):
     run(command(recipe, tmp_path / "shards", 2), **SHARDED)
     assert_same_weights(alone, tmp_path / "shards", STAGES)
+
+
+GROUPS = """
+import sys, torch
+from pathlib import Path
+from torch.distributed.fsdp import FSDPModule
+from unmask.training import loop
+from unmask.cli.main import main
+plain = loop.StepEngine
+def engine(accelerator, model, seed):
+    groups = [type(m).__name__ for m in model.modules() if isinstance(m, FSDPModule)]
+    if accelerator.is_main_process:
+        print("GROUPS", groups.count("LlamaDecoderLayer"), file=sys.stderr)
+    return plain(accelerator, model, seed)
+loop.StepEngine = engine
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_each_layer_is_a_shard_group_of_its_own(recipe, tmp_path):
+    (tmp_path / "look.py").write_text(GROUPS)
+    train = ["train", str(recipe), "--out", str(tmp_path / "run"), "--set", "stages.simcse=null"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    quick = ["--set", "stages.supervised=null", "--set", "stages.mntp.steps=1"]
+    process = start([*launcher, str(tmp_path / "look.py"), *train, *quick], **SHARDED)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors[-3000:]
+    assert "GROUPS 6" in errors
 
 
 def test_a_killed_process_ends_the_run_which_goes_on_with_another_number(recipe, alone, tmp_path):

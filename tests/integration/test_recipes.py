@@ -11,6 +11,7 @@ import yaml
 from unmask.backbone.tiny import tiny_config, tiny_model
 from unmask.cli.main import main
 from unmask.data.e5 import _HALVES, _WHOLE
+from unmask.errors import RecipeError
 from unmask.ladder.raw import read_raw, shipped, variants_of
 from unmask.ladder.recipe import load_recipe
 from unmask.ladder.run import train
@@ -137,6 +138,8 @@ def test_recipes_are_listed_shown_and_copied(tmp_path, capsys):
     assert main(["recipes", "copy", "paper/mistral-7b:words", str(tmp_path)]) == 0
     copied = tmp_path / "mistral-7b-words.yaml"
     assert load_recipe(str(copied)) == load_recipe("paper/mistral-7b:words")
+    assert main(["recipes", "copy", "paper/mistral-7b", str(tmp_path)]) == 0
+    assert load_recipe(f"{tmp_path / 'mistral-7b.yaml'}:ladder") == load_recipe("paper/mistral-7b:ladder")
     capsys.readouterr()
     assert main(["recipes", "copy", "paper/mistral-7b:words", str(tmp_path)]) == 2
     assert "exists already" in capsys.readouterr().err
@@ -157,3 +160,22 @@ def test_a_recipe_of_ones_own_extends_another(tmp_path):
     assert [stage.steps for stage in recipe.stages] == [70, 2000]
     short = load_recipe(f"{tmp_path / 'mine.yaml'}:short", ["stages.supervised.steps=300"])
     assert (short.name, [stage.steps for stage in short.stages]) == ("mine-short", [60, 300])
+
+
+def test_recipes_that_cannot_be_put_together_are_refused(tmp_path):
+    for name, text in {
+        "a": "extends: b.yaml\n",
+        "b": "extends: a.yaml\n",
+        "c": "name: c\nvariants: {x: null}\n",
+        "d": "set: [1]\n",
+        "e": "variants: {x: {seed: 1}}\n",
+    }.items():
+        (tmp_path / f"{name}.yaml").write_text(text)
+    for source, message in [
+        ("a.yaml", "extend each other"),
+        ("c.yaml:x", "variant 'x' holds None"),
+        ("d.yaml", "set holds a list"),
+        ("e.yaml:x", "model: missing"),
+    ]:
+        with pytest.raises(RecipeError, match=message):
+            load_recipe(str(tmp_path / source))

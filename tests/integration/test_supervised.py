@@ -108,13 +108,14 @@ def test_each_step_is_of_one_set_with_its_negatives_instructions_and_documents(m
             kinds.add("pairs")
             assert len(texts) == 16
             assert not any(text.startswith("Next: ") for text in texts[8:])
-            assert (batch.documents[8:] >= 0).all()
+            assert (batch.documents >= 0).all()
+            assert torch.equal(batch.documents[:8], batch.documents[8:])  # a query has its positive's
         else:
             kinds.add("triples")
             assert len(texts) == 8 * 4  # two hard negatives each
             assert all(text.startswith("Same: ") for text in texts)
             assert (batch.documents == -1).all()
-        assert (batch.documents[:8] == -1).all()
+            assert batch.owners[16:].tolist() == [i // 2 for i in range(16)]
     assert kinds == {"pairs", "triples"}
     own = next(part.batch for part in watch.batches[0].parts)
     assert not own.pooled[:, :3].any()  # neither special tokens nor instruction
@@ -254,6 +255,14 @@ def test_what_cannot_start_is_said_before_any_weight_is_loaded(make, tmp_path, m
         with pytest.raises(kind, match=message):
             train(recipe, tmp_path / "run", evaluate=nothing)
         assert not (tmp_path / "run").exists()
+    supervised = {"objective": "supervised"}
+    for stage, message in [
+        ({**supervised, "matryoshka": [999]}, "must lie between 0 and the vectors' width"),
+        ({**supervised, "lora": {"targets": ["nowhere"]}}, "fit no layer"),
+        ({**supervised, "teacher": {"name": "./nowhere"}}, "No folder './nowhere'"),
+    ]:
+        with pytest.raises(UnmaskError, match=message):
+            train(make({"objective": "mntp"}, stage), tmp_path / "run", evaluate=nothing)
     with (tmp_path / "triples.jsonl").open("a") as file:
         file.write('{"anchor": "a", "neg": "b"}\n')
     with pytest.raises(DataError, match=r"triples.jsonl:41: no positive"):
@@ -265,12 +274,12 @@ def test_what_cannot_start_is_said_before_any_weight_is_loaded(make, tmp_path, m
 
 def test_deepspeed_is_refused_by_name(make, tmp_path, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    with pytest.raises(RecipeError, match="DeepSpeed is not supported: .*FSDP2"):
+    with pytest.raises(RecipeError, match=r"DeepSpeed is not supported: .*FSDP2"):
         train(make({"objective": "supervised"}), tmp_path / "run", evaluate=nothing)
 
 
 def test_widths_that_the_vectors_have_not_are_refused(make, tmp_path):
-    with pytest.raises(UnmaskError, match=r"matryoshka: \[64, 256\] must lie between 0 and the width"):
+    with pytest.raises(UnmaskError, match=r"matryoshka: \[64, 256\] must lie between 0 and the vectors' width, 256"):
         train(make({"objective": "supervised", "matryoshka": [64, 256]}), tmp_path / "run", evaluate=nothing)
 
 
@@ -281,3 +290,10 @@ def test_a_loss_that_is_not_finite_names_stage_and_step(make, tmp_path):
             tmp_path / "run",
             evaluate=nothing,
         )
+
+
+def test_a_recipe_without_tasks_opens_no_rung(make, tmp_path, monkeypatch):
+    monkeypatch.setattr("unmask.ladder.run.open_rung", lambda *_: pytest.fail("a rung was opened"))
+    result = train(make({"objective": "supervised"}), tmp_path / "run")
+    assert [rung.figures for rung in result.rungs] == [{}, {}, {}]
+    assert TextEncoder.load(result.encoder).dimension == 256

@@ -1,6 +1,7 @@
 """The contrastive loss against the plain formula; GradCache, processes and length groups against one big batch."""
 
 import copy
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 from unmask.backbone.dropout import hidden_dropout
+from unmask.errors import DataError
 from unmask.objectives.base import LocalEngine
 from unmask.objectives.contrastive import NO_DOCUMENT, Contrastive, ContrastiveBatch, InfoNce, Part
 from unmask.text.batching import deal, token_budget
@@ -34,8 +36,9 @@ def table(anchors, positives, negatives=(), texts=None, documents=None):
     n = len(anchors)
     texts = numbers(texts) if texts else torch.arange(len(rows))
     documents = numbers(documents) if documents else torch.full((len(rows),), NO_DOCUMENT)
+    owners = torch.cat([torch.arange(n), torch.arange(n), torch.arange(len(rows) - 2 * n) % n])
     weights = rows.clone().requires_grad_()
-    batch = ContrastiveBatch([Part(0, slice(None), torch.arange(len(rows)))], n, texts, documents)
+    batch = ContrastiveBatch([Part(0, slice(None), torch.arange(len(rows)))], n, texts, documents, owners)
     return batch, weights
 
 
@@ -108,24 +111,40 @@ def test_duplicates_documents_and_close_candidates_do_not_count():
 
     hidden = torch.zeros(3, 4, dtype=torch.bool)
     hidden[0, 2] = hidden[2, 0] = True
-    documents = [None, None, None, "d", None, "d", None]  # the unknown ones are not alike
+    documents = ["d", None, "d", "d", None, "d", None]  # the unknown ones are not alike
     batch, weights = table(first, second, third, documents=documents)
     expected = float(plain(first, torch.cat([second, third]), hidden=hidden))
     assert run(batch, weights)[0].loss == pytest.approx(expected, rel=1e-5)
 
     cosines = nn.functional.cosine_similarity(first[:, None], torch.cat([second, third])[None], dim=-1)
-    hidden = cosines > cosines[torch.arange(3), torch.arange(3)][:, None] + 0.1
-    assert hidden.any()
+    hidden = cosines > cosines[torch.arange(3), torch.arange(3)][:, None] - 0.5
+    hidden[torch.arange(3), torch.arange(3)] = False
+    assert hidden[0, 3]
+    assert hidden[1:, 3].any()
+    hidden[0, 3] = False  # its own hard negative
     batch, weights = table(first, second, third)
-    out, _ = run(batch, weights, InfoNce(false_negative_margin=0.1))
+    out, _ = run(batch, weights, InfoNce(false_negative_margin=-0.5))
     assert out.loss == pytest.approx(float(plain(first, torch.cat([second, third]), hidden=hidden)), rel=1e-5)
+
+
+def test_the_positives_of_equal_queries_and_documents_do_not_count_in_either_direction():
+    first, second = random(4, 4)
+    hidden = torch.zeros(4, 4, dtype=torch.bool)
+    hidden[0, 1] = hidden[1, 0] = True  # one query, two positives
+    texts = ["q", "q", "q2", "q3", "p0", "p1", "p2", "p3"]
+    hidden[2, 3] = hidden[3, 2] = True  # two queries of one document
+    documents = [None, None, "d", "d"] * 2
+    batch, weights = table(first, second, texts=texts, documents=documents)
+    out, _ = run(batch, weights, InfoNce(both_directions=True))
+    expected = plain(first, second, hidden=hidden) + plain(second, first, hidden=hidden)
+    assert out.loss == pytest.approx(float(expected) / 2, rel=1e-5)
 
 
 def test_a_teacher_of_another_width_is_followed():
     first, second = random(5, 5)
     teacher = torch.randn(10, 3, generator=torch.Generator().manual_seed(1))
     batch, weights = table(first, second)
-    batch = ContrastiveBatch(batch.parts, 5, batch.texts, batch.documents, teacher)
+    batch = replace(batch, teacher=teacher)
     out, _ = run(batch, weights, teacher_weight=0.5, teacher_scale=10.0)
     student = (20 * nn.functional.cosine_similarity(first[:, None], second[None], dim=-1)).log_softmax(1)
     wanted = (10 * nn.functional.cosine_similarity(teacher[:5, None], teacher[None, 5:], dim=-1)).softmax(1)
@@ -156,7 +175,7 @@ def whole_step(encoder, groups, processes=1, index=0):
         for number, rows in deal(groups, processes)[index]
     ]
     texts = numbers(QUERIES + POSITIVES + NEGATIVES)
-    return ContrastiveBatch(parts, len(QUERIES), texts, torch.full_like(texts, NO_DOCUMENT))
+    return ContrastiveBatch(parts, 4, texts, torch.full_like(texts, NO_DOCUMENT), torch.arange(12) % 4)
 
 
 @pytest.fixture
@@ -275,3 +294,10 @@ def test_groups_are_dealt_evenly_and_cut_only_where_they_must():
         assert all(a[0] + 1 == b[0] for a, b in pairwise(numbered))
         if len(groups) % processes == 0:
             assert [rows for _, rows in numbered] == groups
+    for count, processes in ((3, 2), (32, 3), (5, 4), (4, 4)):  # single rows: nothing can be cut
+        dealt = deal([[row] for row in range(count)], processes)
+        assert len({len(own) for own in dealt}) == 1
+        assert sorted(row for own in dealt for _, rows in own for row in rows) == list(range(count))
+        assert all(rows for own in dealt for _, rows in own)
+    with pytest.raises(DataError, match="2 rows cannot be shared by 3 processes"):
+        deal([[0], [1]], 3)

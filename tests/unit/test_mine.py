@@ -53,6 +53,10 @@ def test_negatives_are_the_best_that_are_no_answers(bidirectional, tmp_path, mon
         assert row["negative_cosines"] == pytest.approx([score for _, score in expected[:2]], abs=1e-3)
         assert row["positive_cosine"] == pytest.approx(positive, abs=1e-3)
     assert rows(tmp_path / "out.jsonl")[3]["document"] == "d"
+    # a positive of the same document is no negative
+    pairs = [Pair(PAIRS[0].query, CORPUS[0], document="x"), Pair("where", CORPUS[1], document="x")]
+    mine(bidirectional, pairs, CORPUS, tmp_path / "docs.jsonl", filters=Filters(count=9))
+    assert CORPUS[1] not in rows(tmp_path / "docs.jsonl")[0]["negatives"]
     read = list(read_pairs([str(tmp_path / "out.jsonl")]))
     assert [len(pair.negatives) for pair in read] == [2, 2, 2, 2]
 

@@ -56,6 +56,9 @@ def test_pairs_are_read_from_csv_parquet_and_data_sets(tmp_path):
         ({"query": "", "positive": "b"}, r"p.jsonl:2: 'query' is empty"),
         ({"query": "a", "positive": "b", "negative": [3]}, r"p.jsonl:2: 'negative' is a int; expected a text"),
         ({"query": ["a"], "positive": "b"}, r"p.jsonl:2: 'query' is a list"),
+        ({"query": "a", "positive": 3}, r"p.jsonl:2: 'positive' is a int"),
+        ({"query": "a", "positive": "b", "negative": 2.5}, r"p.jsonl:2: 'negative' is a float"),
+        ({"query": "a", "positive": {"_id": "x", "text": "b"}}, r"p.jsonl:2: 'positive' is a dict"),
     ],
 )
 def test_rows_that_cannot_be_used_are_named(tmp_path, row, message):
@@ -155,7 +158,8 @@ def recipe(tmp_path, *stages, **data):
     [
         ([{"objective": "supervised", "data": "texts"}], "'texts' is of kind texts, pairs or e5 is needed"),
         ([{"objective": "mntp", "data": "pairs"}], "'pairs' is of kind pairs, texts is needed"),
-        ([{"objective": "supervised", "data": ["pairs", "pears"]}], "no data source 'pears'; did you mean 'pairs'"),
+        ([{"objective": "supervised", "data": ["pears", "pairs"]}], "no data source 'pears'; did you mean 'pairs'"),
+        ([{"objective": "supervised", "data": []}], "at least 1 item"),
         ([{"objective": "supervised", "lora": {"start": "previous"}}], "previous needs a stage with an adapter"),
         (
             [{"objective": "simcse", "lora": {"rank": 8}}, {"objective": "supervised", "lora": {"start": "previous"}}],
@@ -181,7 +185,7 @@ def test_stages_that_do_not_fit_together_are_mistakes(tmp_path, stages, message)
 def test_mistakes_in_data_sources_are_named(tmp_path):
     with pytest.raises(RecipeError, match=r"data.p.symetric: unknown key; did you mean 'symmetric'"):
         load_recipe(recipe(tmp_path, p={"kind": "pairs", "files": ["x"], "symetric": True}))
-    with pytest.raises(RecipeError, match=r"data.p: .*kind=pears"):
+    with pytest.raises(RecipeError, match=r"data.p.kind: 'pears' is none; did you mean 'pairs'"):
         load_recipe(recipe(tmp_path, p={"kind": "pears", "files": ["x"]}))
     bad = load_recipe(
         recipe(tmp_path, e={"kind": "e5", "folder": str(tmp_path / "none")}, p={"kind": "pairs", "files": ["no.jsonl"]})

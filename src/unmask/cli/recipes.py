@@ -64,10 +64,11 @@ def run_copy(arguments: argparse.Namespace) -> int:
 
 def _text(name: str) -> str:
     """The file as it is, comments included, unless it is put together from several."""
-    from unmask.ladder.raw import dump, read_raw, shipped_file
+    from unmask.ladder.raw import composed, dump, read_raw, shipped_file
 
     found = shipped_file(name)
     text = found.read_text(encoding="utf-8") if found else ""
     if found and not any(line.startswith(("extends:", "variants:")) for line in text.splitlines()):
         return text
-    return dump(read_raw(name)[1])
+    raw = read_raw(name)[1]
+    return dump(raw if ":" in name else {**raw, "variants": composed(name)[1]})

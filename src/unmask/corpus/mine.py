@@ -69,8 +69,9 @@ def mine(
 ) -> Mined:
     """Write each pair with its hard negatives, one JSON object a line; the file appears when it is whole.
 
-    Exact search by cosine over the whole corpus. A document that is the text of the query or of one of its positives is
-    no negative. A pair none of whose candidates passes the filters is left out.
+    Exact search by cosine over the whole corpus. No negative is a document that is the text of the query, of one of its
+    positives, or of a positive from the same document (`Pair.document`). Negatives that the pairs have are replaced; a
+    pair none of whose candidates passes the filters is left out.
 
     Args:
         encoder: gives the vectors.
@@ -91,15 +92,21 @@ def mine(
     documents = list(dict.fromkeys(corpus))
     queries = list(dict.fromkeys(pair.query for pair in pairs))
     number = {query: i for i, query in enumerate(queries)}
+    of_document: dict[str, set[str]] = {}  # the positives of one document may all answer its query
+    for pair in pairs:
+        if pair.document is not None:
+            of_document.setdefault(pair.document, set()).add(pair.positive)
     answers: dict[str, set[str]] = {}
     for pair in pairs:
-        answers.setdefault(pair.query, {pair.query}).add(pair.positive)
+        known = answers.setdefault(pair.query, {pair.query})
+        known.add(pair.positive)
+        known |= of_document.get(pair.document or "", set())
     depth = filters.last + max(map(len, answers.values()))
     query_vectors = encoder.encode(queries, prompt=prompt, normalize=True, progress=progress)
     scores, best, _ = search(
         encoder, query_vectors, enumerate(documents), depth=depth, prompt=document_prompt, progress=progress
     )
-    positives = _positive_cosines(encoder, pairs, query_vectors, number, document_prompt)
+    positives = _positive_cosines(encoder, pairs, query_vectors, number, document_prompt or "")
     found = Mined(0, 0, 0)
     generator = np.random.default_rng(seed)
     with write_whole(out) as file:
@@ -135,7 +142,7 @@ def _choose(
 
 
 def _positive_cosines(
-    encoder: TextEncoder, pairs: Sequence[Pair], queries: Floats, number: dict[str, int], prompt: str | None
+    encoder: TextEncoder, pairs: Sequence[Pair], queries: Floats, number: dict[str, int], prompt: str
 ) -> list[float]:
     found: list[float] = []
     remaining = iter(pairs)

@@ -72,7 +72,11 @@ _HALVES = (
 
 
 def read_e5(
-    folder: Path, *, instructions: Mapping[str, str] | None = None, weights: Mapping[str, float] | None = None
+    folder: Path,
+    *,
+    instructions: Mapping[str, str] | None = None,
+    weights: Mapping[str, float] | None = None,
+    limit: int | None = None,
 ) -> list[PairSet]:
     """Every data set of the folder.
 
@@ -81,6 +85,7 @@ def read_e5(
             (`allnli_split1`, `allnli_split2`).
         instructions: other instructions for some sets, without the `; ` at their end.
         weights: how often a set is drawn, relative to its size; 1 where nothing is said.
+        limit: the first so many rows of each set only.
 
     Raises:
         DataError: a file that is missing or unknown; an instruction or weight for a set that is not there.
@@ -98,7 +103,7 @@ def read_e5(
         found.append(
             PairSet(
                 part.name,
-                _rows(folder / f"{part.file}.jsonl", part.half),
+                islice(_rows(folder / f"{part.file}.jsonl", part.half), limit),
                 query_prompt=prompt,
                 document_prompt=prompt if part.symmetric else "",
                 weight=(weights or {}).get(part.name, 1.0),

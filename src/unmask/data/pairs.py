@@ -138,7 +138,7 @@ def _texts(row: Mapping[str, Any], names: Sequence[str], place: str, *, many: bo
     found: list[str] = []
     for name in names:
         value = row[name]
-        listed = [value] if isinstance(value, str) or not many else list(value or ())
+        listed = value if many and isinstance(value, list) else [] if many and value is None else [value]
         for text in listed:
             if not isinstance(text, str) or not text.strip():
                 what = "empty" if isinstance(text, str) or text is None else f"a {type(text).__name__}"

@@ -59,7 +59,8 @@ class MixedSampler:
         self._own, turns = [], []
         for number, (name, size) in enumerate(sizes.items()):
             weight = weights.get(name, 1.0)
-            self._own.append(EpochSampler(size, batch_size, seed + number, f"rows of {name}"))
+            own_seed = int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
+            self._own.append(EpochSampler(size, batch_size, own_seed, f"rows of {name}"))
             turns.append(int(weight * size / batch_size))
             if not turns[-1]:
                 raise DataError(

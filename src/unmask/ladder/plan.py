@@ -1,5 +1,6 @@
 """What a run will do, before it does it: stages, trainable parameters, tokens, memory, time."""
 
+import os
 import time
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -118,23 +119,33 @@ def _shape(recipe: Recipe, stage: TrainedStage, tokenizer: Any) -> tuple[int, Sh
     if isinstance(stage, MntpSettings):
         rows = max(1, min(stage.micro_batch_tokens, stage.batch_tokens) // stage.block_size)
         passes = -(-stage.batch_size // rows)
-        return stage.batch_size * stage.block_size, Shape(rows, stage.block_size, passes)
+        return stage.batch_size * stage.block_size, Shape(rows, stage.block_size, _share(passes))
     assert isinstance(stage, ContrastiveSettings)
     texts, columns = _sample(recipe, stage)
-    lengths = [min(len(ids), stage.max_length) for ids in tokenizer(texts, verbose=False)["input_ids"]]
+    lengths = [min(len(ids), stage.max_length) for ids in tokenizer(texts, verbose=False)["input_ids"]]  # with prompts
     mean = max(1, round(sum(lengths) / len(lengths)))
     tokens = round(stage.batch_size * columns * sum(lengths) / len(lengths))
     rows = max(1, min(stage.micro_batch_tokens, tokens) // mean)
-    return tokens, Shape(rows, mean, -(-tokens // (rows * mean)))
+    return tokens, Shape(rows, mean, _share(-(-tokens // (rows * mean))))
+
+
+def _share(passes: int) -> int:
+    """The forward passes of one of the processes that a launcher started."""
+    return -(-passes // int(os.environ.get("WORLD_SIZE", "1")))
 
 
 def _sample(recipe: Recipe, stage: ContrastiveSettings) -> tuple[list[str], float]:
     """Some texts of a stage, and how many texts a row of its batch has."""
     if isinstance(stage, SupervisedSettings):
-        data = open_data(recipe)
+        data = open_data(recipe, _SAMPLED_TEXTS)
         sets = [one for source in stage.sources for one in data.pairs(source)]
-        pairs = [pair for one in sets for pair in one.take(range(min(len(one), _SAMPLED_TEXTS // len(sets) + 1)))]
-        texts = [text for pair in pairs for text in (pair.query, pair.positive, *_wanted(pair.negatives, stage))]
+        each = _SAMPLED_TEXTS // len(sets) + 1
+        pairs = [(one, pair) for one in sets for pair in one.take(range(min(len(one), each)))]
+        texts = []
+        for one, pair in pairs:
+            texts.append(one.query_prompt + pair.query)
+            others = (pair.positive, *_wanted(pair.negatives, stage))
+            texts += [one.document_prompt + text for text in others]
         return texts, len(texts) / len(pairs)
     source = recipe.data[stage.data]
     assert isinstance(source, TextSource)
@@ -169,8 +180,6 @@ def device_memory(device: torch.device) -> int:
     """Bytes that a device has in all."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
-    import os
-
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 

@@ -54,33 +54,43 @@ def read_raw(source: str) -> tuple[str, dict[str, Any]]:
     name, _, variant = source.rpartition(":")
     if not name or Path(source).is_file():
         name, variant = source, ""
-    raw, variants = _composed(name)
+    raw, variants = composed(name)
     if variant:
         if variant not in variants:
             raise RecipeError(f"{name} has no variant {variant!r}{nearest(variant, variants)}.")
         for path, value in variants[variant].items():
             change(raw, path, value)
-        raw["name"] = f"{raw['name']}-{variant}"
+        raw["name"] = f"{raw.get('name', 'recipe')}-{variant}"
     return source, raw
 
 
 def variants_of(name: str) -> dict[str, str]:
     """The variants of a shipped recipe: name -> description."""
-    _, variants = _composed(name)
+    _, variants = composed(name)
     return {key: str(changes.get("description", "")) for key, changes in variants.items()}
 
 
-def _composed(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A recipe's own keys over those that it extends, and all variants."""
+def composed(name: str, seen: tuple[str, ...] = ()) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A recipe's own keys over those that it extends, and all variants.
+
+    Raises:
+        RecipeError: no such recipe, no YAML, recipes that extend each other, or variants that are no keys and values.
+    """
+    if name in seen:
+        raise RecipeError(f"Recipes extend each other: {' -> '.join([*seen, name])}.")
     raw = _yaml(name)
     parent, changes, variants = raw.pop("extends", None), raw.pop("set", None), raw.pop("variants", None)
     for what, value in (("set", changes), ("variants", variants)):
         if not isinstance(value, dict | None):
             raise RecipeError(f"{name}: {what} holds a {type(value).__name__}; expected keys and values.")
+    for key, value in (variants or {}).items():
+        if not isinstance(value, dict):
+            raise RecipeError(f"{name}: variant {key!r} holds {value!r}; expected paths and values.")
     inherited: dict[str, Any] = {}
     if parent is not None:
         beside = Path(name).parent / str(parent)
-        inherited, known = _composed(str(beside if Path(name).is_file() and beside.is_file() else parent))
+        found = beside if Path(name).is_file() and beside.is_file() else parent
+        inherited, known = composed(str(found), (*seen, name))
         raw, variants = {**inherited, **raw}, {**known, **(variants or {})}
     for path, value in (changes or {}).items():
         change(raw, path, value)

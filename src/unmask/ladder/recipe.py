@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from unmask.errors import RecipeError
 from unmask.ladder.raw import nearest, override, read_raw
-from unmask.ladder.schema import SOURCES, E5Source, PairSource, Recipe, TextSource, stage_name
+from unmask.ladder.schema import KIND, SOURCES, E5Source, PairSource, Recipe, TextSource, stage_name
 from unmask.training.config import STAGES, AverageSettings, MergeSettings, SupervisedSettings, TrainedStage
 
 
@@ -41,19 +41,19 @@ def _reference_mistakes(raw: Mapping[str, Any]) -> list[str]:
     sources, listed = raw.get("data"), raw.get("stages")
     sources = sources if isinstance(sources, dict) else {}
     stages = [s for s in listed if isinstance(s, dict)] if isinstance(listed, list) else []
-    wanted = {
-        f"stages.{i}.{key}": name
+    wanted = [
+        (f"stages.{i}.{key}", name)
         for i, stage in enumerate(stages)
         for key in ("data", "held_out")
         for name in (stage[key] if isinstance(stage.get(key), list) else [stage.get(key)])
-    }
+    ]
     tasks = raw.get("evaluation")
     masked = tasks.get("masked") if isinstance(tasks, dict) else None
     if isinstance(masked, dict):
-        wanted["evaluation.masked.data"] = masked.get("data")
+        wanted.append(("evaluation.masked.data", masked.get("data")))
     mistakes = [
         f"{place}: no data source {name!r}{nearest(name, sources)}"
-        for place, name in wanted.items()
+        for place, name in wanted
         if isinstance(name, str) and name not in sources
     ]
     tasks = tasks if isinstance(tasks, dict) else {}
@@ -114,6 +114,10 @@ def _explain(item: dict[str, Any]) -> list[str]:
     if item["type"] == "value_error":
         prefix = f"{place}: " if location else ""
         return [prefix + line for line in str(item["ctx"]["error"]).splitlines()]
+    if item["type"] == "union_tag_invalid":
+        kinds = [tag.removeprefix(KIND) for tag in SOURCES]
+        kind = str(item["ctx"]["tag"]).removeprefix(KIND)
+        return [f"{place}.kind: {kind!r} is none{nearest(kind, kinds)}"]
     if item["type"] == "missing":
         return [f"{place}: missing"]
     message = str(item["msg"])

@@ -31,16 +31,17 @@ from unmask.backbone.loading import (
     resolve_model,
     revision,
 )
+from unmask.backbone.structure import text_config
 from unmask.encoder import TextEncoder
 from unmask.errors import ArtifactError, RecipeError, UnmaskError
 from unmask.ladder.evaluate import check_tasks, evaluate_rung
 from unmask.ladder.rungs import RungPlace, open_rung, split_places, stage_origins
-from unmask.ladder.schema import Recipe, TextSource, stage_name
+from unmask.ladder.schema import EvaluationSettings, Recipe, TextSource, stage_name
 from unmask.ladder.sources import check_files, fingerprint, fingerprints, open_data
 from unmask.training.building import Data, Origin, StageContext
 from unmask.training.config import StageSettings, TrainedStage
-from unmask.training.processes import make_accelerator
-from unmask.training.stages import check_rows, run_stage
+from unmask.training.processes import check_launcher, make_accelerator
+from unmask.training.stages import check_stage, run_stage
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +94,7 @@ def train(recipe: Recipe, out: str | Path, *, progress: bool = False, evaluate: 
         TrainingError: a stage had to stop.
     """
     started = time.perf_counter()
+    check_launcher()
     check_files(recipe)
     data = open_data(recipe)
     _preflight(recipe, data)
@@ -104,7 +106,7 @@ def train(recipe: Recipe, out: str | Path, *, progress: bool = False, evaluate: 
         data,
         accelerator,
         progress,
-        evaluate or (lambda encoder: evaluate_rung(encoder, recipe, data.texts, progress=progress)),
+        evaluate or _own_evaluation(recipe, data, progress),
     )
     fresh = run.main and _claim(folder, recipe)
     if accelerator is not None:
@@ -123,35 +125,42 @@ def train(recipe: Recipe, out: str | Path, *, progress: bool = False, evaluate: 
     return result
 
 
+def _own_evaluation(recipe: Recipe, data: Data, progress: bool) -> Evaluate | None:
+    """The recipe's tasks; None if it has none."""
+    if recipe.evaluation == EvaluationSettings():
+        return None
+    return lambda encoder: evaluate_rung(encoder, recipe, data.texts, progress=progress)
+
+
 def _preflight(recipe: Recipe, data: Data) -> None:
     """Read everything a run will read except weights, so that what is wrong is said at once."""
     load_tokenizer(recipe.model.name)
-    empty_model(recipe.model.name, head=True)
-    _check_conversion(recipe)
+    shape = empty_model(recipe.model.name, head=True)
+    twin = _check_conversion(recipe)
     for name, source in recipe.data.items():
         data.texts(name) if isinstance(source, TextSource) else data.pairs(name)
     for stage in recipe.stages:
         if isinstance(stage, TrainedStage):
-            check_rows(stage, data, recipe.seed)
+            check_stage(stage, data, int(text_config(shape).hidden_size), twin)
     check_tasks(recipe)
 
 
-def _check_conversion(recipe: Recipe) -> None:
-    """Convert a tiny twin of the model, so that a refusal comes before any weight is loaded.
+def _check_conversion(recipe: Recipe) -> Any | None:
+    """Convert a tiny twin of the model, so that a refusal comes before any weight is loaded; the twin, if there is one.
 
     Raises:
         ConversionError: the family, or the options it needs.
     """
     sight = recipe.model.sight()
-    if sight.attention == "causal":
-        return
     try:
         twin = load_twin(recipe.model.name)
         if recipe.model.attention_implementation:
             twin.set_attn_implementation(recipe.model.attention_implementation)
     except (ArtifactError, ValueError, ImportError):
-        return  # sizes that do not shrink together; the model itself will tell
-    convert(twin, recurrent=sight.recurrent, window=sight.window)
+        return None  # sizes that do not shrink together; the model itself will tell
+    if sight.attention != "causal":
+        convert(twin, recurrent=sight.recurrent, window=sight.window)
+    return twin
 
 
 def _climb(recipe: Recipe, run: "Run") -> tuple[list[Rung], Path]:
@@ -165,12 +174,15 @@ def _climb(recipe: Recipe, run: "Run") -> tuple[list[Rung], Path]:
     alone = run.accelerator is None or run.accelerator.num_processes == 1
     for place in untrained if alone else []:
         run.rung(place)
-    start, lineage = recipe.model.name, _origin(recipe)
+    start = recipe.model.name
+    lineage = _origin(recipe) if run.main else {"stages": []}  # hashing weights and data is work for one process
     lineage["processes"] = 1 if run.accelerator is None else run.accelerator.num_processes
     before: tuple[TrainedStage, StageContext] | None = None
-    for place, stage, origin in zip(trained, recipe.stages, stage_origins(recipe, run.folder), strict=True):
-        lineage = {**lineage, "stages": [*lineage["stages"], _stage_lineage(recipe, stage)]}
-        context = run.context(Path(place.encoder).parent, origin, lineage)
+    stages = zip(trained, recipe.stages, stage_origins(recipe, run.folder), strict=True)
+    for number, (place, stage, origin) in enumerate(stages, 1):
+        if run.main:
+            lineage = {**lineage, "stages": [*lineage["stages"], _stage_lineage(recipe, stage)]}
+        context = run.context(number, Path(place.encoder).parent, origin, lineage)
         start = str(run_stage(stage, context, Path(place.encoder).parent, before))
         before = (stage, context) if isinstance(stage, TrainedStage) else None
         if alone:
@@ -178,8 +190,8 @@ def _climb(recipe: Recipe, run: "Run") -> tuple[list[Rung], Path]:
     if not run.main:
         return [], run.folder / "encoder"
     write_json(run.folder / "lineage.json", lineage)
-    rungs = [run.rung(place) for place in places]
-    return rungs, _final_encoder(run.folder, start, recipe, lineage)
+    encoder = _final_encoder(run.folder, start, recipe, lineage)
+    return [run.rung(place) for place in places], encoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,14 +203,14 @@ class Run:
     data: Data
     accelerator: Any
     progress: bool
-    score: Evaluate
+    score: Evaluate | None
 
     @property
     def main(self) -> bool:
         """True in the process that writes."""
         return self.accelerator is None or bool(self.accelerator.is_main_process)
 
-    def context(self, stage_folder: Path, origin: Origin, lineage: dict[str, Any]) -> StageContext:
+    def context(self, number: int, stage_folder: Path, origin: Origin, lineage: dict[str, Any]) -> StageContext:
         """What one stage is given."""
         self.accelerator.project_configuration.logging_dir = str(stage_folder / "logs")
         return StageContext(
@@ -206,6 +218,7 @@ class Run:
             encoder=self.recipe.model.encoder_settings(),
             data=self.data,
             seed=self.recipe.seed,
+            number=number,
             lineage=lineage,
             accelerator=self.accelerator,
             progress=self.progress,
@@ -216,6 +229,8 @@ class Run:
         path = self.folder / "rungs" / f"{place.name}.json"
         if path.is_file():
             return Rung(place.name, place.encoder, place.attention, read_json(path))
+        if self.score is None:  # nothing to score, so nothing to open
+            return Rung(place.name, place.encoder, place.attention, {})
         logger.info("%s: evaluating", place.name)
         figures = self.score(open_rung(self.recipe, place))
         logger.info("%s: %s", place.name, ", ".join(f"{key} {value:.2f}" for key, value in figures.items()))

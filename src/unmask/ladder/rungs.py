@@ -88,14 +88,11 @@ def stage_origins(recipe: Recipe, folder: Path) -> list[Origin]:
     """Where the weights of each stage come from; a pure function of the recipe."""
     origins: list[Origin] = []
     model = recipe.model
-    for number, (place, stage) in enumerate(zip(split_places(recipe, folder)[1], recipe.stages, strict=True)):
-        start, adapter, before = model.name, None, None
-        if number:
-            before = Path(split_places(recipe, folder)[1][number - 1].encoder).parent
-            start = str(before / "encoder")
-            if isinstance(stage, TrainedStage) and stage.has_adapter and stage.lora.start == "previous":
-                start, adapter = origins[-1].start, before / "adapter"
-        assert place.encoder
+    start, adapter, before = model.name, None, None
+    for stage, place in zip(recipe.stages, split_places(recipe, folder)[1], strict=True):
+        if isinstance(stage, TrainedStage) and stage.has_adapter and stage.lora.start == "previous":
+            assert before is not None
+            start, adapter = origins[-1].start, before / "adapter"
         origins.append(
             Origin(
                 base=model.name,
@@ -107,6 +104,7 @@ def stage_origins(recipe: Recipe, folder: Path) -> list[Origin]:
                 attention_implementation=model.attention_implementation,
             )
         )
+        before, start, adapter = Path(place.encoder).parent, place.encoder, None
     return origins
 
 

@@ -81,22 +81,29 @@ def resolve_path(path: str) -> Path:
     return Path(os.path.expandvars(path)).expanduser()
 
 
-def open_data(recipe: Recipe) -> Data:
-    """The data sources by name, each read when it is first asked for."""
+def open_data(recipe: Recipe, most: int | None = None) -> Data:
+    """The data sources by name, each read when it is first asked for; the first `most` rows of each only."""
+
+    def least(limit: int | None) -> int | None:
+        return min((number for number in (limit, most) if number is not None), default=None)
 
     @cache
     def texts(name: str) -> Sequence[str]:
         source = recipe.data[name]
         assert isinstance(source, TextSource)
-        return read_texts([local_source(path) for path in source.files], field=source.field, limit=source.limit)
+        return read_texts([local_source(path) for path in source.files], field=source.field, limit=least(source.limit))
 
     @cache
     def pairs(name: str) -> Sequence[PairSet]:
         source = recipe.data[name]
         if isinstance(source, E5Source):
-            return read_e5(resolve_path(source.folder), instructions=source.instructions, weights=source.weights)
+            return read_e5(
+                resolve_path(source.folder), instructions=source.instructions, weights=source.weights, limit=most
+            )
         assert isinstance(source, PairSource)
-        rows = read_pairs([str(local_source(path)) for path in source.files], source.columns.columns(), source.limit)
+        rows = read_pairs(
+            [str(local_source(path)) for path in source.files], source.columns.columns(), least(source.limit)
+        )
         documents = source.instruction if source.symmetric else ""
         return [PairSet(name, rows, query_prompt=source.instruction, document_prompt=documents, weight=source.weight)]
 
@@ -107,7 +114,7 @@ def local_source(path: str) -> str:
     """A path or data set as the readers take it; single files of hub data sets are fetched."""
     if path.startswith(_HUB_FILE):
         return str(fetch_file(path.removeprefix(_HUB_FILE)))
-    return path if on_hub(path) else str(resolve_path(path))
+    return os.path.expandvars(path) if on_hub(path) else str(resolve_path(path))
 
 
 def fingerprints(recipe: Recipe, name: str) -> list[dict[str, Any]]:

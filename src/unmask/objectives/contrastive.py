@@ -39,7 +39,8 @@ class ContrastiveBatch:
         parts: what this process runs.
         anchors: how many anchors the step has, in all processes.
         texts: for each row of the step a number that equal texts share, int64 [rows].
-        documents: likewise for documents, `NO_DOCUMENT` where it is not known; int64 [rows].
+        documents: likewise for documents, int64 [rows]; `NO_DOCUMENT` where it is unknown. A query has its positive's.
+        owners: for each row the anchor that it is, is the positive of, or is a hard negative of; int64 [rows].
         teacher: a teacher's vectors of this process's rows in the order of its parts, float32 [own rows, width].
     """
 
@@ -47,6 +48,7 @@ class ContrastiveBatch:
     anchors: int
     texts: torch.Tensor
     documents: torch.Tensor
+    owners: torch.Tensor
     teacher: torch.Tensor | None = None
 
 
@@ -78,9 +80,11 @@ class InfoNce:
     Attributes:
         scale: factor on the cosine, 1 / temperature.
         both_directions: positives also look for their anchor among all anchors; the two losses are averaged.
-        mask_duplicates: a candidate does not count where its text is the anchor's or its positive's.
+        mask_duplicates: a candidate does not count where its text is the anchor's or its positive's, or where it is the
+            positive of an equal anchor (a query with several positives).
         mask_same_document: nor where it comes from the document of the positive.
-        false_negative_margin: nor where its cosine exceeds the positive's by more than this; None: all count.
+        false_negative_margin: nor where its cosine exceeds the positive's by more than this, unless it is a hard
+            negative of this very anchor; None: all count.
         matryoshka: also at the first so many dimensions, averaged (Kusupati et al. 2022, arXiv 2205.13147).
     """
 
@@ -123,16 +127,19 @@ class InfoNce:
     ) -> torch.Tensor:
         """True where a candidate does not count for an anchor; never its own positive."""
         hidden = torch.zeros(cosines.shape, dtype=torch.bool, device=cosines.device)
-        positives = candidates[targets]
+        own, others = batch.owners[anchors][:, None], batch.owners[candidates][None]
         if self.mask_duplicates:
-            for own in (anchors, positives):
-                hidden |= batch.texts[own][:, None] == batch.texts[candidates][None]
+            texts, n = batch.texts, batch.anchors
+            same_pair = (texts[own] == texts[others]) | (texts[own + n] == texts[others + n])
+            hidden |= same_pair & (candidates < 2 * n).to(hidden.device)
+            hidden |= (texts[candidates] == texts[own]) | (texts[candidates] == texts[own + n])
         if self.mask_same_document:
-            own = batch.documents[positives][:, None]
-            hidden |= (own == batch.documents[candidates][None]) & (own != NO_DOCUMENT)
+            document = batch.documents[own]
+            hidden |= (document == batch.documents[candidates]) & (document != NO_DOCUMENT)
         rows = torch.arange(len(targets))
         if self.false_negative_margin is not None:
-            hidden |= cosines > cosines[rows, targets][:, None] + self.false_negative_margin
+            close = cosines > cosines[rows, targets][:, None] + self.false_negative_margin
+            hidden |= close & (own != others)
         hidden[rows, targets] = False
         return hidden
 
@@ -205,15 +212,15 @@ class Contrastive:
                     total += float(loss.detach())
                     right += int(scores.right()) if width == vectors.shape[1] else 0
                 if teacher is not None:
-                    distance += self._distill(leaf, teacher, batch, self.teacher_weight / len(widths))
+                    distance += self._distill(leaf, teacher, batch, 1 / (batch.anchors * len(widths)))
                 unit.backward(leaf.grad)
         metrics = {"accuracy": right / (batch.anchors * losses), "positive_cosine": _mean_cosine(vectors, batch)}
         if teacher is not None:
             metrics["teacher_distance"] = distance
         return total + self.teacher_weight * distance, metrics
 
-    def _distill(self, leaf: torch.Tensor, teacher: torch.Tensor, batch: ContrastiveBatch, weight: float) -> float:
-        """Mean KL divergence from the teacher's distribution over the candidates to the student's.
+    def _distill(self, leaf: torch.Tensor, teacher: torch.Tensor, batch: ContrastiveBatch, share: float) -> float:
+        """A share of the summed KL divergence from the teacher's distribution over the candidates to the student's.
 
         Widths may differ, because only cosines are compared (as in Hofstaetter et al. 2021, arXiv 2104.06967).
         """
@@ -222,10 +229,10 @@ class Contrastive:
         for chunk in torch.arange(n).split(_ANCHORS_AT_ONCE):
             student = nn.functional.log_softmax(leaf[chunk] @ leaf[n:].T * self.loss.scale, dim=1)
             wanted = nn.functional.log_softmax(fixed[chunk] @ fixed[n:].T * self.teacher_scale, dim=1)
-            loss = nn.functional.kl_div(student, wanted, log_target=True, reduction="sum") / n
-            (loss * weight).backward()
+            loss = nn.functional.kl_div(student, wanted, log_target=True, reduction="sum") * share
+            (loss * self.teacher_weight).backward()
             total += float(loss.detach())
-        return total / len((*self.loss.matryoshka, 0))
+        return total
 
 
 def _everywhere(own: torch.Tensor, rows: torch.Tensor, total: int, engine: Engine) -> torch.Tensor:

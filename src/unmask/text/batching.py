@@ -63,8 +63,8 @@ def token_budget(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]
 def deal(groups: Sequence[list[int]], processes: int) -> list[list[tuple[int, list[int]]]]:
     """Share the groups of one step out among processes, as many to each; every group keeps a number of its own.
 
-    Where the number of groups is no multiple of `processes`, the largest are cut in two. Every process must call this
-    with the same groups.
+    Where the number of groups is no multiple of `processes`, the largest are cut in two; where all are single rows, the
+    last are put together. Every process must call this with the same groups.
 
     Args:
         groups: row numbers, as `token_budget` makes them.
@@ -79,10 +79,15 @@ def deal(groups: Sequence[list[int]], processes: int) -> list[list[tuple[int, li
     dealt = [list(group) for group in groups]
     if sum(map(len, dealt)) < processes:
         raise DataError(f"A step of {sum(map(len, dealt))} rows cannot be shared by {processes} processes.")
-    while len(dealt) % processes:
+    while len(dealt) % processes and max(map(len, dealt)) > 1:
         largest = max(range(len(dealt)), key=lambda i: len(dealt[i]))
         half = (len(dealt[largest]) + 1) // 2
         dealt[largest : largest + 1] = [dealt[largest][:half], dealt[largest][half:]]
+    # Single rows cannot be cut: the last, which are shortest, go to those before them.
+    even = len(dealt) - len(dealt) % processes
+    for number, group in enumerate(dealt[even:]):
+        dealt[even - 1 - number] += group
+    del dealt[even:]
     numbered = list(enumerate(dealt))
     return [numbered[process::processes] for process in range(processes)]
 

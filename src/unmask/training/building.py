@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -16,7 +16,9 @@ from unmask.backbone.quantized import four_bit, let_gradients_through
 from unmask.data.pairs import PairSet
 from unmask.training import checkpoint
 from unmask.training.config import TrainedStage
+from unmask.training.engine import draw
 
+Purpose = Literal["adapter", "rows", "packing", "steps"]
 _MODEL = "model."  # what every trained module calls the body
 
 
@@ -71,6 +73,7 @@ class StageContext:
         encoder: settings saved with the encoder.
         data: data sources by name.
         seed: of the run.
+        number: of the stage, from 1.
         lineage: where everything came from so far.
         accelerator: the one accelerate object of the run.
         progress: show bars.
@@ -80,9 +83,14 @@ class StageContext:
     encoder: EncoderSettings
     data: Data
     seed: int
+    number: int = 1
     lineage: Mapping[str, Any] = field(default_factory=dict)
     accelerator: Any = None
     progress: bool = False
+
+    def draw(self, purpose: Purpose) -> int:
+        """A seed of this stage for one purpose; no two are alike."""
+        return draw(self.seed, self.number, get_args(Purpose).index(purpose))
 
     @property
     def device(self) -> torch.device:

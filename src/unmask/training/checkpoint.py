@@ -49,16 +49,12 @@ def save(
         shutil.rmtree(old)
 
 
-def restore(folder: Path, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> int:
-    """Load the newest checkpoint, if there is one. Returns how many steps are done.
+def restore(newest: Path, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> int:
+    """Load a checkpoint. Returns how many steps are done.
 
     Raises:
         ArtifactError: the checkpoint belongs to other parameters.
     """
-    found = kept(folder)
-    if not found:
-        return 0
-    newest = found[-1]
     weights = load_file(newest / "weights.safetensors")
     moments = load_file(newest / "optimizer.safetensors")
     step = int(read_json(newest / "state.json")["step"])

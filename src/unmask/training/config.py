@@ -143,6 +143,9 @@ class SimcseSettings(ContrastiveSettings):
         return self
 
 
+Sources = str | Annotated[list[str], Field(min_length=1)]
+
+
 class TeacherSettings(Settings):
     """A frozen encoder whose ranking of the candidates is learned beside the pairs."""
 
@@ -155,7 +158,9 @@ class SupervisedSettings(ContrastiveSettings):
     """Pairs with hard negatives; defaults as in the paper (section 5.1, appendix G) and its released code."""
 
     objective: Literal["supervised"] = "supervised"
-    data: str | list[str] = Field(description="names of data sources of kind pairs or e5; each batch is from one set")  # type: ignore[assignment]
+    data: Sources = Field(  # type: ignore[assignment]
+        description="names of data sources of kind pairs or e5; each batch is from one set"
+    )
     lr: float = Field(2e-4, gt=0)
     batch_size: int = Field(512, ge=2)
     max_length: int = Field(512, ge=4)

@@ -2,8 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
-from itertools import chain
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -30,12 +29,12 @@ def simcse_job(settings: SimcseSettings, context: StageContext) -> Iterator[Job]
     """Two dropout views of each text, in-batch negatives."""
     with _encoder(settings, context) as encoder:
         texts = context.data.texts(settings.data)
-        sampler = EpochSampler(len(texts), settings.batch_size, context.seed, "texts")
+        sampler = EpochSampler(len(texts), settings.batch_size, context.draw("rows"), "texts")
 
         def batch(step: int) -> tuple[ContrastiveBatch, int]:
             chosen = [texts[i] for i in sampler.rows(step)]
             tokenized = encoder.tokenize(chosen)
-            return make_batch(encoder, [*tokenized, *tokenized], len(chosen), chosen * 2, settings, context)
+            return make_batch(encoder, Rows([*tokenized, *tokenized], chosen * 2, len(chosen)), settings, context)
 
         yield _job(settings, context, encoder, InfoNce(**_shared(settings)), batch)
 
@@ -44,7 +43,7 @@ def simcse_job(settings: SimcseSettings, context: StageContext) -> Iterator[Job]
 def supervised_job(settings: SupervisedSettings, context: StageContext) -> Iterator[Job]:
     """Queries, positives and hard negatives, each step from one data set."""
     sets = pair_sets(settings, context.data)
-    sampler = mixed_sampler(settings, sets, context.seed)
+    sampler = mixed_sampler(settings, sets, context.draw("rows"))
     teacher = None
     if settings.teacher:
         teacher = TextEncoder.load(settings.teacher.name, device=context.accelerator.device)
@@ -54,22 +53,20 @@ def supervised_job(settings: SupervisedSettings, context: StageContext) -> Itera
             name, rows = sampler.rows(step)
             chosen, pairs = sets[name], sets[name].take(rows)
             queries = [pair.query for pair in pairs]
-            others = [pair.positive for pair in pairs] + _negatives(pairs, settings, step)
+            negatives = _negatives(pairs, settings, step)
+            others = [pair.positive for pair in pairs] + [text for _, text in negatives]
             tokenized = [
                 *encoder.tokenize(queries, chosen.query_prompt),
                 *encoder.tokenize(others, chosen.document_prompt),
             ]
-            documents = [None] * len(pairs) + [pair.document for pair in pairs]
-            return make_batch(
-                encoder,
+            step_rows = Rows(
                 tokenized,
-                len(pairs),
                 queries + others,
-                settings,
-                context,
-                documents=documents,
-                teacher=teacher,
+                anchors=len(pairs),
+                documents=[pair.document for pair in pairs],
+                negatives_of=[number for number, _ in negatives],
             )
+            return make_batch(encoder, step_rows, settings, context, teacher)
 
         loss = InfoNce(
             **_shared(settings),
@@ -100,45 +97,61 @@ def pair_sets(settings: SupervisedSettings, data: Data) -> dict[str, PairSet]:
     return named
 
 
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The rows of a step: anchors, the positive of each, hard negatives.
+
+    Attributes:
+        tokenized: as the model reads them.
+        texts: without prompts.
+        anchors: how many anchors.
+        documents: of each positive, where it is known.
+        negatives_of: for each hard negative the number of its anchor.
+    """
+
+    tokenized: Sequence[TokenizedText]
+    texts: Sequence[str]
+    anchors: int
+    documents: Sequence[str | None] = ()
+    negatives_of: Sequence[int] = ()
+
+
 def make_batch(
     encoder: TextEncoder,
-    tokenized: Sequence[TokenizedText],
-    anchors: int,
-    texts: Sequence[str],
+    rows: Rows,
     settings: ContrastiveSettings,
     context: StageContext,
-    *,
-    documents: Sequence[str | None] = (),
     teacher: TextEncoder | None = None,
 ) -> tuple[ContrastiveBatch, int]:
     """This process's share of a step, and the tokens of the whole step.
 
     Args:
         encoder: pads.
-        tokenized: every row of the step: anchors, positives, hard negatives.
-        anchors: how many anchors.
-        texts: of every row, without prompts.
+        rows: of the whole step.
         settings: of the stage.
         context: says which process this is.
-        documents: of the first rows; what is left out or None is not known.
         teacher: also encodes this process's rows.
     """
     processes, index = context.accelerator.num_processes, context.accelerator.process_index
-    lengths = [len(text) for text in tokenized]
-    # One process's share, even where a whole step would fit: all of them are to have work.
-    budget = min(settings.micro_batch_tokens, -(-sum(lengths) // processes))
-    own = deal(list(token_budget(lengths, max(budget, max(lengths)))), processes)[index]
+    lengths = [len(text) for text in rows.tokenized]
+    budget = settings.micro_batch_tokens
+    if processes > 1:  # one process's share, even where a whole step would fit: all of them are to have work
+        budget = min(budget, -(-len(lengths) // processes) * max(lengths))
+    own = deal(list(token_budget(lengths, budget)), processes)[index]
     device = context.accelerator.device
     parts = [
-        Part(number, encoder.pad([tokenized[i] for i in rows], device), torch.tensor(rows, device=device))
-        for number, rows in own
+        Part(number, encoder.pad([rows.tokenized[i] for i in chosen], device), torch.tensor(chosen, device=device))
+        for number, chosen in own
     ]
     taught = None
     if teacher is not None:
-        mine = [texts[i] for _, rows in own for i in rows]
-        taught = torch.from_numpy(teacher.encode(mine)).to(device)
-    known = [*documents, *[None] * (len(texts) - len(documents))]
-    made = ContrastiveBatch(parts, anchors, _numbers(texts, device), _numbers(known, device), taught)
+        taught = torch.from_numpy(teacher.encode([rows.texts[i] for _, chosen in own for i in chosen])).to(device)
+    known = rows.documents or [None] * rows.anchors
+    documents = [*known, *known, *[None] * (len(lengths) - 2 * rows.anchors)]
+    owners = torch.tensor([*range(rows.anchors), *range(rows.anchors), *rows.negatives_of], device=device)
+    made = ContrastiveBatch(
+        parts, rows.anchors, _numbers(rows.texts, device), _numbers(documents, device), owners, taught
+    )
     return made, sum(lengths)
 
 
@@ -148,15 +161,13 @@ def _numbers(values: Sequence[str | None], device: torch.device) -> torch.Tensor
     return torch.tensor([known.setdefault(value, len(known)) for value in values], device=device)
 
 
-def _negatives(pairs: Sequence[Pair], settings: SupervisedSettings, step: int) -> list[str]:
-    """The hard negatives of all rows; where a row has more than are wanted, other ones each time."""
-    wanted = settings.hard_negatives
-    if wanted is None:
-        return list(chain.from_iterable(pair.negatives for pair in pairs))
+def _negatives(pairs: Sequence[Pair], settings: SupervisedSettings, step: int) -> list[tuple[int, str]]:
+    """The hard negatives of all rows with the number of each one's row; of too many, other ones each time."""
     chosen = []
-    for pair in pairs:
+    for number, pair in enumerate(pairs):
         count = len(pair.negatives)
-        chosen += [pair.negatives[(step + i) % count] for i in range(min(wanted, count))]
+        wanted = count if settings.hard_negatives is None else min(settings.hard_negatives, count)
+        chosen += [(number, pair.negatives[(step + i) % count]) for i in range(wanted)]
     return chosen
 
 
@@ -184,7 +195,7 @@ def _job(settings: ContrastiveSettings, context: StageContext, encoder: TextEnco
         batch=batch,
         evaluate=None,
         evaluate_every=1,
-        seed=context.seed,
+        seed=context.draw("steps"),
     )
 
 
@@ -196,11 +207,11 @@ def _encoder(settings: ContrastiveSettings, context: StageContext) -> Iterator[T
     make_trainable(model, settings, context.origin.adapter)
     tokenizer = load_tokenizer(context.origin.base)
     with ExitStack() as dropout:
-        _set_dropout(model, settings, dropout)
+        set_dropout(model, settings, dropout)
         yield TextEncoder(model, tokenizer, replace(context.encoder, max_length=settings.max_length))
 
 
-def _set_dropout(model: nn.Module, settings: ContrastiveSettings, stack: ExitStack) -> None:
+def set_dropout(model: nn.Module, settings: ContrastiveSettings, stack: ExitStack) -> None:
     """Turn on the dropout that makes two views of one text differ, and see that it does.
 
     Raises:

@@ -14,7 +14,7 @@ class StepEngine:
     Args:
         accelerator: of the run.
         model: as accelerate prepared it.
-        seed: of the run.
+        seed: of the stage.
     """
 
     def __init__(self, accelerator: Any, model: Any, seed: int) -> None:
@@ -27,13 +27,13 @@ class StepEngine:
     @contextmanager
     def part(self, number: int, *, last: bool) -> Iterator[None]:
         """Seed torch on every device; keep gradients at home until the last part."""
-        torch.manual_seed(draw(self._seed, self.step, number, 0))
+        torch.manual_seed(draw(self._seed, 0, self.step, number))
         with nullcontext() if last else self._accelerator.no_sync(self._model):
             yield
 
     def generator(self, number: int) -> torch.Generator:
         """A CPU generator with a stream of its own."""
-        return torch.Generator().manual_seed(draw(self._seed, self.step, number, 1))
+        return torch.Generator().manual_seed(draw(self._seed, 1, self.step, number))
 
     def backward(self, loss: torch.Tensor) -> None:
         """Backward under the precision and distribution of the run."""
@@ -46,5 +46,5 @@ class StepEngine:
 
 
 def draw(*numbers: int) -> int:
-    """A seed that follows from some numbers, and from their order."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+    """A seed that follows from some numbers, from their order and from how many there are."""
+    return int(np.random.SeedSequence((len(numbers), *numbers)).generate_state(1, np.uint64)[0] >> 1)

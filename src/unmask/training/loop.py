@@ -20,6 +20,7 @@ from unmask.training.config import TrainedStage
 from unmask.training.engine import StepEngine
 from unmask.training.monitor import Monitor
 from unmask.training.optim import adamw, learning_rate, trainable
+from unmask.training.processes import agreed, shard_by_layer
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +54,12 @@ def fit(job: Job, settings: TrainedStage, folder: Path, accelerator: Any, *, pro
             stands.
     """
     optimizer = adamw(trainable(job.module), settings)
+    shard_by_layer(accelerator, job.module)
     model, prepared = accelerator.prepare(job.module, optimizer)
     parameters = trainable(job.module)  # sharding puts others in their place
     checkpoints = folder / "checkpoints"
-    done = checkpoint.restore(checkpoints, parameters, optimizer)
+    newest = agreed(accelerator, next(reversed(checkpoint.kept(checkpoints)), None))
+    done = 0 if newest is None else checkpoint.restore(newest, parameters, optimizer)
     engine = StepEngine(accelerator, model, job.seed)
     monitor = Monitor(folder, job.name, settings.steps, done, accelerator, progress)
     try:

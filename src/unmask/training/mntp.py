@@ -26,11 +26,13 @@ from unmask.training.loop import Job
 def mntp_job(settings: MntpSettings, context: StageContext) -> Iterator[Job]:
     """Load what the stage needs and say what it does."""
     origin, accelerator = context.origin, context.accelerator
-    causal_lm = origin.load(head=True, name=origin.base, device=context.device)
-    if origin.start != origin.base or settings.tuning == "qlora":
+    another_body = origin.start != origin.base or settings.tuning == "qlora"
+    # Where only its head is needed, the base model's body never comes to the device.
+    causal_lm = origin.load(head=True, name=origin.base, device="cpu" if another_body else context.device)
+    if another_body:
         replace_body(causal_lm, load_for_training(settings, context))
     turn(body(causal_lm), origin.sight)
-    head = LanguageModelHead(causal_lm)
+    head = LanguageModelHead(causal_lm).to(context.device)
     head.check(causal_lm)
     tokenizer = load_tokenizer(origin.base)
     if context.encoder.pooling == "eos":
@@ -46,7 +48,7 @@ def mntp_job(settings: MntpSettings, context: StageContext) -> Iterator[Job]:
 
     def blocks(source: str, count: int) -> list[Block]:
         texts = context.data.texts(source)
-        order = np.random.default_rng(context.seed).permutation(len(texts))
+        order = np.random.default_rng(context.draw("packing")).permutation(len(texts))
         packed = pack((texts[i] for i in order), tokenizer, block_size=settings.block_size, one_piece_a_block=alone)
         return collect(packed, count)
 
@@ -56,7 +58,7 @@ def mntp_job(settings: MntpSettings, context: StageContext) -> Iterator[Job]:
 
     size = max(1, settings.micro_batch_tokens // settings.block_size)
     rows = blocks(settings.data, settings.steps * settings.batch_size)
-    sampler = EpochSampler(len(rows), settings.batch_size, context.seed, "blocks")
+    sampler = EpochSampler(len(rows), settings.batch_size, context.draw("rows"), "blocks")
 
     def batch(step: int) -> tuple[list[tuple[int, BlockBatch]], int]:
         chosen = [rows[i] for i in sampler.rows(step)]
@@ -76,5 +78,5 @@ def mntp_job(settings: MntpSettings, context: StageContext) -> Iterator[Job]:
         batch=batch,
         evaluate=(lambda module: objective.evaluate(module, evaluated)) if held_out else None,
         evaluate_every=settings.eval_every,
-        seed=context.seed,
+        seed=context.draw("steps"),
     )

@@ -6,9 +6,10 @@ An encoder folder is always made from the stage's last checkpoint, by one proces
 weights and for weights trained in four bits as well.
 """
 
+import copy
 import shutil
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,18 @@ from typing import Any
 import torch
 
 from unmask.artifact import new_folder, write_json
-from unmask.backbone.loading import load_tokenizer, saved_dtype
+from unmask.backbone.loading import load_tokenizer, resolve_model, saved_dtype
 from unmask.backbone.lora import save_lora
 from unmask.backbone.opening import sight_of, turn
+from unmask.backbone.quantized import four_bit
 from unmask.data.sampling import EpochSampler
 from unmask.encoder import TextEncoder
 from unmask.errors import ArtifactError, RecipeError
 from unmask.training import checkpoint
-from unmask.training.building import Data, StageContext, plain, rebuild
+from unmask.training.building import Data, StageContext, make_trainable, plain, rebuild
 from unmask.training.config import (
     AverageSettings,
+    ContrastiveSettings,
     MergeSettings,
     MntpSettings,
     SimcseSettings,
@@ -33,10 +36,10 @@ from unmask.training.config import (
     SupervisedSettings,
     TrainedStage,
 )
-from unmask.training.contrastive import mixed_sampler, pair_sets, simcse_job, supervised_job
-from unmask.training.engine import draw
+from unmask.training.contrastive import mixed_sampler, pair_sets, set_dropout, simcse_job, supervised_job
 from unmask.training.loop import Job, fit
 from unmask.training.mntp import mntp_job
+from unmask.training.processes import agreed
 
 Builder = Callable[[Any, StageContext], AbstractContextManager[Job]]
 _JOBS: dict[type[StageSettings], Builder] = {
@@ -57,10 +60,9 @@ def run_stage(
         folder: of the stage.
         before: the trained stage before it, whose checkpoints an `average` stage reads.
     """
-    finished = folder / "encoder"
-    if finished.exists():
+    finished, accelerator = folder / "encoder", context.accelerator
+    if agreed(accelerator, finished.exists()):
         return finished
-    accelerator = context.accelerator
     if isinstance(settings, TrainedStage):
         _train(settings, context, folder)
     accelerator.wait_for_everyone()
@@ -79,7 +81,7 @@ def run_stage(
 
 
 def _train(settings: TrainedStage, context: StageContext, folder: Path) -> None:
-    torch.manual_seed(draw(context.seed, 0))  # fresh LoRA weights are drawn before the loop seeds its steps
+    torch.manual_seed(context.draw("adapter"))  # fresh LoRA weights are drawn before the loop seeds its steps
     with _JOBS[type(settings)](settings, context) as job:
         fit(job, settings, folder, context.accelerator, progress=context.progress)
 
@@ -139,12 +141,32 @@ def _averaged(settings: AverageSettings, context: StageContext, before: TrainedS
     return model
 
 
-def check_rows(settings: TrainedStage, data: Data, seed: int) -> None:
-    """See that a stage has enough rows for one step, before any weight is loaded.
+def check_stage(settings: TrainedStage, data: Data, width: int, twin: Any | None) -> None:
+    """See what can be known of a stage before any weight is loaded.
+
+    Args:
+        settings: of the stage.
+        data: its rows.
+        width: of the model's vectors.
+        twin: a small model of the same architecture, if there is one.
 
     Raises:
-        DataError: it has not.
+        UnmaskError: too few rows for a step, widths or LoRA targets that the model has not, dropout that it does not
+            apply, a teacher or a package that is not there.
     """
+    seed = 0
+    if settings.tuning == "qlora":
+        four_bit(torch.device("cpu"))
+    if twin is not None and settings.has_adapter and settings.lora.targets != "all-linear":
+        make_trainable(copy.deepcopy(twin), settings, None)
+    if isinstance(settings, ContrastiveSettings):
+        if any(not 0 < dimension < width for dimension in settings.matryoshka):
+            raise RecipeError(f"matryoshka: {settings.matryoshka} must lie between 0 and the vectors' width, {width}.")
+        if twin is not None:
+            with ExitStack() as stack:
+                set_dropout(twin, settings, stack)
+    if isinstance(settings, SupervisedSettings) and settings.teacher:
+        resolve_model(settings.teacher.name)
     if isinstance(settings, SimcseSettings):
         EpochSampler(len(data.texts(settings.data)), settings.batch_size, seed, "texts")
     elif isinstance(settings, SupervisedSettings):
