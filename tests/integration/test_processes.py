@@ -125,7 +125,7 @@ plain = loop.StepEngine
 def engine(accelerator, model, seed):
     groups = [type(m).__name__ for m in model.modules() if isinstance(m, FSDPModule)]
     if accelerator.is_main_process:
-        print("GROUPS", groups.count("LlamaDecoderLayer"), file=sys.stderr)
+        print("GROUPS", sum(name.endswith("LlamaDecoderLayer") for name in groups), file=sys.stderr)
     return plain(accelerator, model, seed)
 loop.StepEngine = engine
 sys.exit(main(sys.argv[1:]))

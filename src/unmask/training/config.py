@@ -152,6 +152,8 @@ class TeacherSettings(Settings):
     name: str = Field(description="encoder folder or hub id")
     weight: float = Field(1.0, gt=0)
     scale: float = Field(20.0, gt=0, description="factor on the teacher's cosines")
+    query_prompt: str = Field("", description="in front of queries, for the teacher")
+    document_prompt: str = Field("", description="in front of positives and negatives, for the teacher")
 
 
 class SupervisedSettings(ContrastiveSettings):

@@ -1,10 +1,11 @@
 """The contrastive stages: SimCSE (a text is its own positive) and supervised (pairs with hard negatives)."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -14,14 +15,16 @@ from unmask.backbone.opening import turn
 from unmask.backbone.structure import family
 from unmask.data.pairs import Pair, PairSet
 from unmask.data.sampling import EpochSampler, MixedSampler
-from unmask.encoder import TextEncoder
+from unmask.encoder import Floats, TextEncoder
 from unmask.errors import DataError, RecipeError
 from unmask.objectives.contrastive import NO_DOCUMENT, Contrastive, ContrastiveBatch, InfoNce, Part
 from unmask.text.batching import deal, token_budget
 from unmask.text.spans import TokenizedText
 from unmask.training.building import Data, StageContext, load_for_training, make_trainable
-from unmask.training.config import ContrastiveSettings, SimcseSettings, SupervisedSettings
+from unmask.training.config import ContrastiveSettings, SimcseSettings, SupervisedSettings, TeacherSettings
 from unmask.training.loop import Job
+
+Teach = Callable[[Sequence[tuple[bool, str]]], Floats]
 
 
 @contextmanager
@@ -44,9 +47,7 @@ def supervised_job(settings: SupervisedSettings, context: StageContext) -> Itera
     """Queries, positives and hard negatives, each step from one data set."""
     sets = pair_sets(settings, context.data)
     sampler = mixed_sampler(settings, sets, context.draw("rows"))
-    teacher = None
-    if settings.teacher:
-        teacher = TextEncoder.load(settings.teacher.name, device=context.accelerator.device)
+    teach = _teacher(settings.teacher, context.accelerator.device) if settings.teacher else None
     with _encoder(settings, context) as encoder:
 
         def batch(step: int) -> tuple[ContrastiveBatch, int]:
@@ -66,7 +67,7 @@ def supervised_job(settings: SupervisedSettings, context: StageContext) -> Itera
                 documents=[pair.document for pair in pairs],
                 negatives_of=[number for number, _ in negatives],
             )
-            return make_batch(encoder, step_rows, settings, context, teacher)
+            return make_batch(encoder, step_rows, settings, context, teach)
 
         loss = InfoNce(
             **_shared(settings),
@@ -121,7 +122,7 @@ def make_batch(
     rows: Rows,
     settings: ContrastiveSettings,
     context: StageContext,
-    teacher: TextEncoder | None = None,
+    teach: Teach | None = None,
 ) -> tuple[ContrastiveBatch, int]:
     """This process's share of a step, and the tokens of the whole step.
 
@@ -130,7 +131,7 @@ def make_batch(
         rows: of the whole step.
         settings: of the stage.
         context: says which process this is.
-        teacher: also encodes this process's rows.
+        teach: a teacher, for this process's rows.
     """
     processes, index = context.accelerator.num_processes, context.accelerator.process_index
     lengths = [len(text) for text in rows.tokenized]
@@ -144,8 +145,9 @@ def make_batch(
         for number, chosen in own
     ]
     taught = None
-    if teacher is not None:
-        taught = torch.from_numpy(teacher.encode([rows.texts[i] for _, chosen in own for i in chosen])).to(device)
+    if teach is not None:
+        mine = [(i < rows.anchors, rows.texts[i]) for _, chosen in own for i in chosen]
+        taught = torch.from_numpy(teach(mine)).to(device)
     known = rows.documents or [None] * rows.anchors
     documents = [*known, *known, *[None] * (len(lengths) - 2 * rows.anchors)]
     owners = torch.tensor([*range(rows.anchors), *range(rows.anchors), *rows.negatives_of], device=device)
@@ -153,6 +155,22 @@ def make_batch(
         parts, rows.anchors, _numbers(rows.texts, device), _numbers(documents, device), owners, taught
     )
     return made, sum(lengths)
+
+
+def _teacher(settings: TeacherSettings, device: torch.device) -> Teach:
+    """A frozen encoder with its own instructions."""
+    encoder = TextEncoder.load(settings.name, device=device)
+
+    def teach(texts: Sequence[tuple[bool, str]]) -> Floats:
+        """Vectors of texts, each marked True if it is a query."""
+        vectors = np.empty((len(texts), encoder.dimension), dtype=np.float32)
+        for is_query, prompt in ((True, settings.query_prompt), (False, settings.document_prompt)):
+            rows = [row for row, (query, _) in enumerate(texts) if query is is_query]
+            if rows:
+                vectors[rows] = encoder.encode([texts[row][1] for row in rows], prompt=prompt)
+        return vectors
+
+    return teach
 
 
 def _numbers(values: Sequence[str | None], device: torch.device) -> torch.Tensor:
