@@ -190,13 +190,17 @@ def test_mistakes_in_data_sources_are_named(tmp_path):
     bad = load_recipe(
         recipe(tmp_path, e={"kind": "e5", "folder": str(tmp_path / "none")}, p={"kind": "pairs", "files": ["no.jsonl"]})
     )
+    check_files(bad)  # nothing reads them
+    stage = {"objective": "supervised", "data": ["e", "p"]}
+    bad = load_recipe({**bad.model_dump(), "stages": [{"steps": 4, **stage}]})
     with pytest.raises(RecipeError, match=r"(?s)data.e: .*none is no folder.*data.p: no file 'no.jsonl'"):
         check_files(bad)
 
 
 def test_sources_on_the_hub_are_not_looked_for_on_disk(tmp_path):
     named = ["hf://datasets/owner/name/file.jsonl", "owner/name:config@train"]
-    found = load_recipe(recipe(tmp_path, p={"kind": "pairs", "files": named}))
+    stage = {"objective": "supervised", "data": "p"}
+    found = load_recipe(recipe(tmp_path, stage, p={"kind": "pairs", "files": named}))
     check_files(found)
     with pytest.raises(DataError, match=r"file.jsonl cannot be fetched"):
         open_data(found).pairs("p")

@@ -37,7 +37,7 @@ from unmask.errors import ArtifactError, RecipeError, UnmaskError
 from unmask.ladder.evaluate import check_tasks, evaluate_rung
 from unmask.ladder.rungs import RungPlace, open_rung, split_places, stage_origins
 from unmask.ladder.schema import EvaluationSettings, Recipe, TextSource, stage_name
-from unmask.ladder.sources import check_files, fingerprint, fingerprints, open_data
+from unmask.ladder.sources import check_files, fingerprint, fingerprints, open_data, used
 from unmask.training.building import Data, Origin, StageContext
 from unmask.training.config import StageSettings, TrainedStage
 from unmask.training.processes import check_launcher, make_accelerator
@@ -137,7 +137,7 @@ def _preflight(recipe: Recipe, data: Data) -> None:
     load_tokenizer(recipe.model.name)
     shape = empty_model(recipe.model.name, head=True)
     twin = _check_conversion(recipe)
-    for name, source in recipe.data.items():
+    for name, source in used(recipe).items():
         data.texts(name) if isinstance(source, TextSource) else data.pairs(name)
     for stage in recipe.stages:
         if isinstance(stage, TrainedStage):

@@ -37,10 +37,18 @@ def check_files(recipe: Recipe) -> None:
         raise RecipeError("\n  ".join([f"recipe {recipe.name}: files", *dict.fromkeys(mistakes)]))
 
 
+def used(recipe: Recipe) -> dict[str, TextSource | PairSource | E5Source]:
+    """The data sources that a stage or the evaluation reads; a variant may leave others idle."""
+    names = {name for stage in recipe.stages for name in stage.sources}
+    if recipe.evaluation.masked:
+        names.add(recipe.evaluation.masked.data)
+    return {name: source for name, source in recipe.data.items() if name in names}
+
+
 def _named(recipe: Recipe) -> list[tuple[str, str, str]]:
     """Where each path of a recipe stands, the path, and what it should be: data, e5, folder or file."""
     named = []
-    for name, source in recipe.data.items():
+    for name, source in used(recipe).items():
         if isinstance(source, E5Source):
             named.append((f"data.{name}", source.folder, "e5"))
         else:
