@@ -67,8 +67,10 @@ def contrastive_loss(job):
 
 def e5_samples(job):
     """Every training text of a folder in E5's layout, as it reads them: name of the set, query, positive."""
+    from accelerate import PartialState
     from llm2vec.dataset.E5Data import E5Data
 
+    PartialState(cpu=True)  # its logger wants one
     data = E5Data(file_path=job["folder"], effective_batch_size=1, split="train")
     found = []
     for i in range(len(data)):
