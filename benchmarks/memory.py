@@ -71,9 +71,10 @@ def measure(job: dict[str, Any]) -> dict[str, float]:
     """Estimate and peak, in this process."""
     import resource
 
+    import peft  # noqa: F401  what is imported is no part of the peak
     import torch
 
-    import unmask.ladder.run  # noqa: F401  what is imported is no part of the peak
+    import unmask.ladder.run  # noqa: F401
     from unmask.ladder.plan import make_plan
     from unmask.ladder.recipe import load_recipe
     from unmask.ladder.run import train
