@@ -3,7 +3,6 @@
 import os
 import time
 from dataclasses import asdict, dataclass
-from itertools import islice
 from typing import Any
 
 import torch
@@ -150,7 +149,7 @@ def _sample(recipe: Recipe, stage: ContrastiveSettings) -> tuple[list[str], floa
     source = recipe.data[stage.data]
     assert isinstance(source, TextSource)
     paths = [local_source(path) for path in source.files[:1]]
-    return list(islice(read_texts(paths, field=source.field, limit=_SAMPLED_TEXTS), _SAMPLED_TEXTS)), 2.0
+    return read_texts(paths, field=source.field, limit=_SAMPLED_TEXTS), 2.0
 
 
 def _wanted(negatives: tuple[str, ...], stage: SupervisedSettings) -> tuple[str, ...]:

@@ -201,11 +201,6 @@ def _shared(settings: ContrastiveSettings) -> dict[str, Any]:
 def _job(settings: ContrastiveSettings, context: StageContext, encoder: TextEncoder, loss: InfoNce, batch: Any) -> Job:
     teacher = getattr(settings, "teacher", None)
     weights = {"teacher_weight": teacher.weight, "teacher_scale": teacher.scale} if teacher else {}
-    width = encoder.dimension
-    if any(not 0 < dimension < width for dimension in settings.matryoshka):
-        raise RecipeError(
-            f"matryoshka: {settings.matryoshka} must lie between 0 and the width of the vectors, {width}."
-        )
     return Job(
         name=settings.name or str(settings.objective),  # type: ignore[attr-defined]
         module=encoder.module,

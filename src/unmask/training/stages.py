@@ -154,7 +154,6 @@ def check_stage(settings: TrainedStage, data: Data, width: int, twin: Any | None
         UnmaskError: too few rows for a step, widths or LoRA targets that the model has not, dropout that it does not
             apply, a teacher or a package that is not there.
     """
-    seed = 0
     if settings.tuning == "qlora":
         four_bit(torch.device("cpu"))
     if twin is not None and settings.has_adapter and settings.lora.targets != "all-linear":
@@ -168,6 +167,6 @@ def check_stage(settings: TrainedStage, data: Data, width: int, twin: Any | None
     if isinstance(settings, SupervisedSettings) and settings.teacher:
         resolve_model(settings.teacher.name)
     if isinstance(settings, SimcseSettings):
-        EpochSampler(len(data.texts(settings.data)), settings.batch_size, seed, "texts")
+        EpochSampler(len(data.texts(settings.data)), settings.batch_size, seed=0, what="texts")
     elif isinstance(settings, SupervisedSettings):
-        mixed_sampler(settings, pair_sets(settings, data), seed)
+        mixed_sampler(settings, pair_sets(settings, data), seed=0)
