@@ -19,6 +19,9 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN)/python -m pip install --quiet --disable-pip-version-check "pip>=25.1"
 	$(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e . --group dev
+	# DeepSpeed asks the torch it will run with while it is built, so it cannot be built apart from it.
+	$(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation \
+		setuptools deepspeed
 	touch $(STAMP)
 
 oracle: $(ORACLE_STAMP)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -113,6 +114,26 @@ SHARDED = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_P
 def test_shards_end_with_the_weights_of_one(recipe, alone, tmp_path):
     run(command(recipe, tmp_path / "shards", 2), **SHARDED)
     assert_same_weights(alone, tmp_path / "shards", STAGES)
+
+
+ZERO = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}
+
+
+def test_deepspeed_ends_with_the_weights_of_one_and_goes_on_from_a_checkpoint(recipe, alone, tmp_path):
+    kept = [f"stages.{stage}.keep_checkpoints=3" for stage in ("mntp", "simcse", "supervised")]
+    out = tmp_path / "zero"
+    run(command(recipe, out, 2, *kept), **ZERO)
+    assert_same_weights(alone, out, STAGES)
+    for processes, launcher in ((2, ZERO), (1, {})):
+        stopped = tmp_path / f"stopped-{processes}"
+        shutil.copytree(out, stopped)
+        for gone in ("encoder", "results.json", "stages/3-supervised", "stages/2-simcse/encoder"):
+            path = stopped / gone
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        for step in (8, 10):
+            shutil.rmtree(stopped / "stages" / "2-simcse" / "checkpoints" / f"step-{step:08d}")
+        run(command(recipe, stopped, processes, *kept), **launcher)
+        assert_same_weights(alone, stopped, STAGES)
 
 
 GROUPS = """

@@ -273,9 +273,21 @@ def test_what_cannot_start_is_said_before_any_weight_is_loaded(make, tmp_path, m
         train(make({"objective": "supervised"}), tmp_path / "run", evaluate=nothing)
 
 
-def test_deepspeed_is_refused_by_name(make, tmp_path, monkeypatch):
-    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    with pytest.raises(RecipeError, match=r"DeepSpeed is not supported: .*FSDP2"):
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}, r"stage 3 .*accelerate/fsdp2"),
+        (
+            {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_CONFIG_FILE": "z.json"},
+            "a file of DeepSpeed's own",
+        ),
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, "FSDP of version 1 is not supported"),
+    ],
+)
+def test_what_a_launcher_may_not_ask_for_is_refused_by_name(make, tmp_path, monkeypatch, variables, message):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(RecipeError, match=message):
         train(make({"objective": "supervised"}), tmp_path / "run", evaluate=nothing)
 
 

@@ -12,33 +12,23 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from unmask.artifact import new_folder, read_json, write_json
 from unmask.errors import ArtifactError
+from unmask.training.shards import MOMENTS, Shards
 
-_MOMENTS = ("exp_avg", "exp_avg_sq")
 
-
-def save(
-    folder: Path,
-    step: int,
-    parameters: Mapping[str, nn.Parameter],
-    optimizer: torch.optim.Optimizer,
-    keep: int | None,
-) -> None:
+def save(folder: Path, step: int, parameters: Mapping[str, nn.Parameter], shards: Shards, keep: int | None) -> None:
     """Write `folder/step-N` for N finished steps and remove all but the newest `keep`.
 
     Every process must call this, for it takes all to put shards together; only one writes, the others say None.
     """
     target = folder / f"step-{step:08d}"
-    weights = {name: _whole(p.detach(), keep is not None) for name, p in parameters.items()}
-    moments = {
-        f"{moment}/{name}": _whole(optimizer.state[p][moment], keep is not None)
-        for name, p in parameters.items()
-        for moment in _MOMENTS
-        if p in optimizer.state
-    }
+    weights, moments = {}, {}
+    for name, parameter in parameters.items():
+        values = shards.read(parameter, keep is not None)
+        weights[name] = values.pop("weight")
+        moments.update({f"{moment}/{name}": value for moment, value in values.items()})
     if keep is None or target.exists():
         return
     with new_folder(target) as partial:
@@ -49,7 +39,7 @@ def save(
         shutil.rmtree(old)
 
 
-def restore(newest: Path, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> int:
+def restore(newest: Path, parameters: Mapping[str, nn.Parameter], shards: Shards) -> int:
     """Load a checkpoint. Returns how many steps are done.
 
     Raises:
@@ -57,33 +47,13 @@ def restore(newest: Path, parameters: Mapping[str, nn.Parameter], optimizer: tor
     """
     weights = load_file(newest / "weights.safetensors")
     moments = load_file(newest / "optimizer.safetensors")
-    step = int(read_json(newest / "state.json")["step"])
+    step = step_of(newest)
     if set(weights) != set(parameters):
         raise ArtifactError(f"{newest} belongs to other parameters than this recipe trains; use a new run folder.")
     for name, parameter in parameters.items():
-        with torch.no_grad():
-            parameter.copy_(_like(weights[name], parameter))
-        if f"exp_avg/{name}" in moments:
-            optimizer.state[parameter] = {
-                "step": torch.tensor(float(step)),
-                **{m: _like(moments[f"{m}/{name}"], parameter) for m in _MOMENTS},
-            }
+        kept_moments = {m: moments[f"{m}/{name}"] for m in MOMENTS if f"{m}/{name}" in moments}
+        shards.write(parameter, {"weight": weights[name], **kept_moments}, step)
     return step
-
-
-def _whole(value: torch.Tensor, wanted: bool) -> torch.Tensor:
-    """A tensor put together from its shards, by all processes; in main memory where it was sharded."""
-    if not isinstance(value, DTensor):
-        return value.contiguous()
-    full = value.full_tensor()
-    return full.cpu().contiguous() if wanted else full.new_empty(0)
-
-
-def _like(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
-    """A whole tensor on a parameter's device, cut into shards as the parameter is."""
-    if not isinstance(parameter, DTensor):
-        return value.to(parameter.device)
-    return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
 
 
 def load_weights(path: Path, parameters: Mapping[str, nn.Parameter]) -> int:
@@ -99,7 +69,7 @@ def load_weights(path: Path, parameters: Mapping[str, nn.Parameter]) -> int:
     with torch.no_grad():
         for name, value in weights.items():
             parameters[name].copy_(value)
-    return int(read_json(path / "state.json")["step"])
+    return step_of(path)
 
 
 def step_of(path: Path) -> int:

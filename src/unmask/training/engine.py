@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import DistributedType
 
 
 class StepEngine:
@@ -28,7 +29,9 @@ class StepEngine:
     def part(self, number: int, *, last: bool) -> Iterator[None]:
         """Seed torch on every device; keep gradients at home until the last part."""
         torch.manual_seed(draw(self._seed, 0, self.step, number))
-        with nullcontext() if last else self._accelerator.no_sync(self._model):
+        self._accelerator.sync_gradients = last  # DeepSpeed is told so, and has no other way to wait
+        waits = not last and self._accelerator.distributed_type != DistributedType.DEEPSPEED
+        with self._accelerator.no_sync(self._model) if waits else nullcontext():
             yield
 
     def generator(self, number: int) -> torch.Generator:

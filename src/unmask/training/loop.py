@@ -20,7 +20,7 @@ from unmask.training.config import TrainedStage
 from unmask.training.engine import StepEngine
 from unmask.training.monitor import Monitor
 from unmask.training.optim import adamw, learning_rate, trainable
-from unmask.training.processes import agreed, shard_by_layer
+from unmask.training.processes import agreed, prepare
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +54,11 @@ def fit(job: Job, settings: TrainedStage, folder: Path, accelerator: Any, *, pro
             stands.
     """
     optimizer = adamw(trainable(job.module), settings)
-    shard_by_layer(accelerator, job.module)
-    model, prepared = accelerator.prepare(job.module, optimizer)
+    model, prepared, shards = prepare(accelerator, job.module, optimizer, settings.clip_norm)
     parameters = trainable(job.module)  # sharding puts others in their place
     checkpoints = folder / "checkpoints"
     newest = agreed(accelerator, next(reversed(checkpoint.kept(checkpoints)), None))
-    done = 0 if newest is None else checkpoint.restore(newest, parameters, optimizer)
+    done = 0 if newest is None else checkpoint.restore(newest, parameters, shards)
     engine = StepEngine(accelerator, model, job.seed)
     monitor = Monitor(folder, job.name, settings.steps, done, accelerator, progress)
     try:
@@ -68,13 +67,13 @@ def fit(job: Job, settings: TrainedStage, folder: Path, accelerator: Any, *, pro
         for step in range(done, settings.steps):
             engine.step = step
             model.train()
+            rate = learning_rate(step, settings.steps, settings)
+            for group in prepared.param_groups:  # before the backward pass: DeepSpeed steps at its end
+                group["lr"] = rate
             batch, tokens = job.batch(step)
             out = job.objective.step(model, batch, engine)
             norm = float(accelerator.clip_grad_norm_(parameters.values(), settings.clip_norm))
             _check_finite(job.name, step, out.loss, norm)
-            rate = learning_rate(step, settings.steps, settings)
-            for group in prepared.param_groups:
-                group["lr"] = rate
             prepared.step()
             prepared.zero_grad()
             monitor.step(tokens)
@@ -86,7 +85,7 @@ def fit(job: Job, settings: TrainedStage, folder: Path, accelerator: Any, *, pro
                 _evaluate(job, model, monitor, finished)
             if last or finished % settings.save_every == 0:
                 keep = settings.keep_checkpoints if accelerator.is_main_process else None
-                checkpoint.save(checkpoints, finished, parameters, optimizer, keep)
+                checkpoint.save(checkpoints, finished, parameters, shards, keep)
     finally:
         monitor.close()
         optimizer.zero_grad()

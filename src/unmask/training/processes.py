@@ -1,13 +1,17 @@
 """One process or many: the accelerate object of a run, whatever started it (python, accelerate launch, torchrun)."""
 
+import importlib.util
 import os
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from unmask.backbone.loading import default_device
 from unmask.backbone.structure import decoder_layers
-from unmask.errors import RecipeError
+from unmask.errors import MissingExtraError, RecipeError
+from unmask.training.shards import Shards, TorchShards, ZeroShards
 
 _PATIENCE = timedelta(hours=6)  # for the process that merges and saves, and for slow file systems
 
@@ -16,13 +20,26 @@ def check_launcher() -> None:
     """Refuse what a launcher may ask for and this package does not do.
 
     Raises:
-        RecipeError: DeepSpeed.
+        RecipeError: another kind of DeepSpeed than ZeRO 2, or FSDP of version 1.
+        MissingExtraError: DeepSpeed is not installed.
     """
-    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+    if _asked_for("ACCELERATE_USE_FSDP") and os.environ.get("FSDP_VERSION", "2") != "2":
+        raise RecipeError("FSDP of version 1 is not supported; set fsdp_version: 2 (accelerate/fsdp2 does).")
+    if not _asked_for("ACCELERATE_USE_DEEPSPEED"):
+        return
+    if importlib.util.find_spec("deepspeed") is None:
+        raise MissingExtraError("DeepSpeed was asked for and is not installed: pip install deepspeed.")
+    stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
+    if stage != "2" or os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none") != "none":
         raise RecipeError(
-            "DeepSpeed is not supported: a stopped run could not go on. FSDP2 shards weights, gradients and optimizer "
-            "alike; `unmask recipes copy accelerate/fsdp2 .` writes its settings."
+            f"DeepSpeed is supported as ZeRO 2 with accelerate's own keys (accelerate/deepspeed.yaml); asked for was "
+            f"stage {stage} or a file of DeepSpeed's own settings. To share out weights too, use accelerate/fsdp2."
         )
+
+
+def _asked_for(variable: str) -> bool:
+    """What a launcher says to its processes."""
+    return os.environ.get(variable, "").lower() == "true"
 
 
 def make_accelerator(precision: str, folder: Path) -> Any:
@@ -31,9 +48,6 @@ def make_accelerator(precision: str, folder: Path) -> Any:
     Args:
         precision: bf16 or fp32, of the arithmetic.
         folder: the run.
-
-    Raises:
-        RecipeError: FSDP1 was asked for.
     """
     from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
     from accelerate.state import AcceleratorState
@@ -52,46 +66,85 @@ def make_accelerator(precision: str, folder: Path) -> Any:
             InitProcessGroupKwargs(timeout=_PATIENCE),
         ],
     )
-    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
-        _set_up_shards(accelerator, precision)
+    if _asked_for("ACCELERATE_USE_FSDP"):
+        _set_up_fsdp(accelerator, precision)
+    if _asked_for("ACCELERATE_USE_DEEPSPEED"):
+        _set_up_deepspeed(accelerator, precision)
     return accelerator
 
 
-def _set_up_shards(accelerator: Any, precision: str) -> None:
-    """FSDP2 as training here needs it.
-
-    Raises:
-        RecipeError: FSDP1 was asked for.
-    """
-    import torch
+def _set_up_fsdp(accelerator: Any, precision: str) -> None:
+    """FSDP2 as training here needs it."""
     from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
     from torch.distributed.fsdp import MixedPrecisionPolicy
 
     state = accelerator.state
-    if state.distributed_type == DistributedType.MULTI_CPU:  # accelerate shards on accelerators only; gloo can too
-        state.distributed_type = DistributedType.FSDP
+    if _on_cpus(accelerator):
         state.fsdp_plugin = FullyShardedDataParallelPlugin()
-    if state.fsdp_plugin.fsdp_version != 2:
-        raise RecipeError("FSDP of version 1 is not supported; set fsdp_version: 2 (accelerate/fsdp2 does).")
+        _call_it(accelerator, DistributedType.FSDP)
     # Every process reads the weights itself: a head that shares them with the body would be left without.
     state.fsdp_plugin.cpu_ram_efficient_loading = False
     if precision == "bf16":  # gradients are summed in float32, and vectors leave in the precision they are pooled in
         state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32)
 
 
-def shard_by_layer(accelerator: Any, module: Any) -> None:
-    """Tell FSDP2 that each layer of a model is a shard group of its own; other ways to share do not ask.
+def _set_up_deepspeed(accelerator: Any, precision: str) -> None:
+    """DeepSpeed as training here needs it: its own step follows the last part of each of ours."""
+    from accelerate.utils import DeepSpeedPlugin, DistributedType
+
+    state = accelerator.state
+    if _on_cpus(accelerator):
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        plugin = DeepSpeedPlugin()
+        plugin.set_mixed_precision("bf16" if precision == "bf16" else "no")
+        plugin.select(_from_accelerator_state=True)
+        state.deepspeed_plugins = plugin
+        _call_it(accelerator, DistributedType.DEEPSPEED)
+    # Batches are cut here, so these say nothing; DeepSpeed wants them in agreement.
+    counts = {"train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 1}
+    state.deepspeed_plugin.deepspeed_config.update(counts, train_batch_size=accelerator.num_processes)
+
+
+def _on_cpus(accelerator: Any) -> bool:
+    """Several processes without accelerators: accelerate shares out nothing there, though gloo can."""
+    return bool(accelerator.device.type == "cpu" and accelerator.num_processes > 1)
+
+
+def _call_it(accelerator: Any, kind: Any) -> None:
+    """Name the way of sharing out; accelerate keeps the name in two places and copies one over the other."""
+    from accelerate.state import PartialState
+
+    accelerator.state.distributed_type = kind
+    PartialState._shared_state["distributed_type"] = kind
+
+
+def prepare(
+    accelerator: Any, module: Any, optimizer: torch.optim.Optimizer, clip_norm: float
+) -> tuple[Any, Any, Shards]:
+    """Share out a module and its optimizer as the launcher asked.
 
     Args:
         accelerator: of the run.
         module: what is trained; its body is called `model`.
+        optimizer: of its parameters.
+        clip_norm: of the gradients; DeepSpeed clips in its own step.
+
+    Returns:
+        Module and optimizer to train with, and where their weights and moments are.
     """
+    from accelerate.utils import DistributedType
     from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
 
-    plugin = getattr(accelerator.state, "fsdp_plugin", None)
-    if plugin is not None:
+    kind = accelerator.distributed_type
+    if kind == DistributedType.FSDP:  # each layer is a shard group of its own
+        plugin = accelerator.state.fsdp_plugin
         plugin.auto_wrap_policy = transformer_auto_wrap_policy
         plugin.transformer_cls_names_to_wrap = sorted({type(layer).__name__ for layer in decoder_layers(module.model)})
+    if kind == DistributedType.DEEPSPEED:
+        accelerator.state.deepspeed_plugin.deepspeed_config["gradient_clipping"] = clip_norm
+    model, prepared = accelerator.prepare(module, optimizer)
+    zero = kind == DistributedType.DEEPSPEED
+    return model, prepared, ZeroShards(prepared.optimizer) if zero else TorchShards(optimizer)
 
 
 def agreed(accelerator: Any, value: Any) -> Any:
