@@ -1,64 +1,105 @@
-"""Encoding speed beside sentence-transformers: same weights, same texts, same dtype, vectors compared.
+"""Encoding beside other libraries: same weights, same texts, same dtype, vectors compared.
 
-    make bench          or: python benchmarks/encode.py --rounds 5 --texts 512
+    make bench
+    python benchmarks/encode.py --shape 135m 0.6b --workload short mixed long latency --oracle .venv-oracle/bin/python
 
-The texts are prose that ships with Python, of mixed length. The two run by turns; the median of the rounds counts,
-as a ratio, because a shared machine's seconds mean little.
+Each run is a process of its own; libraries take turns, and medians count. The first column of ratios is how many
+times the speed of sentence-transformers in the same dtype is reached. Weights are random, which speed does not mind.
 """
 
 import argparse
-import platform
-import statistics
+import sys
 import tempfile
-import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from sentence_transformers import SentenceTransformer
-from transformers.utils import logging
-
-from unmask import TextEncoder, __version__
-from unmask.demo.texts import collect_texts
+from race import machine, matrix_rate, median, race
+from shapes import SHAPES, WORKLOADS, make_model, workload
 
 
 def main() -> None:
-    """Measure and print one table."""
+    """Measure and print a table for each shape and workload."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="pocket")
-    parser.add_argument("--texts", type=int, default=512)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--shape", nargs="+", choices=sorted(SHAPES), default=["135m"])
+    parser.add_argument("--workload", nargs="+", choices=[*WORKLOADS, "latency"], default=["mixed"])
+    parser.add_argument("--texts", type=int, default=256, help="texts of the mixed workload (default: 256)")
+    parser.add_argument("--source", type=Path, help="jsonl of texts; prose that ships with Python by default")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--oracle", help="Python with the released llm2vec (make oracle)")
+    parser.add_argument("--peers", nargs="+", help="only these lines")
     arguments = parser.parse_args()
-    logging.disable_progress_bar()
-    texts = collect_texts(num_queries=1).documents[: arguments.texts]
-    print(f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, unmask {__version__}")
-    print(f"{'dtype':<10} {'encoder':<22} {'seconds':>8} {'tokens/s':>10} {'ratio':>6} {'cosine':>9}")
-    for dtype in ("float32", "bfloat16"):
-        _compare(arguments, texts, dtype)
+    print(machine())
+    for shape in arguments.shape:
+        with tempfile.TemporaryDirectory() as scratch:
+            folders = _folders(shape, Path(scratch))
+            for name in arguments.workload:
+                _compare(shape, name, folders, arguments, scratch)
 
 
-def _compare(arguments: argparse.Namespace, texts: list[str], dtype: str) -> None:
-    """Both encoders by turns, in one dtype."""
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / "encoder"
-        TextEncoder.load(arguments.model, attention="bidirectional", dtype=dtype).save(folder)
-        ours = TextEncoder.load(folder)
-        theirs = SentenceTransformer(str(folder), device=str(ours.device))
-        tokens = sum(len(text) for text in ours.tokenize(texts))
-        runs = {"unmask": lambda: ours.encode(texts), "sentence-transformers": lambda: theirs.encode(texts)}
-        vectors = {name: run() for name, run in runs.items()}  # also warms up
-        seconds: dict[str, list[float]] = {name: [] for name in runs}
-        for _ in range(arguments.rounds):
-            for name, run in runs.items():
-                started = time.perf_counter()
-                run()
-                seconds[name].append(time.perf_counter() - started)
-    a, b = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in vectors.values())
-    slow = statistics.median(seconds["sentence-transformers"])
-    for name, values in seconds.items():
-        median = statistics.median(values)
-        speed = f"{median:>8.2f} {tokens / median:>10,.0f} {slow / median:>5.2f}x"
-        print(f"{dtype:<10} {name:<22} {speed} {(a * b).sum(1).min():>9.6f}")
+def _folders(shape: str, scratch: Path) -> dict[str, str]:
+    """The same weights as an encoder and as a causal model."""
+    from unmask import TextEncoder
+
+    causal, encoder = scratch / "causal", scratch / "encoder"
+    make_model(shape, causal)
+    TextEncoder.load(causal, attention="bidirectional", dtype="bfloat16").save(encoder)
+    return {"model": str(encoder), "llm2vec_model": str(causal)}
+
+
+def _compare(shape: str, name: str, folders: dict[str, str], arguments: argparse.Namespace, scratch: str) -> None:
+    count = {"short": 2 * arguments.texts, "long": arguments.texts // 8, "latency": 32}.get(name, arguments.texts)
+    texts = workload("short" if name == "latency" else name, count, arguments.source)
+    shared: dict[str, Any] = {**folders, "texts": texts, "scratch": scratch, "skip_first": 1}
+    shared["latency"] = name == "latency"
+    lines = {}
+    for dtype in ("bfloat16", "float32"):
+        job = shared | {"dtype": dtype}
+        short = {"bfloat16": "bf16", "float32": "fp32"}[dtype]
+        for peer in ("unmask", "sentence-transformers", "transformers"):
+            lines[f"{peer} {short}"] = (sys.executable, f"{peer}.encode", job)
+        if arguments.oracle and "family" not in SHAPES[shape]:  # it knows Qwen2, not Qwen3
+            lines[f"llm2vec {short}"] = (arguments.oracle, "llm2vec.encode", job)
+    if arguments.peers:
+        lines = {line: value for line, value in lines.items() if line in arguments.peers}
+    _table(shape, name, race(lines, arguments.rounds))
+
+
+def _table(shape: str, name: str, found: dict[str, list[dict[str, Any]]]) -> None:
+    ours = found["unmask bf16"]
+    tokens = ours[0]["tokens"] / (32 if name == "latency" else 1)
+    flops = 2 * _body(shape) * tokens
+    expected = np.load(found.get("unmask fp32", ours)[0]["vectors"])
+    print(f"\n{shape}, {name}: {tokens:,.0f} tokens a run")
+    print(f"{'library':<28} {'seconds':>8} {'tokens/s':>9} {'unmask bf16 is':>14} {'of peak':>8} {'peak MB':>8} cosine")
+    base = median(ours, "seconds")
+    for line, runs in found.items():
+        if not runs:
+            continue
+        seconds = median(runs, "seconds")
+        rate = matrix_rate(torch.bfloat16 if line.endswith("bf16") else torch.float32, 0.3)
+        share = flops / seconds / rate
+        cosine = _cosine(np.load(runs[0]["vectors"]), expected)
+        print(
+            f"{line:<28} {seconds:>8.3f} {tokens / seconds:>9,.0f} {seconds / base:>13.2f}x {share:>8.0%} "
+            f"{median(runs, 'peak_mb'):>8,.0f} {cosine:.5f}",
+            flush=True,
+        )
+
+
+def _body(shape: str) -> int:
+    """Parameters that every token is multiplied with."""
+    s = SHAPES[shape]
+    head = s.get("head_dim", s["hidden_size"] // s["num_attention_heads"])
+    attention = 2 * s["hidden_size"] * head * (s["num_attention_heads"] + s["num_key_value_heads"])
+    return int(s["num_hidden_layers"] * (attention + 3 * s["hidden_size"] * s["intermediate_size"]))
+
+
+def _cosine(a: np.ndarray, b: np.ndarray) -> float:
+    """The smallest over texts."""
+    products = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+    return float(products.min())
 
 
 if __name__ == "__main__":

@@ -16,34 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-SHAPES: dict[str, dict[str, int]] = {
-    "30m": {"hidden_size": 384, "num_hidden_layers": 8, "num_attention_heads": 6, "intermediate_size": 1024},
-    "135m": {"hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9, "intermediate_size": 1536},
-    "1b": {"hidden_size": 2048, "num_hidden_layers": 16, "num_attention_heads": 32, "intermediate_size": 8192},
-}
-KEY_HEADS = {"30m": 2, "135m": 3, "1b": 8}
-VOCABULARY = {"30m": 32000, "135m": 49152, "1b": 128256}
-
-
-def make_model(shape: str, folder: Path) -> None:
-    """A random Llama of that shape, in bfloat16, with the pocket tokenizer."""
-    import torch
-    import transformers
-
-    from unmask.backbone.loading import load_tokenizer
-
-    config = transformers.LlamaConfig(
-        **SHAPES[shape],
-        num_key_value_heads=KEY_HEADS[shape],
-        vocab_size=VOCABULARY[shape],
-        max_position_embeddings=2048,
-        tie_word_embeddings=True,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
-    load_tokenizer("pocket").save_pretrained(folder)
+from shapes import SHAPES, make_model
 
 
 def recipe(model: Path, texts: Path, arguments: argparse.Namespace, tuning: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
-"""Pooling: pure functions from token states and masks to one vector a text.
+"""Pooling: a pure function from token states and spans to one vector a text.
 
-Shapes: states [rows, tokens, width]; attention_mask, pooled [rows, tokens]; vectors [rows, width], float32.
+Texts lie one after the other: states [tokens, width], pooled [tokens], lengths [texts]; vectors [texts, width] come
+in float32.
 """
 
 from typing import Literal, get_args
@@ -11,7 +12,7 @@ Pooling = Literal["mean", "weighted_mean", "last", "eos", "first"]
 POOLINGS: tuple[str, ...] = get_args(Pooling)
 
 
-def pool(states: torch.Tensor, attention_mask: torch.Tensor, pooled: torch.Tensor, how: Pooling) -> torch.Tensor:
+def pool(states: torch.Tensor, lengths: torch.Tensor, pooled: torch.Tensor, how: Pooling) -> torch.Tensor:
     """Pool token states into vectors.
 
     `mean` and `weighted_mean` average the span, the latter with weights that grow by one a token, counted from the
@@ -19,15 +20,20 @@ def pool(states: torch.Tensor, attention_mask: torch.Tensor, pooled: torch.Tenso
     the last token of the span; `first` and `eos` take the first and last token that the model reads.
     Sums run in float32 whatever the states are.
     """
-    if how in ("mean", "weighted_mean"):
-        weights = pooled.to(torch.float32)
-        if how == "weighted_mean":
-            weights = weights * attention_mask.cumsum(dim=1)
-        return torch.einsum("btd,bt->bd", states.float(), weights) / weights.sum(dim=1, keepdim=True)
-    chosen = pooled if how == "last" else attention_mask.bool()
-    positions = torch.arange(states.shape[1], device=states.device).expand(chosen.shape)
+    texts, tokens = torch.arange(len(lengths), device=states.device), torch.arange(len(states), device=states.device)
+    ends = lengths.cumsum(0)
+    starts = ends - lengths
     if how == "first":
-        index = positions.masked_fill(~chosen, states.shape[1]).min(dim=1).values
-    else:
-        index = positions.masked_fill(~chosen, -1).max(dim=1).values
-    return states[torch.arange(len(states), device=states.device), index].float()
+        return states[starts].float()
+    if how == "eos":
+        return states[ends - 1].float()
+    text = torch.repeat_interleave(texts, lengths, output_size=len(states))
+    if how == "last":
+        found = torch.where(pooled, tokens, -1)
+        return states[torch.zeros_like(texts).scatter_reduce(0, text, found, "amax", include_self=False)].float()
+    weights = pooled.float()
+    if how == "weighted_mean":
+        weights = weights * (tokens - starts[text] + 1)
+    weighted = states.float() * weights[:, None]
+    sums = weighted.new_zeros(len(texts), states.shape[1]).index_add_(0, text, weighted)
+    return sums / weights.new_zeros(len(texts)).index_add_(0, text, weights)[:, None]

@@ -123,7 +123,7 @@ def test_fault_its_simcse_pools_padding_and_ours_does_not(folder):
     assert cosine(theirs["alone"], theirs["beside"]) < 0.99
     encoder = TextEncoder.load(place, attention="bidirectional", dtype="float32")
     for side in ("left", "right"):  # as the SimCSE stage batches its views
-        encoder.padding_side = side
+        encoder.padding_free, encoder.padding_side = False, side
         batch = encoder.pad(encoder.tokenize(texts))
         alone = encoder.pad(encoder.tokenize(texts[:1]))
         vectors = [encoder.module(part)[0].detach().numpy() for part in (batch, alone)]

@@ -21,6 +21,7 @@ from unmask.backbone.head import LanguageModelHead
 from unmask.backbone.packing import keeps_pieces_apart
 from unmask.backbone.structure import body, decoder_layers, token_states
 from unmask.backbone.tiny import tiny_model
+from unmask.backbone.varlen import reads_flat
 from unmask.backbone.verify import VerificationReport, backend_in_use, verify
 from unmask.errors import ConversionError
 
@@ -42,6 +43,7 @@ class Row:
     mntp: str = ""  # why the logits path does not work
     half: str = ""  # why it does not convert in bfloat16
     packs: bool = False
+    flat: bool = False
     gaps: list[str] = field(default_factory=list)
     reason: str = ""  # of the refusal
 
@@ -60,6 +62,7 @@ def measure(name: str) -> Row:
         row.recurrent, row.window = recurrent, window
         row.layers = len(decoder_layers(model))
         row.packs = keeps_pieces_apart(model)
+        row.flat = reads_flat(model)
         row.gaps = gaps_elsewhere(model)
         row.naive = _naive(name)
         row.mntp = _logits_path(name, recurrent, window)
@@ -137,9 +140,10 @@ make support
   bfloat16, in which all others are converted too.
 - *opens elsewhere*: whether plain transformers, and so sentence-transformers, reads the saved folder alike.
 - *packs*: MNTP trains on several documents in a row, each seeing itself only; otherwise one document a row.
+- *batches*: `flat`, texts one after the other without padding, in training and encoding; or `padded`.
 
-| family | backends | layers | needed | opens elsewhere | packs |
-| --- | --- | --: | --- | --- | --- |"""
+| family | backends | layers | needed | opens elsewhere | packs | batches |
+| --- | --- | --: | --- | --- | --- | --- |"""
 
 
 def page(rows: list[Row]) -> str:
@@ -190,7 +194,7 @@ def _line(row: Row) -> str:
     needed += ["float32"] * bool(row.half)
     elsewhere = "no" if row.gaps else "yes"
     cells = (row.family, ", ".join(row.report.backends), f"{len(seeing)}/{len(mixing)}", ", ".join(needed), elsewhere)
-    return f"| {' | '.join(cells)} | {'yes' if row.packs else 'no'} |"
+    return f"| {' | '.join(cells)} | {'yes' if row.packs else 'no'} | {'flat' if row.flat else 'padded'} |"
 
 
 def _short(reason: str) -> str:

@@ -24,11 +24,14 @@ def cosine(a, b):
 
 
 @pytest.mark.parametrize("pooling", ["mean", "weighted_mean", "last", "eos", "first"])
-@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("side", ["flat", "left", "right"])
 def test_a_vector_does_not_depend_on_its_batch_or_padding(pooling, side):
     encoder = TextEncoder.load("pocket", attention="bidirectional", dtype="float32", pooling=pooling)
     alone = np.stack([encoder.encode(text) for text in TEXTS])
-    encoder.padding_side = side
+    if side == "flat":
+        assert encoder.padding_free
+    else:
+        encoder.padding_free, encoder.padding_side = False, side
     for budget in (64, 8192):
         np.testing.assert_allclose(encoder.encode(TEXTS, batch_tokens=budget), alone, atol=1e-5)
 
@@ -38,7 +41,7 @@ def test_in_bfloat16_the_direction_stays(articles):
     texts = [piece for text in articles for piece in text.split(". ") if piece.strip()][:200]
     alone = np.stack([encoder.encode(text) for text in texts])
     together = encoder.encode(texts)
-    encoder.padding_side = "left"
+    encoder.padding_free, encoder.padding_side = False, "left"
     assert cosine(alone, together).min() > 0.9999
     assert cosine(alone, encoder.encode(texts)).min() > 0.9999
 
@@ -51,8 +54,9 @@ def test_absolute_and_rotary_positions_survive_padding(tiny, tokenizer, family):
     convert(model)
     encoder = TextEncoder(model, tokenizer, EncoderSettings(max_length=100))
     alone = np.stack([encoder.encode(text) for text in TEXTS])
+    np.testing.assert_allclose(encoder.encode(TEXTS), alone, atol=1e-5)
     for side in ("left", "right"):
-        encoder.padding_side = side
+        encoder.padding_free, encoder.padding_side = False, side
         np.testing.assert_allclose(encoder.encode(TEXTS), alone, atol=1e-5)
 
 
@@ -111,13 +115,13 @@ def test_token_states_are_those_of_the_text(bidirectional):
     assert len(found.vectors) == len(found.offsets)
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("side", ["flat", "left", "right"])
 def test_a_word_is_the_mean_of_its_tokens(bidirectional, side):
     words = ["Unbelievable", "things", "happen", "."]
     (tokens,) = bidirectional.encode_tokens([" ".join(words)])
-    bidirectional.padding_side = side
+    bidirectional.padding_free, bidirectional.padding_side = side == "flat", side
     own = bidirectional.encode_words([words, ["Much", "longer", "company", "for", "the", "first", "text", "."] * 3])[0]
-    bidirectional.padding_side = "right"
+    bidirectional.padding_free, bidirectional.padding_side = True, "right"
     starts = np.cumsum([0] + [len(w) + 1 for w in words])
     for i, word in enumerate(words):
         inside = (tokens.offsets[:, 1] > starts[i]) & (tokens.offsets[:, 0] < starts[i] + len(word))

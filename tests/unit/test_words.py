@@ -39,10 +39,10 @@ def test_one_pass_gives_what_many_passes_give(bidirectional, tmp_path):
     )
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("side", ["flat", "left", "right"])
 def test_the_position_before_at_the_borders_of_a_text(bidirectional, tiny, tokenizer, side):
     """The first word's `previous` is the state of BOS; without a BOS the first token keeps its own."""
-    bidirectional.padding_side = side
+    bidirectional.padding_free, bidirectional.padding_side = side == "flat", side
     try:
         rows = dict(word_states(bidirectional, TEXTS, positions=("same", "previous")))
         batch = bidirectional.pad(bidirectional.tokenize_words([TEXTS[1]]))
@@ -51,7 +51,7 @@ def test_the_position_before_at_the_borders_of_a_text(bidirectional, tiny, token
         np.testing.assert_allclose(rows[1][1, 0, 0], states[:-1].mean(0), atol=2e-5)
         np.testing.assert_allclose(rows[1][0, 0, 0], states[1:].mean(0), atol=2e-5)
     finally:
-        bidirectional.padding_side = "right"
+        bidirectional.padding_free, bidirectional.padding_side = True, "right"
 
 
 def test_the_first_token_keeps_its_own_state_where_nothing_stands_before_it(tiny, tokenizer):

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from unmask.backbone.structure import text_config, token_states
+from unmask.backbone.varlen import flat_states, layout_of, reads_flat
 from unmask.backbone.verify import backend_in_use
 
 
@@ -26,15 +27,24 @@ def piece_mask(pieces: torch.Tensor, model: nn.Module) -> torch.Tensor | None:
 
 
 class PackedStates(nn.Module):
-    """A bidirectional backbone over packed rows: token states, no pooling."""
+    """A backbone over packed rows: token states, no pooling. Without padding and masks where the family can."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
+        self.padding_free = reads_flat(model)
 
     def forward(self, input_ids: torch.Tensor, pieces: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
         """States [rows, tokens, width] of ids, piece numbers and positions, each [rows, tokens]."""
-        return token_states(self.model, input_ids, piece_mask(pieces, self.model), position_ids)
+        if not self.padding_free:
+            return token_states(self.model, input_ids, piece_mask(pieces, self.model), position_ids)
+        inside = pieces > 0
+        row = torch.arange(len(pieces), device=pieces.device)[:, None]
+        _, counts = torch.unique_consecutive((pieces + row * (pieces.max() + 1))[inside], return_counts=True)
+        states = flat_states(self.model, input_ids[inside][None], layout_of(counts.tolist(), self.model))
+        everywhere = states.new_zeros(*inside.shape, states.shape[-1])
+        everywhere[inside] = states
+        return everywhere
 
 
 @torch.no_grad()

@@ -40,7 +40,7 @@ def encode_files(
     prompt: str | None = None,
     prompt_name: str | None = None,
     normalize: bool | None = None,
-    batch_tokens: int = 8192,
+    batch_tokens: int | None = None,
     progress: bool = False,
 ) -> int:
     """Encode all texts of `inputs` in order; `out` appears only when it is whole.

@@ -2,7 +2,8 @@
 
 from unmask.encoder.conversion import convert_and_save
 from unmask.encoder.search import search
-from unmask.encoder.text_encoder import EncoderModule, TextEncoder, TokenVectors
+from unmask.encoder.states import EncoderModule
+from unmask.encoder.text_encoder import TextEncoder, TokenVectors
 from unmask.encoder.words import Floats, WordPosition, word_states
 
 __all__ = [

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from unmask.backbone.structure import layer_states, num_layers
+from unmask.backbone.structure import num_layers
+from unmask.encoder.states import text_states
 from unmask.errors import DataError, EncodingError
-from unmask.text.batching import PaddedBatch
 from unmask.text.words import word_tokens
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float32]
 WordPosition = Literal["same", "previous"]
-Index = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+Index = tuple[torch.Tensor, torch.Tensor]
 
 
 def word_states(
@@ -26,7 +26,7 @@ def word_states(
     *,
     positions: Sequence[WordPosition] = ("same",),
     layers: Sequence[int] | None = None,
-    batch_tokens: int = 8192,
+    batch_tokens: int | None = None,
     first: int = 0,
 ) -> Iterator[tuple[int, Floats]]:
     """The word vectors of each text, in the order in which batches come.
@@ -58,8 +58,9 @@ def word_states(
         counts = [len(texts[row]) for row in rows]
         found = [word_tokens(tokenized[row], texts[row], first + row, limit) for row in rows]
         with torch.inference_mode():
-            states = layer_states(encoder.model, batch.input_ids, batch.attention_mask, batch.position_ids, wanted)
-            means = [_means(states, _index(found, counts, batch, position), sum(counts)) for position in positions]
+            states = text_states(encoder.model, batch, wanted)
+            lengths = [len(tokenized[row]) for row in rows]
+            means = [_means(states, _index(found, counts, lengths, position), sum(counts)) for position in positions]
         vectors = np.stack(means)
         start = 0
         for row, count in zip(rows, counts, strict=True):
@@ -76,29 +77,26 @@ def word_states(
 def _index(
     found: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]],
     counts: Sequence[int],
-    batch: PaddedBatch,
+    lengths: Sequence[int],
     position: WordPosition,
 ) -> Index:
-    """For every token of every word of a batch: its row, its column, and the number of its word."""
-    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    first = batch.attention_mask.argmax(dim=1).cpu().numpy()  # padding may be on the left
-    rows = np.repeat(np.arange(len(found)), [len(tokens) for tokens, _ in found])
-    tokens = np.concatenate([tokens for tokens, _ in found])
-    if position == "previous":
-        tokens = np.maximum(tokens - 1, 0)
-    words = np.concatenate([words + start for (_, words), start in zip(found, starts, strict=True)])
-    device = batch.input_ids.device
-    row_index, columns, numbers = (torch.from_numpy(a).to(device) for a in (rows, tokens + first[rows], words))
-    return row_index, columns, numbers
+    """For every token of every word of a batch: its place in the row of all texts, and the number of its word."""
+    first_words = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    first_tokens = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+    places, numbers = [], []
+    for (tokens, words), first_token, first_word in zip(found, first_tokens, first_words, strict=True):
+        places.append(first_token + (np.maximum(tokens - 1, 0) if position == "previous" else tokens))
+        numbers.append(first_word + words)
+    return torch.from_numpy(np.concatenate(places)), torch.from_numpy(np.concatenate(numbers))
 
 
 def _means(states: Sequence[torch.Tensor], index: Index, num_words: int) -> Floats:
     """Mean state of each word, float32 [layers, words, width]."""
-    rows, columns, words = index
+    places, words = (x.to(states[0].device) for x in index)
     counts = torch.bincount(words, minlength=num_words).clamp(min=1)[:, None]
     means = []
     for layer in states:
         sums = torch.zeros(num_words, layer.shape[-1], device=layer.device)
-        means.append(sums.index_add_(0, words, layer[rows, columns].float()) / counts)
+        means.append(sums.index_add_(0, words, layer[places].float()) / counts)
     result: Floats = torch.stack(means).cpu().numpy()
     return result

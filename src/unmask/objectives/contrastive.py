@@ -15,11 +15,11 @@ from torch import nn
 from unmask.objectives.base import Engine, StepOutput
 
 if TYPE_CHECKING:
-    from unmask.text.batching import PaddedBatch
+    from unmask.text.batching import Batch
 
 NO_DOCUMENT = -1
 _ANCHORS_AT_ONCE = 1024  # rows of the score matrix that exist at a time
-Model = Callable[["PaddedBatch"], torch.Tensor]
+Model = Callable[["Batch"], torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Part:
     """Texts of one forward pass: its number within the step, the padded texts, and which rows of the step they are."""
 
     number: int
-    batch: "PaddedBatch"
+    batch: "Batch"
     rows: torch.Tensor
 
 

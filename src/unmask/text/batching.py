@@ -1,4 +1,4 @@
-"""Batches filled to a token budget: texts of like length together, padding explicit, order remembered."""
+"""Batches filled to a token budget: texts of like length together, one after the other or padded, order remembered."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -39,22 +39,57 @@ class PaddedBatch:
         return int(self.attention_mask.sum())
 
 
+@dataclass(frozen=True, slots=True)
+class FlatBatch:
+    """Texts one after the other in a single row, without padding.
+
+    Attributes:
+        input_ids: token ids, [1, tokens].
+        pooled: True where a token counts for the vector, [tokens].
+        lengths: of the texts.
+    """
+
+    input_ids: torch.Tensor
+    pooled: torch.Tensor
+    lengths: tuple[int, ...]
+
+    def to(self, device: torch.device | str) -> "FlatBatch":
+        """The same batch on another device."""
+        ids, pooled = (x.to(device, non_blocking=True) for x in (self.input_ids, self.pooled))
+        return FlatBatch(ids, pooled, self.lengths)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all texts."""
+        return sum(self.lengths)
+
+
+Batch = FlatBatch | PaddedBatch
+
+
 def pad_token(tokenizer: Any) -> int:
     """The id that fills padding; any id will do, because padding is masked everywhere."""
     return int(tokenizer.pad_token_id or 0)
 
 
-def token_budget(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
-    """Group row numbers, longest first, so that rows x longest stays within `max_tokens`.
+def token_budget(lengths: Sequence[int], max_tokens: int, *, padded: bool) -> Iterator[list[int]]:
+    """Group row numbers, longest first, so that a batch of them stays within `max_tokens`.
 
     A row longer than the budget is a batch of its own. Longest first: what runs out of memory does so at once.
+
+    Args:
+        lengths: of the rows.
+        max_tokens: in a batch.
+        padded: padding counts as well.
     """
     order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
     group: list[int] = []
+    used = 0
     for row in order.tolist():
-        if group and lengths[group[0]] * (len(group) + 1) > max_tokens:
+        used = lengths[group[0] if padded and group else row] * (len(group) + 1) if padded else used + lengths[row]
+        if group and used > max_tokens:
             yield group
-            group = []
+            group, used = [], lengths[row]
         group.append(row)
     if group:
         yield group
@@ -90,6 +125,13 @@ def deal(groups: Sequence[list[int]], processes: int) -> list[list[tuple[int, li
     del dealt[even:]
     numbered = list(enumerate(dealt))
     return [numbered[process::processes] for process in range(processes)]
+
+
+def join(texts: Sequence[TokenizedText]) -> FlatBatch:
+    """Put texts one after the other."""
+    ids = np.concatenate([text.ids for text in texts])
+    pooled = np.concatenate([text.pooled for text in texts])
+    return FlatBatch(torch.from_numpy(ids)[None], torch.from_numpy(pooled), tuple(len(text) for text in texts))
 
 
 def pad(texts: Sequence[TokenizedText], *, pad_id: int, padding_side: PaddingSide = "right") -> PaddedBatch:

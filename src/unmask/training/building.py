@@ -13,6 +13,7 @@ from unmask.backbone.loading import Dtype, load_model
 from unmask.backbone.lora import add_lora, load_lora, merge_lora
 from unmask.backbone.opening import Sight, turn
 from unmask.backbone.quantized import four_bit, let_gradients_through
+from unmask.backbone.varlen import keep_layout
 from unmask.data.pairs import PairSet
 from unmask.training import checkpoint
 from unmask.training.config import TrainedStage
@@ -138,7 +139,9 @@ def make_trainable(model: Any, settings: TrainedStage, previous: Path | None) ->
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     if settings.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.gradient_checkpointing_enable(
+            gradient_checkpointing_kwargs={"use_reentrant": False, "context_fn": keep_layout}
+        )
     return adapter
 
 

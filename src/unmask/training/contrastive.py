@@ -138,10 +138,11 @@ def make_batch(
     budget = settings.micro_batch_tokens
     if processes > 1:  # one process's share, even where a whole step would fit: all of them are to have work
         budget = min(budget, -(-len(lengths) // processes) * max(lengths))
-    own = deal(list(token_budget(lengths, budget)), processes)[index]
+    groups = list(token_budget(lengths, budget, padded=not encoder.padding_free))
+    own = deal(groups, processes)[index]
     device = context.accelerator.device
     parts = [
-        Part(number, encoder.pad([rows.tokenized[i] for i in chosen], device), torch.tensor(chosen, device=device))
+        Part(number, encoder.collate([rows.tokenized[i] for i in chosen], device), torch.tensor(chosen, device=device))
         for number, chosen in own
     ]
     taught = None

@@ -1,0 +1,74 @@
+"""Models of published shapes with random weights, and texts of known lengths: what the benchmarks run on."""
+
+from pathlib import Path
+from typing import Any
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "30m": {
+        **{"hidden_size": 384, "num_hidden_layers": 8, "num_attention_heads": 6, "intermediate_size": 1024},
+        **{"num_key_value_heads": 2, "vocab_size": 32000},
+    },
+    "135m": {  # SmolLM2-135M
+        **{"hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9, "intermediate_size": 1536},
+        **{"num_key_value_heads": 3, "vocab_size": 49152},
+    },
+    "0.6b": {  # Qwen3-0.6B
+        **{"hidden_size": 1024, "num_hidden_layers": 28, "num_attention_heads": 16, "intermediate_size": 3072},
+        **{"num_key_value_heads": 8, "vocab_size": 151936, "head_dim": 128, "family": "qwen3"},
+    },
+    "1b": {  # Llama-3.2-1B
+        **{"hidden_size": 2048, "num_hidden_layers": 16, "num_attention_heads": 32, "intermediate_size": 8192},
+        **{"num_key_value_heads": 8, "vocab_size": 128256},
+    },
+}
+WORKLOADS = ("short", "mixed", "long")
+
+
+def make_model(shape: str, folder: Path, *, dtype: str = "bfloat16", head: bool = True, causal: bool = True) -> None:
+    """A random model of a shape with the pocket tokenizer, as a transformers folder."""
+    import torch
+    import transformers
+
+    from unmask.backbone.loading import load_tokenizer
+
+    sizes = dict(SHAPES[shape])
+    config = transformers.AutoConfig.for_model(
+        sizes.pop("family", "llama"),
+        **sizes,
+        max_position_embeddings=8192,
+        tie_word_embeddings=True,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    if not causal:
+        config.is_causal = False
+    auto = transformers.AutoModelForCausalLM if head else transformers.AutoModel
+    torch.manual_seed(0)
+    auto.from_config(config, dtype=getattr(torch, dtype)).save_pretrained(folder)
+    load_tokenizer("pocket").save_pretrained(folder)
+
+
+def workload(name: str, count: int, source: Path | None) -> list[str]:
+    """Texts of about 20 tokens (short), as paragraphs come (mixed), or 512 tokens and more (long).
+
+    Args:
+        name: one of `WORKLOADS`.
+        count: how many.
+        source: a jsonl file of `text` records, a paragraph a line; prose that ships with Python if there is none.
+    """
+    import json
+
+    if source is None:
+        from unmask.demo.texts import collect_texts
+
+        paragraphs = collect_texts(num_queries=1).documents
+    else:
+        lines = source.read_text(encoding="utf-8").splitlines()
+        paragraphs = [p for line in lines for p in json.loads(line)["text"].split("\n") if p.strip()]
+    if name == "mixed":
+        step = max(1, len(paragraphs) // count)
+        return paragraphs[::step][:count]
+    words = " ".join(paragraphs).split()
+    size = 13 if name == "short" else 420  # words; a word is about 1.5 tokens here
+    return [" ".join(words[i : i + size]) for i in range(0, size * count, size)]

@@ -1,0 +1,286 @@
+"""Batches without padding: texts one after the other in a single row, each attending to itself alone.
+
+A transformers model reads the row as one text with positions that start again; only attention must know where a text
+ends. So while a layout is in force (a context variable: threads do not see each other's), the functions that
+transformers registers under `sdpa` build no mask and attend text by text: on CUDA by torch's variable-length
+kernel, elsewhere by its dense kernel on texts of equal length together. Outside a layout they are what they were.
+Nothing is believed of a family: `reads_flat` compares with texts read alone, on a tiny twin.
+"""
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate, groupby
+from typing import Any
+
+import torch
+from torch import nn
+
+from unmask.backbone.attention import attention_mode, set_attention_mode
+from unmask.backbone.structure import RECURRENT_KEY, text_config, token_states
+from unmask.backbone.tiny import tiny_config, tiny_model
+
+_TWIN_LENGTHS = (40, 21, 9, 9, 3)  # beyond a twin's windows, within them, two alike
+
+
+class FlatUnsupportedError(Exception):
+    """A family gave attention something that only padded batches have."""
+
+
+@dataclass(frozen=True)
+class FlatLayout:
+    """Where the texts of a row lie.
+
+    Attributes:
+        lengths: of the texts, in their order; equal ones next to each other are computed together.
+        device: of the row.
+        causal: whether tokens see only what came before.
+    """
+
+    lengths: tuple[int, ...]
+    device: torch.device
+    causal: bool = False
+
+    @cached_property
+    def groups(self) -> list[tuple[int, int, int]]:
+        """(first token, texts, length) of each run of equal lengths."""
+        runs = [(length, len(list(same))) for length, same in groupby(self.lengths)]
+        starts = accumulate((length * count for length, count in runs), initial=0)
+        return [(start, count, length) for start, (length, count) in zip(starts, runs, strict=False)]
+
+    @cached_property
+    def ends(self) -> torch.Tensor:
+        """0 and where each text ends, int32 [texts + 1]."""
+        return torch.tensor([0, *accumulate(self.lengths)], dtype=torch.int32, device=self.device)
+
+    @cached_property
+    def positions(self) -> torch.Tensor:
+        """0, 1, 2 ... within each text, int64 [1, tokens]."""
+        return torch.cat([torch.arange(length, device=self.device) for length in self.lengths])[None]
+
+
+_LAYOUT: ContextVar[FlatLayout | None] = ContextVar("layout", default=None)
+
+
+@contextmanager
+def flat(layout: FlatLayout) -> Iterator[None]:
+    """Read rows by this layout inside."""
+    _install()
+    token = _LAYOUT.set(layout)
+    try:
+        yield
+    finally:
+        _LAYOUT.reset(token)
+
+
+def keep_layout() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Contexts for gradient checkpointing (`context_fn`): a layer that is run again reads its row as the first time."""
+    layout = _LAYOUT.get()
+    return nullcontext(), nullcontext() if layout is None else flat(layout)
+
+
+def flat_states(model: nn.Module, input_ids: torch.Tensor, layout: FlatLayout) -> torch.Tensor:
+    """Last hidden states [tokens, width] of texts in one row, ids [1, tokens]."""
+    with flat(layout):
+        return token_states(model, input_ids, None, layout.positions)[0]
+
+
+def attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    layout: FlatLayout,
+    *,
+    scale: float | None = None,
+    window: int | None = None,
+    dropout: float = 0.0,
+) -> torch.Tensor:
+    """Attention of each text to itself.
+
+    Args:
+        query: [1, heads, tokens, width of a head].
+        key: [1, key heads, tokens, width]; heads may share one.
+        value: as key, its width may differ.
+        layout: of the row.
+        scale: factor on the products; 1/sqrt(width) if None.
+        window: how far a token sees, as transformers counts: to both sides and inclusive, or `window` - 1 back.
+        dropout: on the weights.
+
+    Returns:
+        [tokens, heads, width of a value].
+    """
+    if query.is_cuda and query.dtype != torch.float32 and not dropout and query.shape[-1] == value.shape[-1] <= 256:
+        return _attend_by_varlen(query, key, value, layout, scale, window)
+    found = []
+    for start, count, length in layout.groups:
+        q, k, v = (
+            x[0, :, start : start + count * length].unflatten(1, (count, length)).transpose(0, 1)
+            for x in (query, key, value)
+        )
+        masked = window is not None and length > window
+        states = nn.functional.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=_band(length, window, layout) if window is not None and masked else None,
+            is_causal=layout.causal and not masked and length > 1,
+            scale=scale,
+            dropout_p=dropout,
+            enable_gqa=query.shape[1] != key.shape[1],
+        )
+        found.append(states.transpose(1, 2).flatten(0, 1))
+    return found[0] if len(found) == 1 else torch.cat(found)
+
+
+def _band(length: int, window: int, layout: FlatLayout) -> torch.Tensor:
+    """Who sees whom within a window, bool [tokens, tokens]."""
+    at = torch.arange(length, device=layout.device)
+    ahead = at[None] - at[:, None]
+    return (ahead <= 0) & (ahead > -window) if layout.causal else ahead.abs() <= window
+
+
+def _attend_by_varlen(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    layout: FlatLayout,
+    scale: float | None,
+    window: int | None,
+) -> torch.Tensor:
+    """Torch's own variable-length FlashAttention."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    longest = max(layout.lengths)
+    back = -1 if window is None or longest <= window else window - int(layout.causal)
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    result = varlen_attn(
+        q,
+        k,
+        v,
+        layout.ends,
+        layout.ends,
+        longest,
+        longest,
+        scale=scale,
+        window_size=(back, 0 if layout.causal else back),
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    assert isinstance(result, torch.Tensor)
+    return result
+
+
+@torch.library.custom_op("unmask::attention", mutates_args=())
+def _opaque_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    scale: float | None,
+    window: int | None,
+    causal: bool,
+) -> torch.Tensor:
+    """Attention as one step of a compiled layer, which need not know the layout: it changes with every batch."""
+    layout = _LAYOUT.get()
+    if layout is not None:
+        return attend(query, key, value, layout, scale=scale, window=window)[None]
+    states = nn.functional.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=mask,
+        is_causal=causal and mask is None and query.shape[2] > 1,
+        scale=scale,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    return states.transpose(1, 2).contiguous()
+
+
+@_opaque_attention.register_fake
+def _(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any) -> torch.Tensor:
+    return query.new_empty(query.shape[0], query.shape[2], query.shape[1], value.shape[3])
+
+
+def _install() -> None:
+    """Teach transformers' `sdpa` functions about layouts, once."""
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    plain = ALL_ATTENTION_FUNCTIONS["sdpa"]
+    if getattr(plain, "knows_layouts", False):
+        return
+
+    def attention(
+        module: nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, None]:
+        special = any(kwargs.get(name) is not None for name in ("position_bias", "softcap", "s_aux"))
+        scale, window = kwargs.get("scaling"), kwargs.get("sliding_window")
+        if torch.compiler.is_compiling() and not torch.is_grad_enabled() and not special:
+            causal = kwargs.get("is_causal")
+            causal = getattr(module, "is_causal", True) if causal is None else causal
+            return _opaque_attention(query, key, value, attention_mask, scale, window, causal), None
+        layout = _LAYOUT.get()
+        if layout is None:
+            return plain(module, query, key, value, attention_mask, **kwargs)  # type: ignore[no-any-return]
+        if attention_mask is not None or special:
+            raise FlatUnsupportedError(type(module).__name__)
+        dropout = kwargs.get("dropout", 0.0)
+        return attend(query, key, value, layout, scale=scale, window=window, dropout=dropout)[None], None
+
+    def mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
+        return sdpa_mask(*args, **kwargs) if _LAYOUT.get() is None else None
+
+    attention.knows_layouts = True  # type: ignore[attr-defined]
+    ALL_ATTENTION_FUNCTIONS.register("sdpa", attention)
+    ALL_MASK_ATTENTION_FUNCTIONS.register("sdpa", mask)
+
+
+@torch.no_grad()
+def reads_flat(model: nn.Module) -> bool:
+    """True if a family's texts get the same states one after the other in a row as alone.
+
+    A tiny model of the same architecture is asked, whose windows are short; on the device and, there, in the dtype of
+    the real one. False where attention is not `sdpa`, or layers other than attention mix tokens.
+    """
+    config = text_config(model)
+    if getattr(config, "_attn_implementation", None) != "sdpa" or getattr(config, RECURRENT_KEY, None):
+        return False
+    place = next(model.parameters())
+    dtype = torch.float32 if place.device.type == "cpu" else place.dtype
+    try:
+        twin = tiny_model(tiny_config(copy.deepcopy(config)), head=False).to(place.device, dtype)
+        if text_config(twin)._attn_implementation != "sdpa":
+            return False
+        if attention_mode(model) == "bidirectional":
+            set_attention_mode(twin, "bidirectional")
+        return _same_flat_as_alone(twin, 1e-4 if dtype == torch.float32 else 5e-2)
+    except Exception:  # whatever a family stumbles over, padded batches are right
+        return False
+
+
+def _same_flat_as_alone(model: nn.Module, tolerance: float) -> bool:
+    device = next(model.parameters()).device
+    generator = torch.Generator().manual_seed(0)
+    vocabulary = text_config(model).vocab_size
+    texts = [torch.randint(vocabulary // 4, vocabulary, (1, n), generator=generator) for n in _TWIN_LENGTHS]
+    together = flat_states(model, torch.cat(texts, dim=1).to(device), layout_of(_TWIN_LENGTHS, model)).float()
+    ones = [torch.ones_like(ids) for ids in texts]
+    alone = [
+        token_states(model, ids.to(device), mask.to(device), (mask.cumsum(1) - 1).to(device))[0]
+        for ids, mask in zip(texts, ones, strict=True)
+    ]
+    expected = torch.cat(alone).float()
+    return bool((together - expected).norm() <= tolerance * expected.norm())
+
+
+def layout_of(lengths: Sequence[int], model: nn.Module) -> FlatLayout:
+    """The layout of texts in a row for a model, on its device."""
+    causal = attention_mode(model) == "causal" and any(getattr(m, "is_causal", False) is True for m in model.modules())
+    return FlatLayout(tuple(lengths), next(model.parameters()).device, causal)
