@@ -1,5 +1,6 @@
 """Models of published shapes with random weights, and texts of known lengths: what the benchmarks run on."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,19 @@ def make_model(shape: str, folder: Path, *, dtype: str = "bfloat16", head: bool 
     torch.manual_seed(0)
     auto.from_config(config, dtype=getattr(torch, dtype)).save_pretrained(folder)
     load_tokenizer("pocket").save_pretrained(folder)
+    _for_older_libraries(folder)
+
+
+def _for_older_libraries(folder: Path) -> None:
+    """Spell the tokenizer and the config as those know it that the released package needs."""
+    names = ("tokenizer_config.json", "tokenizer.json", "config.json")
+    settings, tokenizer, config = (json.loads((folder / name).read_text()) for name in names)
+    settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    merges = tokenizer["model"]["merges"]
+    tokenizer["model"]["merges"] = [merge if isinstance(merge, str) else " ".join(merge) for merge in merges]
+    config |= {"rope_theta": 10000.0, "rope_scaling": None, "torch_dtype": config.get("dtype")}
+    for name, value in zip(names, (settings, tokenizer, config), strict=True):
+        (folder / name).write_text(json.dumps(value))
 
 
 def workload(name: str, count: int, source: Path | None) -> list[str]:
@@ -57,8 +71,6 @@ def workload(name: str, count: int, source: Path | None) -> list[str]:
         count: how many.
         source: a jsonl file of `text` records, a paragraph a line; prose that ships with Python if there is none.
     """
-    import json
-
     if source is None:
         from unmask.demo.texts import collect_texts
 

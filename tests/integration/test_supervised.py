@@ -96,11 +96,7 @@ def test_each_step_is_of_one_set_with_its_negatives_instructions_and_documents(m
     tokenizer = TextEncoder.load(result.encoder).tokenizer
     kinds = set()
     for batch in watch.batches:
-        ids = [
-            row[mask.bool()]
-            for part in batch.parts
-            for row, mask in zip(part.batch.input_ids, part.batch.attention_mask, strict=True)
-        ]
+        ids = [row for part in batch.parts for row in part.batch.input_ids[0].split(part.batch.lengths)]
         rows = torch.cat([part.rows for part in batch.parts])
         texts = [tokenizer.decode(ids[int(i)], skip_special_tokens=True) for i in torch.argsort(rows)]
         assert all(text.startswith(texts[0][:5]) for text in texts[:8])
@@ -118,8 +114,8 @@ def test_each_step_is_of_one_set_with_its_negatives_instructions_and_documents(m
             assert batch.owners[16:].tolist() == [i // 2 for i in range(16)]
     assert kinds == {"pairs", "triples"}
     for part in watch.batches[0].parts:
-        queries = part.batch.pooled[part.rows < 8]
-        assert not queries[:, :3].any()  # neither special tokens nor instruction
+        for row, pooled in zip(part.rows, part.batch.pooled.split(part.batch.lengths), strict=True):
+            assert row >= 8 or not pooled[:3].any()  # neither special tokens nor instruction
     assert all(math.isfinite(loss) for loss in losses(tmp_path / "run", "1-supervised"))
     assert [rung.name for rung in result.rungs] == ["Uni", "Bi", "Bi+Supervised"]
 

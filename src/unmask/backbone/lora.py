@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from unmask.backbone.lora_branch import use_own_branch
 from unmask.errors import ArtifactError, RecipeError
 
 
@@ -41,10 +42,12 @@ def add_lora(
         r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=wanted, bias="none", use_dora=dora
     )
     try:
-        return peft.get_peft_model(base, config)
+        wrapped = peft.get_peft_model(base, config)
     except ValueError as error:
         names = sorted({name.rpartition(".")[2] for name, m in base.named_modules() if isinstance(m, nn.Linear)})
         raise RecipeError(f"LoRA targets {wanted!r} fit no layer; linear layers here: {names}.") from error
+    use_own_branch(wrapped)
+    return wrapped
 
 
 def load_lora(
@@ -92,6 +95,8 @@ def load_lora(
             f"({missing[0]}). Is the base model the one it was trained on?"
         )
     peft.set_peft_model_state_dict(onto, found, adapter_name=name)
+    if dropout is not None:
+        use_own_branch(onto)
     return onto
 
 

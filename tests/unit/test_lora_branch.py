@@ -1,0 +1,96 @@
+"""The LoRA branch of our own against peft's, whose layers it stands in for."""
+
+import peft
+import pytest
+import torch
+from peft.tuners.lora.layer import Linear
+
+from unmask.backbone.lora import add_lora
+from unmask.backbone.lora_branch import LowRankBranch, drop_mask
+from unmask.backbone.structure import token_states
+
+IDS = torch.arange(40, 56)[None]
+
+
+def trained(model):
+    """Loss and gradients of the adapter, after B was made to do something."""
+    torch.manual_seed(1)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data = torch.randn_like(parameter) * 0.05
+    model.train()
+    loss = token_states(model, IDS).float().square().mean()
+    loss.backward()
+    return loss, {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_without_dropout_loss_and_gradients_are_those_of_peft(tiny, dtype):
+    ours, theirs = (tiny("llama", head=False).to(dtype) for _ in range(2))
+    theirs.load_state_dict(ours.state_dict())
+    torch.manual_seed(0)
+    add_lora(ours, rank=4, alpha=8, dropout=0.0)
+    torch.manual_seed(0)
+    peft.get_peft_model(theirs, peft.LoraConfig(r=4, lora_alpha=8, target_modules="all-linear"))
+    assert not any(type(m) is Linear for m in ours.modules())
+    assert any(type(m) is Linear for m in theirs.modules())
+    (loss, gradients), (expected_loss, expected) = trained(ours), trained(theirs)
+    tolerance = 1e-5 if dtype == torch.float32 else 3e-2
+    torch.testing.assert_close(loss, expected_loss, rtol=tolerance, atol=0)
+    assert gradients.keys() == expected.keys()
+    found, wanted = (torch.cat([g[name].flatten() for name in gradients]) for g in (gradients, expected))
+    assert (found - wanted).norm() <= tolerance * wanted.norm()
+
+
+def test_gradients_with_dropout_are_those_of_the_same_mask_by_hand():
+    torch.manual_seed(0)
+    x, a, b = (torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in ((2, 5, 6), (3, 6), (4, 3)))
+    torch.manual_seed(7)
+    out = LowRankBranch.apply(x, a, b, 1.5, 0.3)
+    torch.manual_seed(7)
+    keep = ~drop_mask(x.shape, 0.3, x.device)
+    by_hand = ((x * keep / 0.7) @ a.T @ b.T) * 1.5
+    torch.testing.assert_close(out, by_hand)
+    wanted = torch.randn_like(out)
+    for found, expected in zip(
+        torch.autograd.grad(out, (x, a, b), wanted), torch.autograd.grad(by_hand, (x, a, b), wanted), strict=True
+    ):
+        torch.testing.assert_close(found, expected)
+
+
+def test_a_mask_drops_its_share_anew_each_time_and_follows_the_seed():
+    shape, device = torch.Size((1000, 257)), torch.device("cpu")
+    torch.manual_seed(3)
+    first, second = drop_mask(shape, 0.05, device), drop_mask(shape, 0.05, device)
+    torch.manual_seed(3)
+    assert torch.equal(drop_mask(shape, 0.05, device), first)
+    assert not torch.equal(first, second)
+    for mask in (first, second):
+        assert abs(float(mask.float().mean()) - 0.05) < 0.002
+    assert abs(float((first & second).float().mean()) - 0.0025) < 0.0005  # independent
+
+
+def test_less_is_kept_for_the_backward_pass_than_by_peft(tiny):
+    """Bytes that autograd saves, the layer's input counted once."""
+    kept = []
+    for own in (True, False):
+        model = tiny("llama", head=False, hidden_size=64, intermediate_size=256)
+        if own:
+            add_lora(model, rank=4, alpha=8, dropout=0.1)
+        else:
+            config = peft.LoraConfig(r=4, lora_alpha=8, lora_dropout=0.1, target_modules="all-linear")
+            peft.get_peft_model(model.to(torch.bfloat16), config)
+        model.to(torch.bfloat16)
+        for name, parameter in model.named_parameters():
+            if "lora" in name:
+                parameter.data = parameter.data.float()
+        model.train()
+        saved = {}
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t, s=saved: s.update({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()}) or t,
+            lambda t: t,
+        ):
+            states = token_states(model, IDS.repeat(1, 6))
+        kept.append(sum(saved.values()))
+        assert states.requires_grad
+    assert kept[0] < 0.75 * kept[1]
