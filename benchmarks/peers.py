@@ -56,7 +56,7 @@ def unmask_encode(job):
     """This package."""
     from unmask import TextEncoder
 
-    encoder = TextEncoder.load(job["model"], dtype=job["dtype"])
+    encoder = TextEncoder.load(job["model"], dtype=job["dtype"], attention=job.get("attention"))
     tokens = sum(len(text) for text in encoder.tokenize(job["texts"]))
     return timed_encoding(job, encoder.encode) | {"tokens": tokens}
 

@@ -1,5 +1,6 @@
 """TextEncoder: vectors that do not depend on company, edges of the input, words, saving and loading."""
 
+import copy
 import json
 
 import numpy as np
@@ -8,6 +9,9 @@ import torch
 
 from unmask import ArtifactError, ConversionError, DataError, EncodingError, TextEncoder
 from unmask.artifact import EncoderSettings
+from unmask.backbone.compiling import CompiledLayers
+from unmask.backbone.prepack import PrepackedLinear
+from unmask.encoder import to_int8
 
 TEXTS = [
     "Hello world, this is a test.",
@@ -220,3 +224,59 @@ def test_converting_a_trained_encoder_keeps_what_it_was_trained_to_be(tmp_path):
     encoder.save(tmp_path / "trained")
     convert_and_save(str(tmp_path / "trained"), tmp_path / "bi")
     assert TextEncoder.load(tmp_path / "bi").went_through_mntp
+
+
+def test_eight_bits_say_what_they_cost_and_are_not_saved(articles, tmp_path):
+    encoder = TextEncoder.load("pocket", attention="bidirectional", dtype="float32")
+    before = encoder.encode(articles)
+    cosines = to_int8(encoder, articles[:8])
+    assert cosines.shape == (8,)
+    assert 0.98 < cosines.min() < 0.999999
+    after = encoder.encode(articles)
+    assert cosine(before, after).min() > 0.98
+    np.testing.assert_allclose(cosine(before, after)[:8], cosines, atol=2e-3)
+    with pytest.raises(ArtifactError, match="eight bits are not saved"):
+        encoder.save(tmp_path / "encoder")
+
+
+def test_compiled_layers_give_the_same_vectors_also_padded(articles):
+    encoder = TextEncoder.load("pocket", attention="bidirectional", dtype="float32")
+    expected = encoder.encode(articles, compile=False)
+    compiled = encoder.encode(articles, compile=True)
+    assert cosine(expected, compiled).min() > 0.99999
+    assert all(layer._compiled_call_impl is not None for layer in encoder.model.layers)
+    np.testing.assert_allclose(encoder.encode(articles[0]), expected[0], atol=1e-4)
+    encoder.padding_free = False
+    assert cosine(expected, encoder.encode(articles)).min() > 0.99999
+
+
+def test_minutes_of_work_are_compiled_and_seconds_are_not(bidirectional):
+    layers = CompiledLayers(bidirectional.model)
+    layers.compile_if_it_pays(seconds=1.0, done=1000, left=10**9)  # too early to tell
+    layers.compile_if_it_pays(seconds=10.0, done=1000, left=5000)
+    assert all(layer._compiled_call_impl is None for layer in bidirectional.model.layers)
+    layers.compile_if_it_pays(seconds=10.0, done=1000, left=100_000)
+    assert all(layer._compiled_call_impl is not None for layer in bidirectional.model.layers)
+    for layer in bidirectional.model.layers:
+        layer._compiled_call_impl = None
+
+
+def test_laid_out_weights_follow_the_weights_and_give_gradients():
+    """After an update, a copy or an adapter's merge the next vector is that of the new weights."""
+    encoder = TextEncoder.load("pocket", attention="bidirectional", dtype="bfloat16")
+    if not any(isinstance(m, PrepackedLinear) for m in encoder.model.modules()):
+        encoder.encode("to lay them out")
+    expected = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    assert any(isinstance(m, PrepackedLinear) for m in encoder.model.modules()) == expected
+    before = encoder.encode(TEXTS[0])
+    twin = copy.deepcopy(encoder.model)
+    with torch.no_grad():
+        for layer in encoder.model.layers:
+            layer.mlp.down_proj.weight.mul_(-1)
+    changed = encoder.encode(TEXTS[0])
+    assert cosine(before, changed) < 0.99
+    plain = encoder.module(encoder.collate(encoder.tokenize(TEXTS[:1])))
+    assert plain.requires_grad
+    assert cosine(plain[0].detach().numpy(), changed) > 0.9999
+    unchanged = TextEncoder(twin, encoder.tokenizer, encoder.settings)
+    np.testing.assert_allclose(unchanged.encode(TEXTS[0]), before, atol=1e-6)

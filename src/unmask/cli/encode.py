@@ -2,10 +2,16 @@
 
 import argparse
 import sys
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unmask.cli.console import add_encoder_options, add_json, open_encoder, print_json, progress_wanted
+
+if TYPE_CHECKING:
+    from unmask.encoder import TextEncoder
+
+_SAMPLE = 64  # texts that the cost of eight bits is told on
 
 
 def add_parser(commands: Any) -> None:
@@ -24,7 +30,10 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--prompt-name", metavar="NAME", help="one of the encoder's saved prompts")
     parser.add_argument("--normalize", action="store_true", default=None, help="scale vectors to length 1")
     parser.add_argument(
-        "--batch-tokens", type=int, default=8192, metavar="N", help="most tokens in a batch (default: 8192)"
+        "--batch-tokens", type=int, metavar="N", help="most tokens in a batch (default: what suits the device)"
+    )
+    parser.add_argument(
+        "--int8", action="store_true", help="linear layers in eight bits; prints what that costs on the first texts"
     )
     add_encoder_options(parser)
     add_json(parser)
@@ -37,8 +46,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     inputs, out = [Path(p) for p in arguments.inputs], Path(arguments.out)
     check_inputs(inputs, out, field=arguments.field, id_field=arguments.id_field)
+    encoder = open_encoder(arguments)
+    loss = _int8(encoder, inputs, arguments) if arguments.int8 else {}
     count = encode_files(
-        open_encoder(arguments),
+        encoder,
         inputs,
         out,
         field=arguments.field,
@@ -50,7 +61,21 @@ def run(arguments: argparse.Namespace) -> int:
         progress=progress_wanted(),
     )
     if arguments.json:
-        print_json({"texts": count, "out": str(out)})
+        print_json({"texts": count, "out": str(out), **loss})
     else:
         print(f"{count:,} vectors written to {out}", file=sys.stderr)
     return 0
+
+
+def _int8(encoder: "TextEncoder", inputs: list[Path], arguments: argparse.Namespace) -> dict[str, float]:
+    """Change the encoder and say what it costs."""
+    from unmask.data.records import read_records
+    from unmask.encoder import to_int8
+
+    records = read_records(inputs[0], field=arguments.field, id_field=arguments.id_field)
+    cosines = to_int8(encoder, [record.text for record in islice(records, _SAMPLE)])
+    print(
+        f"int8: cosine to full precision on {len(cosines)} texts {cosines.mean():.4f}, smallest {cosines.min():.4f}",
+        file=sys.stderr,
+    )
+    return {"int8_cosine_mean": float(cosines.mean()), "int8_cosine_min": float(cosines.min())}

@@ -1,6 +1,7 @@
 """TextEncoder: text -> vector, tokens, words. One forward path: what is trained is what is evaluated and exported."""
 
 from unmask.encoder.conversion import convert_and_save
+from unmask.encoder.int8 import to_int8
 from unmask.encoder.search import search
 from unmask.encoder.states import EncoderModule
 from unmask.encoder.text_encoder import TextEncoder, TokenVectors
@@ -14,5 +15,6 @@ __all__ = [
     "WordPosition",
     "convert_and_save",
     "search",
+    "to_int8",
     "word_states",
 ]

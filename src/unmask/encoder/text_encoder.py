@@ -29,6 +29,7 @@ from unmask.backbone.loading import (
     working_dtype,
 )
 from unmask.backbone.opening import Sight, as_causal, attach_adapters, turn
+from unmask.backbone.prepack import prepack
 from unmask.backbone.recurrent import Recurrent
 from unmask.backbone.structure import family, replace_body, text_config
 from unmask.backbone.varlen import reads_flat
@@ -63,6 +64,7 @@ class TextEncoder:
         settings: pooling, length, prompts; see `EncoderSettings`.
         padding_side: where batches are padded; vectors do not depend on it.
         lineage: where the weights came from, as saved.
+        quantized: the weights are in eight bits (`to_int8`) and cannot be saved.
     """
 
     def __init__(self, model: Any, tokenizer: Any, settings: EncoderSettings | None = None) -> None:
@@ -75,6 +77,7 @@ class TextEncoder:
         self.module = EncoderModule(model, self.settings.pooling)
         self._padding_free: bool | None = None
         self._compiled = CompiledLayers(model)
+        self.quantized = False
         self._base: str | None = None
         self._adapter: Any | None = None
         self._stored: torch.dtype | None = None  # of the weights in the folder, where they run in another
@@ -220,6 +223,8 @@ class TextEncoder:
             return vector
         text_prompt = self._prompt(prompt, prompt_name)
         vectors = np.empty((len(texts), self.dimension), dtype=np.float32)
+        if self.padding_free:
+            prepack(self.model)
         if compile and self.padding_free:
             self._compiled.compile()
         started, done = time.perf_counter(), 0
@@ -330,8 +335,10 @@ class TextEncoder:
         """Write an encoder folder that sentence-transformers opens without this package.
 
         Raises:
-            ArtifactError: the folder exists already and is not empty, or the encoder has unmerged adapters.
+            ArtifactError: the folder exists already and is not empty; unmerged adapters; eight bits.
         """
+        if self.quantized:
+            raise ArtifactError("Weights in eight bits are not saved; open the encoder again and save that.")
         if self._adapter is not None:
             raise ArtifactError("This encoder keeps its adapters apart; open it with merge=True to save it.")
         lineage = ({"base": self._base} if self._base else {}) | self.lineage
