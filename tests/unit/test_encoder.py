@@ -280,3 +280,12 @@ def test_laid_out_weights_follow_the_weights_and_give_gradients():
     assert cosine(plain[0].detach().numpy(), changed) > 0.9999
     unchanged = TextEncoder(twin, encoder.tokenizer, encoder.settings)
     np.testing.assert_allclose(unchanged.encode(TEXTS[0]), before, atol=1e-6)
+
+
+def test_laid_out_weights_follow_writes_that_leave_no_trace():
+    """As peft merges an adapter: `weight.data += delta` changes neither the address nor the version."""
+    encoder = TextEncoder.load("pocket", attention="bidirectional", dtype="bfloat16")
+    before = encoder.encode(TEXTS[0])
+    for layer in encoder.model.layers:
+        layer.mlp.down_proj.weight.data += 0.05
+    assert cosine(before, encoder.encode(TEXTS[0])) < 0.99

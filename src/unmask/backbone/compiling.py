@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from unmask.backbone.structure import decoder_layers
+from unmask.backbone.structure import decoder_layers, decoder_modules
+from unmask.backbone.varlen import OPAQUE
 
 _LOG = logging.getLogger(__name__)
 # Compiling takes five to ten seconds and wins an eighth and more of what it is used on.
@@ -41,6 +42,8 @@ class CompiledLayers:
         if not self._possible:
             _LOG.warning("No C++ compiler was found, so layers run as they are written.")
             return
+        for module in decoder_modules(self._model):
+            setattr(module, OPAQUE, True)
         for layer in decoder_layers(self._model):
             layer.compile(dynamic=True)
         self._active = True

@@ -78,10 +78,12 @@ def _layer_class() -> type:
 
         def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
             """The frozen layer's output plus the branch's."""
-            name, *others = self.active_adapters
-            as_peft = not self.training or self.disable_adapters or self.merged or name in self.lora_variant
-            if as_peft or others or args or kwargs:
+            names = self.active_adapters
+            one = len(names) == 1 and names[0] in self.lora_A and names[0] not in self.lora_variant
+            as_peft = not self.training or self.disable_adapters or self.merged
+            if as_peft or not one or self.lora_bias.get(names[0]) or args or kwargs:
                 return super().forward(x, *args, **kwargs)  # type: ignore[no-any-return]
+            (name,) = names
             result = self.base_layer(x)
             kind = x.device.type
             x = x.to(torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else result.dtype)

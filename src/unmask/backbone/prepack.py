@@ -4,6 +4,8 @@ oneDNN turns a plain bfloat16 weight into its own layout whenever it multiplies 
 batches, a quarter of that of a single query. The laid-out copies take as much memory as the weights.
 """
 
+from functools import cache
+
 import torch
 from torch import nn
 from torch.utils.weak import WeakIdKeyDictionary
@@ -32,10 +34,10 @@ _COPIES: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 def _multiply(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """Input times the copy of a weight, which is made anew when the weight has changed."""
-    state = (weight.data_ptr(), weight._version)
+    state = (weight.data_ptr(), 0 if weight.is_inference() else weight._version)
     found = _COPIES.get(weight)
     if found is None or found[0] != state:
-        found = (state, torch.ops.mkldnn._reorder_linear_weight(weight.detach(), _ROWS))
+        found = (state, torch.ops.mkldnn._reorder_linear_weight(weight.detach(), _ROWS), _sample(weight))
         _COPIES[weight] = found
     result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(input, found[1], bias, "none", [], "")
     return result
@@ -53,11 +55,30 @@ def _(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> t
 
 
 def prepack(model: nn.Module) -> None:
-    """Let the plain linear layers of a bfloat16 model on a CPU use laid-out copies, unless those would be large."""
+    """Let the plain linear layers of a bfloat16 model on a CPU use laid-out copies, unless those would be large.
+
+    Called before every use: a copy whose weight was written to through `.data`, which leaves no other trace, is
+    dropped here, by a sample of its values.
+    """
     place = next(model.parameters())
-    if place.device.type != "cpu" or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if place.device.type != "cpu" or place.dtype != torch.bfloat16 or not _has_kernels():
         return
-    layers = [m for m in decoder_modules(model) if type(m) is nn.Linear and m.weight.dtype == torch.bfloat16]
+    linear = [m for m in decoder_modules(model) if isinstance(m, nn.Linear)]
+    layers = [m for m in linear if type(m) in (nn.Linear, PrepackedLinear)]
+    for layer in layers:
+        found = _COPIES.get(layer.weight)
+        if found is not None and not torch.equal(found[2], _sample(layer.weight)):
+            del _COPIES[layer.weight]
     if sum(layer.weight.nbytes for layer in layers) <= _MOST_BYTES:
         for layer in layers:
             layer.__class__ = PrepackedLinear
+
+
+@cache
+def _has_kernels() -> bool:
+    return bool(torch._C._has_mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _sample(weight: torch.Tensor) -> torch.Tensor:
+    flat = weight.detach().flatten()
+    return flat[:: max(1, len(flat) // 32)].clone()

@@ -20,11 +20,16 @@ def check_launcher() -> None:
     """Refuse what a launcher may ask for and this package does not do.
 
     Raises:
-        RecipeError: another kind of DeepSpeed than ZeRO 2, or FSDP of version 1.
+        RecipeError: another kind of DeepSpeed than ZeRO 2, FSDP of version 1, or its own checkpointing of activations.
         MissingExtraError: DeepSpeed is not installed.
     """
     if _asked_for("ACCELERATE_USE_FSDP") and os.environ.get("FSDP_VERSION", "2") != "2":
         raise RecipeError("FSDP of version 1 is not supported; set fsdp_version: 2 (accelerate/fsdp2 does).")
+    if _asked_for("ACCELERATE_USE_FSDP") and _asked_for("FSDP_ACTIVATION_CHECKPOINTING"):
+        raise RecipeError(
+            "fsdp_activation_checkpointing would run layers again with other dropout; set it to false, and "
+            "gradient_checkpointing: true in the stage."
+        )
     if not _asked_for("ACCELERATE_USE_DEEPSPEED"):
         return
     if importlib.util.find_spec("deepspeed") is None:
@@ -35,6 +40,9 @@ def check_launcher() -> None:
             f"DeepSpeed is supported as ZeRO 2 with accelerate's own keys (accelerate/deepspeed.yaml); asked for was "
             f"stage {stage} or a file of DeepSpeed's own settings. To share out weights too, use accelerate/fsdp2."
         )
+    places = [os.environ.get(f"ACCELERATE_DEEPSPEED_OFFLOAD_{what}_DEVICE", "none") for what in ("OPTIMIZER", "PARAM")]
+    if set(places) != {"none"}:
+        raise RecipeError("DeepSpeed's offloading is not supported: a stopped run could not go on. Set it to none.")
 
 
 def _asked_for(variable: str) -> bool:
