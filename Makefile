@@ -60,7 +60,9 @@ fmt: $(STAMP)
 	$(RUN)/ruff check --fix .
 
 bench: $(STAMP) $(ORACLE_STAMP)
-	$(OFFLINE) $(RUN)/python benchmarks/encode.py
+	$(OFFLINE) $(RUN)/python benchmarks/encode.py --oracle $(abspath $(ORACLE))/bin/python
+	$(OFFLINE) $(RUN)/python benchmarks/steps.py --oracle $(abspath $(ORACLE))/bin/python
+	$(OFFLINE) $(RUN)/python benchmarks/scaling.py
 	$(OFFLINE) $(RUN)/python benchmarks/words.py --oracle $(abspath $(ORACLE))/bin/python
 
 clean:
