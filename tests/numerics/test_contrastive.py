@@ -211,16 +211,17 @@ def test_grad_cache_gives_the_plain_gradients_with_dropout_on(module, loss):
     found, outs = [], []
     with hidden_dropout(module.module.model, 0.3):
         module.module.train()
-        for cached in (False, True):
+        for cached, kept in ((False, 0), (True, 0), (True, 1), (True, 2), (True, 9)):
             module.module.zero_grad()
-            objective = Contrastive(loss, grad_cache=cached)
+            objective = Contrastive(loss, grad_cache=cached, kept_graphs=kept)
             outs.append(objective.step(module.module, whole_step(module, groups), LocalEngine(4)))
             found.append(gradients(module.module))
         module.module.zero_grad()
         Contrastive(loss).step(module.module, whole_step(module, groups), LocalEngine(5))
         other = gradients(module.module)
-    assert outs[0] == outs[1]
-    assert_alike(*found, 1e-5)
+    for out, gradient in zip(outs[1:], found[1:], strict=True):
+        assert out == outs[0]
+        assert_alike(found[0], gradient, 1e-5)
     name = "model.layers.0.mlp.up_proj.weight"
     assert not torch.allclose(other[name], found[0][name], rtol=1e-2)  # another seed: dropout was really on
 
@@ -242,12 +243,16 @@ def test_grad_cache_keeps_no_graph_of_the_whole_batch(module):
             self.graphs = max(self.graphs, sum("Embedding" in node.name() for node in seen))
             super().backward(loss)
 
-    sizes = []
-    for cached in (False, True):
-        engine = Watching()
-        Contrastive(grad_cache=cached).step(module.module, whole_step(module, groups), engine)
-        sizes.append(engine.graphs)
-    assert sizes == [12, 1]
+    def watched(**options):
+        engine, passes = Watching(), []
+        run = lambda batch: passes.append(1) or module.module(batch)  # noqa: E731
+        Contrastive(**options).step(run, whole_step(module, groups), engine)
+        return engine.graphs, len(passes)
+
+    assert watched() == (12, 12)
+    assert watched(grad_cache=True, kept_graphs=0) == (1, 24)
+    assert watched(grad_cache=True) == (1, 23)  # the last graph is used before another is made
+    assert watched(grad_cache=True, kept_graphs=4) == (4, 20)
 
 
 def test_processes_together_leave_the_gradients_of_one(module):

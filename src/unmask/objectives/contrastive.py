@@ -149,7 +149,9 @@ class Contrastive:
 
     Args:
         loss: what counts as a negative.
-        grad_cache: run each part twice and keep no graph, so that memory does not grow with the batch.
+        grad_cache: run parts twice instead of keeping their graphs, so that memory does not grow with the batch
+            (Gao et al. 2021, arXiv 2101.06983).
+        kept_graphs: of how many parts, the last ones, the graph is kept even so; they need not run again.
         teacher_weight: how much the distance to a teacher's distribution over the candidates counts, if there is one.
         teacher_scale: factor on the teacher's cosines.
     """
@@ -159,38 +161,44 @@ class Contrastive:
         loss: InfoNce | None = None,
         *,
         grad_cache: bool = False,
+        kept_graphs: int = 1,
         teacher_weight: float = 1.0,
         teacher_scale: float = 20.0,
     ) -> None:
         self.loss = loss or InfoNce()
         self.grad_cache = grad_cache
+        self.kept_graphs = kept_graphs
         self.teacher_weight = teacher_weight
         self.teacher_scale = teacher_scale
 
     def step(self, model: Model, batch: ContrastiveBatch, engine: Engine) -> StepOutput:
         """Vectors of all rows, one loss, gradients into the parts of this process."""
-        own = torch.cat([part.rows for part in batch.parts])
-        vectors = self._run(model, batch.parts, engine, graph=not self.grad_cache)
+        parts = batch.parts
+        own = torch.cat([part.rows for part in parts])
+        again = max(0, len(parts) - self.kept_graphs) if self.grad_cache else 0  # how many run twice
+        vectors = self._run(model, parts, engine, again)
         rows = len(batch.texts)
         everything = _everywhere(torch.cat([v.detach() for v in vectors]), own, rows, engine).requires_grad_()
         teacher = None if batch.teacher is None else _everywhere(batch.teacher, own, rows, engine)
         loss, metrics = self._gradients(everything, teacher, batch)
         assert everything.grad is not None
         # Every process leaves the gradients of its own rows; the loop averages over processes where a sum is meant.
-        wanted = (everything.grad[own] * engine.processes).split([len(part.rows) for part in batch.parts])
-        if self.grad_cache:
-            for part, gradient in zip(batch.parts, wanted, strict=True):
-                with engine.part(part.number, last=part is batch.parts[-1]):
-                    engine.backward((model(part.batch) * gradient).sum())
-        else:
-            pairs = zip(vectors, wanted, strict=True)
-            engine.backward(torch.stack([(v * gradient).sum() for v, gradient in pairs]).sum())
+        wanted = (everything.grad[own] * engine.processes).split([len(part.rows) for part in parts])
+        if again < len(parts):  # first what has a graph, which is gone then
+            with engine.part(parts[-1].number, last=not again):
+                pairs = zip(vectors[again:], wanted[again:], strict=True)
+                engine.backward(torch.stack([(v * gradient).sum() for v, gradient in pairs]).sum())
+        for number, (part, gradient) in enumerate(zip(parts[:again], wanted[:again], strict=True)):
+            with engine.part(part.number, last=number == again - 1):
+                engine.backward((model(part.batch) * gradient).sum())
         return StepOutput(loss, batch.anchors, metrics)
 
-    def _run(self, model: Model, parts: Sequence[Part], engine: Engine, *, graph: bool) -> list[torch.Tensor]:
+    def _run(self, model: Model, parts: Sequence[Part], engine: Engine, again: int) -> list[torch.Tensor]:
+        """Vectors of all parts; without a graph those of the first `again`."""
         vectors = []
-        for part in parts:
-            with engine.part(part.number, last=part is parts[-1]), torch.set_grad_enabled(graph):
+        for number, part in enumerate(parts):
+            last = part is parts[-1] and not again
+            with engine.part(part.number, last=last), torch.set_grad_enabled(number >= again):
                 vectors.append(model(part.batch))
         return vectors
 

@@ -122,6 +122,7 @@ class ContrastiveSettings(TrainedStage):
     mask_duplicates: bool = Field(True, description="a text equal to the query or its positive is no negative")
     matryoshka: list[int] = Field([], description="also train the first so many dimensions")
     grad_cache: bool = Field(False, description="memory of one micro-batch for any batch, at a third more time")
+    grad_cache_kept: int = Field(1, ge=0, description="micro-batches whose graph is kept even so, and not run again")
     attention_dropout: float = Field(0.0, ge=0, lt=1)
     hidden_dropout: float = Field(0.0, ge=0, lt=1, description="on what each layer adds to the residual stream")
 

@@ -205,7 +205,7 @@ def _job(settings: ContrastiveSettings, context: StageContext, encoder: TextEnco
     return Job(
         name=settings.name or str(settings.objective),  # type: ignore[attr-defined]
         module=encoder.module,
-        objective=Contrastive(loss, grad_cache=settings.grad_cache, **weights),
+        objective=Contrastive(loss, grad_cache=settings.grad_cache, kept_graphs=settings.grad_cache_kept, **weights),
         batch=batch,
         evaluate=None,
         evaluate_every=1,

@@ -93,7 +93,9 @@ def estimate_memory(
         kept = _saved(model, settings, shape, bf16)
     logits = _logits(model, settings, shape, causal_lm)
     count = sum(p.numel() for p in trained)
-    graphs = shape.passes if isinstance(settings, ContrastiveSettings) and not settings.grad_cache else 1
+    graphs = 1
+    if isinstance(settings, ContrastiveSettings):
+        graphs = min(shape.passes, max(1, settings.grad_cache_kept)) if settings.grad_cache else shape.passes
     activations = kept * graphs + logits
     fixed = weights + 8 * count
     busy = activations + 4 * count if shape.passes > graphs else max(activations, 4 * count)
