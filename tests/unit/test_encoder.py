@@ -9,7 +9,7 @@ import torch
 
 from unmask import ArtifactError, ConversionError, DataError, EncodingError, TextEncoder
 from unmask.artifact import EncoderSettings
-from unmask.backbone.compiling import CompiledLayers
+from unmask.backbone.compiling import CompiledLayers, _has_compiler
 from unmask.backbone.prepack import PrepackedLinear
 from unmask.encoder import to_int8
 
@@ -239,12 +239,19 @@ def test_eight_bits_say_what_they_cost_and_are_not_saved(articles, tmp_path):
         encoder.save(tmp_path / "encoder")
 
 
+COMPILER = _has_compiler(torch.device("cpu"))
+
+
+def compiled_layers(encoder):
+    return sum(layer._compiled_call_impl is not None for layer in encoder.model.layers)
+
+
 def test_compiled_layers_give_the_same_vectors_also_padded(articles):
     encoder = TextEncoder.load("pocket", attention="bidirectional", dtype="float32")
     expected = encoder.encode(articles, compile=False)
     compiled = encoder.encode(articles, compile=True)
     assert cosine(expected, compiled).min() > 0.99999
-    assert all(layer._compiled_call_impl is not None for layer in encoder.model.layers)
+    assert compiled_layers(encoder) == (len(encoder.model.layers) if COMPILER else 0)  # without one: a warning
     np.testing.assert_allclose(encoder.encode(articles[0]), expected[0], atol=1e-4)
     encoder.padding_free = False
     assert cosine(expected, encoder.encode(articles)).min() > 0.99999
@@ -254,9 +261,9 @@ def test_minutes_of_work_are_compiled_and_seconds_are_not(bidirectional):
     layers = CompiledLayers(bidirectional.model)
     layers.compile_if_it_pays(seconds=1.0, done=1000, left=10**9)  # too early to tell
     layers.compile_if_it_pays(seconds=10.0, done=1000, left=5000)
-    assert all(layer._compiled_call_impl is None for layer in bidirectional.model.layers)
+    assert compiled_layers(bidirectional) == 0
     layers.compile_if_it_pays(seconds=10.0, done=1000, left=100_000)
-    assert all(layer._compiled_call_impl is not None for layer in bidirectional.model.layers)
+    assert compiled_layers(bidirectional) == (len(bidirectional.model.layers) if COMPILER else 0)
     for layer in bidirectional.model.layers:
         layer._compiled_call_impl = None
 
