@@ -29,10 +29,18 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _not_on_stdout(record: logging.LogRecord) -> bool:
+    """DeepSpeed, where it is installed, logs to stdout from its import on, which would break `--json`."""
+    if record.filename != "real_accelerator.py":  # on a CPU it says so each time
+        logging.getLogger().handle(record)
+    return False
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     arguments = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("DeepSpeed").addFilter(_not_on_stdout)
     logging.getLogger("unmask").setLevel(logging.WARNING if process_number() else logging.INFO)
     try:
         code: int = arguments.run(arguments)
