@@ -3,8 +3,8 @@
     make bench
     python benchmarks/encode.py --shape 135m 0.6b --workload short mixed long latency --oracle .venv-oracle/bin/python
 
-Each run is a process of its own; libraries take turns, and medians count. The first column of ratios is how many
-times the speed of sentence-transformers in the same dtype is reached. Weights are random, which speed does not mind.
+Each run is a process of its own; libraries take turns, and medians count. The ratio is how many times as
+fast as a line unmask in bfloat16 is. Weights are random, which speed does not mind.
 """
 
 import argparse
@@ -51,7 +51,7 @@ def _folders(shape: str, scratch: Path) -> dict[str, str]:
 def _compare(shape: str, name: str, folders: dict[str, str], arguments: argparse.Namespace, scratch: str) -> None:
     count = {"short": 2 * arguments.texts, "long": arguments.texts // 8, "latency": 32}.get(name, arguments.texts)
     texts = workload("short" if name == "latency" else name, count, arguments.source)
-    shared: dict[str, Any] = {**folders, "texts": texts, "scratch": scratch, "skip_first": 1}
+    shared: dict[str, Any] = {**folders, "texts": texts, "scratch": scratch}
     shared["latency"] = name == "latency"
     lines = {}
     for dtype in ("bfloat16", "float32"):

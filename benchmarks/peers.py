@@ -84,7 +84,7 @@ def transformers_encode(job):
             batch = tokenizer(texts[start : start + 32], padding=True, truncation=True, return_tensors="pt")
             states = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])[0].float()
             mask = batch["attention_mask"][..., None].float()
-            mask[:, 0] *= job["skip_first"] == 0  # a BOS is left out of the mean where the encoder leaves it out
+            mask[:, 0] = 0  # the encoder leaves BOS out of the mean
             found.append(((states * mask).sum(1) / mask.sum(1)).numpy())
         return np.concatenate(found)
 

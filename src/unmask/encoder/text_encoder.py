@@ -219,7 +219,8 @@ class TextEncoder:
             EncodingError: a vector that is not finite, with the numbers of the texts.
         """
         if isinstance(texts, str):
-            vector: Floats = self.encode([texts], prompt=prompt, prompt_name=prompt_name, normalize=normalize)[0]
+            asked: dict[str, Any] = {"prompt": prompt, "prompt_name": prompt_name, "normalize": normalize}
+            vector: Floats = self.encode([texts], batch_tokens=batch_tokens, compile=compile, **asked)[0]
             return vector
         text_prompt = self._prompt(prompt, prompt_name)
         vectors = np.empty((len(texts), self.dimension), dtype=np.float32)
