@@ -3,7 +3,7 @@
 A transformers model reads the row as one text with positions that start again; only attention must know where a text
 ends. So while a layout is in force (a context variable: threads do not see each other's), the functions that
 transformers registers under `sdpa` build no mask and attend text by text: on CUDA by torch's variable-length
-kernel, elsewhere by its dense kernel on texts of equal length together. Outside a layout they are what they were.
+kernel, elsewhere by dense attention on texts of equal length together. Outside a layout they are what they were.
 Nothing is believed of a family: `reads_flat` compares with texts read alone, on a tiny twin.
 """
 
@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from unmask.backbone.attention import attention_mode, set_attention_mode
+from unmask.backbone.cpu_attention import attend_by_products, suits_products
 from unmask.backbone.structure import RECURRENT_KEY, text_config, token_states
 from unmask.backbone.tiny import tiny_config, tiny_model
 
@@ -124,17 +125,21 @@ def attend(
             x[0, :, start : start + count * length].unflatten(1, (count, length)).transpose(0, 1)
             for x in (query, key, value)
         )
-        masked = window is not None and length > window
-        states = nn.functional.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=_band(length, window, layout) if window is not None and masked else None,
-            is_causal=layout.causal and not masked and length > 1,
-            scale=scale,
-            dropout_p=dropout,
-            enable_gqa=query.shape[1] != key.shape[1],
-        )
+        band = _band(length, window, layout) if window is not None and length > window else None
+        if suits_products(q, dropout):
+            visible = _band(length, length, layout) if band is None and layout.causal else band
+            states = attend_by_products(q, k, v, scale=scale, visible=visible, dropout=dropout)
+        else:
+            states = nn.functional.scaled_dot_product_attention(
+                q,
+                k,
+                v,
+                attn_mask=band,
+                is_causal=layout.causal and band is None and length > 1,
+                scale=scale,
+                dropout_p=dropout,
+                enable_gqa=query.shape[1] != key.shape[1],
+            )
         found.append(states.transpose(1, 2).flatten(0, 1))
     return found[0] if len(found) == 1 else torch.cat(found)
 
