@@ -1,17 +1,21 @@
 """Attention on a CPU as two matrix products around a softmax.
 
-Torch's kernel for the CPU never writes the scores down, which pays for long texts only: at 100 tokens its backward pass in
-bfloat16 takes five times as long as these products, and with dropout it leaves the kernel for products in float32. In
-bfloat16 the scores are rounded, as they are in transformers' eager attention; keys less their mean, which no softmax
-can see (Zhang et al. 2024, arXiv 2410.02367), keep them small.
+Torch's kernel for the CPU never writes the scores down, which pays for long texts only: at 100 tokens its backward pass
+in bfloat16 takes five times as long as these products, and with dropout torch leaves the kernel for products in
+float32. In bfloat16 the scores are rounded, as they are in transformers' eager attention; keys less their mean, which
+no softmax can see (Zhang et al. 2024, arXiv 2410.02367), keep them small.
 """
 
+from functools import partial
+
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from unmask.backbone.random_masks import Dropout
 
 _LONGEST = 512  # tokens; the scores of longer texts are not written down
 _SHORTEST_READ = 64  # without gradient torch's kernel is faster on what is shorter
+_LONGEST_KEPT = 128  # scores of longer texts are computed again for the backward pass; they outgrow what they came from
 
 
 def suits_products(query: torch.Tensor, dropout: float) -> bool:
@@ -46,6 +50,23 @@ def attend_by_products(
     Returns:
         [texts, heads, tokens, width of a value].
     """
+    if query.requires_grad and torch.is_grad_enabled() and query.shape[2] > _LONGEST_KEPT:
+        again = partial(_products, scale=scale, visible=visible, dropout=dropout)
+        states = checkpoint(again, query, key, value, use_reentrant=False, preserve_rng_state=bool(dropout))
+        assert isinstance(states, torch.Tensor)
+        return states
+    return _products(query, key, value, scale=scale, visible=visible, dropout=dropout)
+
+
+def _products(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    *,
+    scale: float | None,
+    visible: torch.Tensor | None,
+    dropout: float,
+) -> torch.Tensor:
     texts, heads, length, width = query.shape
     shared = key.shape[1]
     scaled = query * (width**-0.5 if scale is None else scale)

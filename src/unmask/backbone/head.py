@@ -40,7 +40,8 @@ class LanguageModelHead(nn.Module):
         states = states.to(self.weight.dtype)
         if self.transform is not None:
             states = self.transform(states)
-        logits = self.projection(states)[..., : self.vocabulary].float() * self.scale
+        logits = self.projection(states)[..., : self.vocabulary].float()
+        logits = logits if self.scale == 1.0 else logits * self.scale
         return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
 
     @torch.no_grad()

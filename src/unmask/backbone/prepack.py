@@ -1,19 +1,21 @@
 """Weights laid out once as the CPU's matrix kernels read them, instead of at every product.
 
 oneDNN turns a plain bfloat16 weight into its own layout whenever it multiplies by it: a tenth of the time of large
-batches, a quarter of that of a single query. The laid-out copies take as much memory as the weights.
+batches, a third of that of a single query. The laid-out copies take as much memory as the weights.
 """
 
+import weakref
 from functools import cache
+from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.weak import WeakIdKeyDictionary
 
 from unmask.backbone.structure import decoder_modules
 
 _MOST_BYTES = 4 << 30  # of weights that a second copy is made of
 _ROWS = 1024  # what the layout is chosen for; it serves any number
+_SAMPLE = 32  # values of a weight that are compared before every use
 
 
 class PrepackedLinear(nn.Linear):
@@ -21,24 +23,27 @@ class PrepackedLinear(nn.Linear):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Like nn.Linear, up to the order of sums."""
-        plain = self.weight.dtype != torch.bfloat16 or input.dtype != torch.bfloat16
-        if plain or torch.is_grad_enabled() or type(self.weight) is not nn.Parameter:
+        weight = self.weight
+        plain = weight.dtype != torch.bfloat16 or input.dtype != torch.bfloat16
+        if plain or torch.is_grad_enabled() or type(weight) is not nn.Parameter:
             return super().forward(input)
         multiply = _multiply_compiled if torch.compiler.is_compiling() else _multiply
-        return multiply(input, self.weight, self.bias)
+        return multiply(input, weight, self.bias)
 
 
-# By weight and not by module, so that copying and saving modules know nothing of it.
-_COPIES: WeakIdKeyDictionary = WeakIdKeyDictionary()
+# By weight and not by module, so that copying and saving modules know nothing of it: id -> (state, copy).
+_COPIES: dict[int, tuple[tuple[int, int], torch.Tensor]] = {}
 
 
 def _multiply(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """Input times the copy of a weight, which is made anew when the weight has changed."""
     state = (weight.data_ptr(), 0 if weight.is_inference() else weight._version)
-    found = _COPIES.get(weight)
+    found = _COPIES.get(id(weight))
     if found is None or found[0] != state:
-        found = (state, torch.ops.mkldnn._reorder_linear_weight(weight.detach(), _ROWS), _sample(weight))
-        _COPIES[weight] = found
+        if found is None:
+            weakref.finalize(weight, _COPIES.pop, id(weight), None)
+        found = (state, torch.ops.mkldnn._reorder_linear_weight(weight.detach(), _ROWS))
+        _COPIES[id(weight)] = found
     result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(input, found[1], bias, "none", [], "")
     return result
 
@@ -54,24 +59,50 @@ def _(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> t
     return input.new_empty(*input.shape[:-1], weight.shape[0])
 
 
-def prepack(model: nn.Module) -> None:
-    """Let the plain linear layers of a bfloat16 model on a CPU use laid-out copies, unless those would be large.
+class PrepackedLayers:
+    """The linear layers of one model, multiplying by laid-out copies, unless those would be large.
 
-    Called before every use: a copy whose weight was written to through `.data`, which leaves no other trace, is
-    dropped here, by a sample of its values.
+    Args:
+        model: the backbone; only one in bfloat16 on a CPU is changed.
     """
-    place = next(model.parameters())
-    if place.device.type != "cpu" or place.dtype != torch.bfloat16 or not _has_kernels():
-        return
-    linear = [m for m in decoder_modules(model) if isinstance(m, nn.Linear)]
-    layers = [m for m in linear if type(m) in (nn.Linear, PrepackedLinear)]
-    for layer in layers:
-        found = _COPIES.get(layer.weight)
-        if found is not None and not torch.equal(found[2], _sample(layer.weight)):
-            del _COPIES[layer.weight]
-    if sum(layer.weight.nbytes for layer in layers) <= _MOST_BYTES:
-        for layer in layers:
-            layer.__class__ = PrepackedLinear
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._layers: list[PrepackedLinear] = []
+        self._places: list[int] = []
+        self._samples: list[torch.Tensor] = []  # views of the weights
+        self._seen = torch.empty(0)
+
+    def refresh(self) -> None:
+        """Called before every use: copies of weights that were written to through `.data` are dropped.
+
+        Such a write, as peft merges an adapter, leaves no other trace than the values.
+        """
+        place = next(self._model.parameters())
+        if place.device.type != "cpu" or place.dtype != torch.bfloat16 or not _has_kernels():
+            return
+        if not self._layers:
+            self._layers = _plain_layers(self._model)
+        places = [layer.weight.data_ptr() for layer in self._layers]
+        if places != self._places:
+            self._places = places
+            self._samples = [_sample(layer.weight) for layer in self._layers]
+        elif self._layers and torch.equal(torch.cat(self._samples), self._seen):
+            return
+        for layer in self._layers:
+            found = _COPIES.get(id(layer.weight))
+            if found is not None:  # no state of a weight is this one
+                _COPIES[id(layer.weight)] = ((0, -1), found[1])
+        self._seen = torch.cat(self._samples) if self._samples else self._seen
+
+
+def _plain_layers(model: nn.Module) -> list[PrepackedLinear]:
+    linear: list[Any] = [m for m in decoder_modules(model) if type(m) in (nn.Linear, PrepackedLinear)]
+    if sum(layer.weight.nbytes for layer in linear) > _MOST_BYTES:
+        return []
+    for layer in linear:
+        layer.__class__ = PrepackedLinear
+    return linear
 
 
 @cache
@@ -81,4 +112,4 @@ def _has_kernels() -> bool:
 
 def _sample(weight: torch.Tensor) -> torch.Tensor:
     flat = weight.detach().flatten()
-    return flat[:: max(1, len(flat) // 32)].clone()
+    return flat[:: max(1, len(flat) // _SAMPLE)]

@@ -25,7 +25,7 @@ def random_mask(x: torch.Tensor, dropout: float) -> torch.Tensor:
 
 
 def masked(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """x with zeros where the mask has them, not rescaled."""
+    """The values of x, zeros where the mask has them; not rescaled."""
     integers = _INTEGERS[x.element_size()]
     return (x.view(integers) & mask.to(integers)).view(x.dtype)
 
@@ -35,7 +35,7 @@ class Dropout(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, dropout: float) -> torch.Tensor:
-        """x with a random share of its elements dropped."""
+        """The values of x, a random share of them dropped."""
         mask = random_mask(x, dropout)
         ctx.save_for_backward(mask)
         return masked(x, mask)

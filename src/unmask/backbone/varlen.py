@@ -24,6 +24,7 @@ from unmask.backbone.attention import attention_mode, set_attention_mode
 from unmask.backbone.cpu_attention import attend_by_products, suits_products
 from unmask.backbone.structure import RECURRENT_KEY, text_config, token_states
 from unmask.backbone.tiny import tiny_config, tiny_model
+from unmask.text.batching import send
 
 OPAQUE = "_unmask_opaque"  # marks modules whose attention is one opaque step of a compiled layer
 _TWIN_LENGTHS = (40, 21, 9, 9, 3)  # beyond a twin's windows, within them, two alike
@@ -57,12 +58,12 @@ class FlatLayout:
     @cached_property
     def ends(self) -> torch.Tensor:
         """0 and where each text ends, int32 [texts + 1]."""
-        return torch.tensor([0, *accumulate(self.lengths)], dtype=torch.int32, device=self.device)
+        return send(torch.tensor([0, *accumulate(self.lengths)], dtype=torch.int32), self.device)
 
     @cached_property
     def positions(self) -> torch.Tensor:
         """0, 1, 2 ... within each text, int64 [1, tokens]."""
-        return torch.cat([torch.arange(length, device=self.device) for length in self.lengths])[None]
+        return send(torch.cat([torch.arange(length) for length in self.lengths])[None], self.device)
 
 
 _LAYOUT: ContextVar[FlatLayout | None] = ContextVar("layout", default=None)

@@ -11,7 +11,7 @@ from unmask.backbone.structure import layer_states, num_layers
 from unmask.backbone.varlen import flat, layout_of
 from unmask.errors import EncodingError
 from unmask.pooling import Pooling, pool
-from unmask.text.batching import Batch, FlatBatch
+from unmask.text.batching import Batch, FlatBatch, send
 
 
 def text_states(model: nn.Module, batch: Batch, layers: Sequence[int] | None = None) -> list[torch.Tensor]:
@@ -44,7 +44,7 @@ class EncoderModule(nn.Module):
         """Vectors of a batch, with gradients if the context asks for them."""
         (states,) = text_states(self.model, batch)
         if isinstance(batch, FlatBatch):
-            lengths, pooled = torch.tensor(batch.lengths, device=states.device), batch.pooled
+            lengths, pooled = send(torch.tensor(batch.lengths), states.device), batch.pooled
         else:
             lengths, pooled = batch.attention_mask.sum(dim=1), batch.pooled[batch.attention_mask.bool()]
         return pool(states, lengths, pooled, self.pooling)

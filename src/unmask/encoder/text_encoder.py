@@ -1,8 +1,6 @@
 """TextEncoder: text -> vector, tokens, words. One forward path: what is trained is what is evaluated and exported."""
 
-import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,12 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from unmask.artifact import EncoderSettings, read_lineage, read_settings, read_sight, write_encoder
 from unmask.backbone.attention import AttentionMode, Window
-from unmask.backbone.compiling import CompiledLayers
 from unmask.backbone.elsewhere import gaps_elsewhere
+from unmask.backbone.fast_paths import FastPaths
 from unmask.backbone.loading import (
     Dtype,
     checked_device,
@@ -29,10 +26,10 @@ from unmask.backbone.loading import (
     working_dtype,
 )
 from unmask.backbone.opening import Sight, as_causal, attach_adapters, turn
-from unmask.backbone.prepack import prepack
 from unmask.backbone.recurrent import Recurrent
 from unmask.backbone.structure import family, replace_body, text_config
 from unmask.backbone.varlen import reads_flat
+from unmask.encoder.encoding import text_vectors
 from unmask.encoder.states import EncoderModule, check_finite, text_states
 from unmask.encoder.words import Floats, WordPosition, word_states
 from unmask.errors import ArtifactError, DataError
@@ -42,7 +39,6 @@ from unmask.text.prompts import ChatWrapper, Rendered, render
 from unmask.text.spans import TokenizedText, check_tokenizer, tokenize
 from unmask.text.words import append_eos, checked_words
 
-_WINDOW = 4096  # texts tokenized and sorted at a time, so that memory does not grow with the input
 # Small on a CPU, whose caches then hold what one layer hands to the next.
 _BATCH_TOKENS = {"cpu": 2048, "gpu": 16384}
 
@@ -65,6 +61,7 @@ class TextEncoder:
         padding_side: where batches are padded; vectors do not depend on it.
         lineage: where the weights came from, as saved.
         quantized: the weights are in eight bits (`to_int8`) and cannot be saved.
+        fast_paths: what makes the model faster on this machine.
     """
 
     def __init__(self, model: Any, tokenizer: Any, settings: EncoderSettings | None = None) -> None:
@@ -76,7 +73,7 @@ class TextEncoder:
         self.lineage: dict[str, Any] = {}
         self.module = EncoderModule(model, self.settings.pooling)
         self._padding_free: bool | None = None
-        self._compiled = CompiledLayers(model)
+        self.fast_paths = FastPaths(model)
         self.quantized = False
         self._base: str | None = None
         self._adapter: Any | None = None
@@ -222,39 +219,18 @@ class TextEncoder:
             asked: dict[str, Any] = {"prompt": prompt, "prompt_name": prompt_name, "normalize": normalize}
             vector: Floats = self.encode([texts], batch_tokens=batch_tokens, compile=compile, **asked)[0]
             return vector
-        text_prompt = self._prompt(prompt, prompt_name)
-        vectors = np.empty((len(texts), self.dimension), dtype=np.float32)
-        if self.padding_free:
-            prepack(self.model)
-        if compile and self.padding_free:
-            self._compiled.compile()
-        started, done = time.perf_counter(), 0
-        with tqdm(total=len(texts), unit="text", disable=not progress, desc="encoding") as bar:
-            for start, tokenized in self._tokenized_ahead(texts, text_prompt):
-                tokens = sum(len(text) for text in tokenized)
-                later = tokens * (len(texts) - start - len(tokenized)) // len(tokenized)
-                for rows, batch in self.batches(tokenized, batch_tokens):
-                    with torch.inference_mode():
-                        vectors[start + np.asarray(rows)] = self._compiled.run(self.module, batch).cpu().numpy()
-                    bar.update(len(rows))
-                    done, tokens = done + batch.num_tokens, tokens - batch.num_tokens
-                    if compile is None and self.padding_free:
-                        self._compiled.compile_if_it_pays(time.perf_counter() - started, done, tokens + later)
+        vectors = text_vectors(
+            self,
+            texts,
+            self._prompt(prompt, prompt_name),
+            batch_tokens=batch_tokens,
+            compile=compile,
+            progress=progress,
+        )
         check_finite(vectors, texts)
         if self.settings.normalize if normalize is None else normalize:
             vectors /= np.linalg.norm(vectors, axis=1, keepdims=True).clip(min=1e-12)
         return vectors
-
-    def _tokenized_ahead(self, texts: Sequence[str], prompt: str) -> Iterator[tuple[int, list[TokenizedText]]]:
-        """Some thousand texts at a time with the number of the first; the next are tokenized in a thread meanwhile."""
-        starts = range(0, len(texts), _WINDOW)
-        with ThreadPoolExecutor(1) as pool:
-            ahead = [pool.submit(self.tokenize, texts[start : start + _WINDOW], prompt) for start in starts[:1]]
-            for start in starts:
-                ready = ahead.pop().result()
-                if start + _WINDOW < len(texts):
-                    ahead.append(pool.submit(self.tokenize, texts[start + _WINDOW : start + 2 * _WINDOW], prompt))
-                yield start, ready
 
     def encode_tokens(self, texts: Sequence[str], *, batch_tokens: int | None = None) -> list[TokenVectors]:
         """The states of each text's own tokens (no prompt, template or special tokens), with their offsets."""
@@ -373,7 +349,8 @@ class TextEncoder:
         self, tokenized: Sequence[TokenizedText], batch_tokens: int | None = None
     ) -> Iterator[tuple[list[int], Batch]]:
         """Token-budget batches on the model's device, with the numbers of their rows; puts the model in eval mode."""
-        self.model.eval()
+        if self.model.training:
+            self.model.eval()
         budget = batch_tokens or _BATCH_TOKENS["cpu" if self.device.type == "cpu" else "gpu"]
         for rows in token_budget([len(text) for text in tokenized], budget, padded=not self.padding_free):
             yield rows, self.collate([tokenized[row] for row in rows])

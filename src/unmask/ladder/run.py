@@ -40,6 +40,7 @@ from unmask.ladder.schema import EvaluationSettings, Recipe, TextSource, stage_n
 from unmask.ladder.sources import check_files, fingerprint, fingerprints, open_data, used
 from unmask.training.building import Data, Origin, StageContext
 from unmask.training.config import StageSettings, TrainedStage
+from unmask.training.heap import use_one_heap
 from unmask.training.processes import check_launcher, make_accelerator
 from unmask.training.stages import check_stage, run_stage
 
@@ -95,6 +96,7 @@ def train(recipe: Recipe, out: str | Path, *, progress: bool = False, evaluate: 
     """
     started = time.perf_counter()
     check_launcher()
+    use_one_heap()
     check_files(recipe)
     data = open_data(recipe)
     _preflight(recipe, data)

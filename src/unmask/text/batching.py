@@ -31,7 +31,7 @@ class PaddedBatch:
 
     def to(self, device: torch.device | str) -> "PaddedBatch":
         """The same batch on another device."""
-        return PaddedBatch(*(getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)))
+        return PaddedBatch(*(send(getattr(self, f.name), device) for f in fields(self)))
 
     @property
     def num_tokens(self) -> int:
@@ -55,8 +55,7 @@ class FlatBatch:
 
     def to(self, device: torch.device | str) -> "FlatBatch":
         """The same batch on another device."""
-        ids, pooled = (x.to(device, non_blocking=True) for x in (self.input_ids, self.pooled))
-        return FlatBatch(ids, pooled, self.lengths)
+        return FlatBatch(send(self.input_ids, device), send(self.pooled, device), self.lengths)
 
     @property
     def num_tokens(self) -> int:
@@ -65,6 +64,12 @@ class FlatBatch:
 
 
 Batch = FlatBatch | PaddedBatch
+
+
+def send(tensor: torch.Tensor, device: torch.device | str) -> torch.Tensor:
+    """A tensor on another device; a GPU fetches it from pinned memory when its turn comes, and nobody waits."""
+    ready = tensor.pin_memory() if torch.device(device).type == "cuda" and tensor.device.type == "cpu" else tensor
+    return ready.to(device, non_blocking=True)
 
 
 def pad_token(tokenizer: Any) -> int:

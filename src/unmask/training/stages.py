@@ -37,6 +37,7 @@ from unmask.training.config import (
     TrainedStage,
 )
 from unmask.training.contrastive import mixed_sampler, pair_sets, set_dropout, simcse_job, supervised_job
+from unmask.training.heap import trim_heap
 from unmask.training.loop import Job, fit
 from unmask.training.mntp import mntp_job
 from unmask.training.processes import agreed
@@ -65,6 +66,7 @@ def run_stage(
         return finished
     if isinstance(settings, TrainedStage):
         _train(settings, context, folder)
+        trim_heap()
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         if isinstance(settings, TrainedStage):
@@ -83,6 +85,7 @@ def run_stage(
 def _train(settings: TrainedStage, context: StageContext, folder: Path) -> None:
     torch.manual_seed(context.draw("adapter"))  # fresh LoRA weights are drawn before the loop seeds its steps
     with _JOBS[type(settings)](settings, context) as job:
+        trim_heap()
         fit(job, settings, folder, context.accelerator, progress=context.progress)
 
 
