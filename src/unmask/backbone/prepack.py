@@ -27,7 +27,7 @@ class PrepackedLinear(nn.Linear):
         plain = weight.dtype != torch.bfloat16 or input.dtype != torch.bfloat16
         if plain or torch.is_grad_enabled() or type(weight) is not nn.Parameter:
             return super().forward(input)
-        multiply = _multiply_compiled if torch.compiler.is_compiling() else _multiply
+        multiply = torch.ops.unmask.prepacked_linear.default if torch.compiler.is_compiling() else _multiply
         return multiply(input, weight, self.bias)
 
 
@@ -44,19 +44,21 @@ def _multiply(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | No
             weakref.finalize(weight, _COPIES.pop, id(weight), None)
         found = (state, torch.ops.mkldnn._reorder_linear_weight(weight.detach(), _ROWS))
         _COPIES[id(weight)] = found
-    result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(input, found[1], bias, "none", [], "")
+    result: torch.Tensor = torch.ops.mkldnn._linear_pointwise.default(input, found[1], bias, "none", [], "")
     return result
 
 
-@torch.library.custom_op("unmask::prepacked_linear", mutates_args=())
-def _multiply_compiled(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """The same as one step of a compiled layer."""
-    return _multiply(input, weight, bias)
+# The same as one step of a compiled layer; defined without the wrapper of `custom_op`, which costs more than a product.
+_LIBRARY = torch.library.Library("unmask", "FRAGMENT")
+_LIBRARY.define("prepacked_linear(Tensor input, Tensor weight, Tensor? bias) -> Tensor")
+_LIBRARY.impl("prepacked_linear", _multiply, "CPU")
 
 
-@_multiply_compiled.register_fake
-def _(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+def _shape_only(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     return input.new_empty(*input.shape[:-1], weight.shape[0])
+
+
+torch.library.register_fake("unmask::prepacked_linear", _shape_only)
 
 
 class PrepackedLayers:

@@ -122,10 +122,7 @@ def attend(
         return _attend_by_varlen(query, key, value, layout, scale, window)
     found = []
     for start, count, length in layout.groups:
-        q, k, v = (
-            x[0, :, start : start + count * length].unflatten(1, (count, length)).transpose(0, 1)
-            for x in (query, key, value)
-        )
+        q, k, v = (_texts(x, start, count, length) for x in (query, key, value))
         band = _band(length, window, layout) if window is not None and length > window else None
         if suits_products(q, dropout):
             visible = _band(length, length, layout) if band is None and layout.causal else band
@@ -143,6 +140,13 @@ def attend(
             )
         found.append(states.transpose(1, 2).flatten(0, 1))
     return found[0] if len(found) == 1 else torch.cat(found)
+
+
+def _texts(x: torch.Tensor, start: int, count: int, length: int) -> torch.Tensor:
+    """Some texts of one length out of a row, [texts, heads, tokens, width]."""
+    if length == x.shape[2]:
+        return x
+    return x[0, :, start : start + count * length].unflatten(1, (count, length)).transpose(0, 1)
 
 
 def _band(length: int, window: int, layout: FlatLayout) -> torch.Tensor:
@@ -197,7 +201,6 @@ def _attend_by_varlen(
     return result
 
 
-@torch.library.custom_op("unmask::attention", mutates_args=())
 def _opaque_attention(
     query: torch.Tensor,
     key: torch.Tensor,
@@ -223,9 +226,19 @@ def _opaque_attention(
     return states.transpose(1, 2).contiguous()
 
 
-@_opaque_attention.register_fake
-def _(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any) -> torch.Tensor:
+_LIBRARY = torch.library.Library("unmask", "FRAGMENT")  # without the wrapper of `custom_op`, which takes its time
+_LIBRARY.define(
+    "attention(Tensor query, Tensor key, Tensor value, Tensor? mask, float? scale, int? window, bool causal) -> Tensor"
+)
+for _kind in ("CPU", "CUDA"):
+    _LIBRARY.impl("attention", _opaque_attention, _kind)
+
+
+def _shape_only(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any) -> torch.Tensor:
     return query.new_empty(query.shape[0], query.shape[2], query.shape[1], value.shape[3])
+
+
+torch.library.register_fake("unmask::attention", _shape_only)
 
 
 def _install() -> None:
@@ -250,7 +263,8 @@ def _install() -> None:
         if getattr(module, OPAQUE, False) and torch.compiler.is_compiling() and not torch.is_grad_enabled():
             causal = kwargs.get("is_causal")
             causal = getattr(module, "is_causal", True) if causal is None else causal
-            return _opaque_attention(query, key, value, attention_mask, scale, window, causal), None
+            attended = torch.ops.unmask.attention.default(query, key, value, attention_mask, scale, window, causal)
+            return attended, None
         layout = _LAYOUT.get()
         if layout is None:
             return plain(module, query, key, value, attention_mask, **kwargs)  # type: ignore[no-any-return]
