@@ -3,6 +3,7 @@
 import copy
 from dataclasses import replace
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from unmask.errors import DataError
 from unmask.objectives.base import LocalEngine
 from unmask.objectives.contrastive import NO_DOCUMENT, Contrastive, ContrastiveBatch, InfoNce, Part
 from unmask.text.batching import deal, token_budget
+from unmask.training.config import SupervisedSettings
+from unmask.training.contrastive import Rows, make_batch
 
 QUERIES = ["how tall is it", "what is a module", "who wrote the book", "one word"]
 POSITIVES = [
@@ -38,7 +41,8 @@ def table(anchors, positives, negatives=(), texts=None, documents=None):
     documents = numbers(documents) if documents else torch.full((len(rows),), NO_DOCUMENT)
     owners = torch.cat([torch.arange(n), torch.arange(n), torch.arange(len(rows) - 2 * n) % n])
     weights = rows.clone().requires_grad_()
-    batch = ContrastiveBatch([Part(0, slice(None), torch.arange(len(rows)))], n, texts, documents, owners)
+    every = torch.arange(len(rows))
+    batch = ContrastiveBatch([Part(0, slice(None), every)], n, texts, documents, owners, every)
     return batch, weights
 
 
@@ -175,7 +179,9 @@ def whole_step(encoder, groups, processes=1, index=0):
         for number, rows in deal(groups, processes)[index]
     ]
     texts = numbers(QUERIES + POSITIVES + NEGATIVES)
-    return ContrastiveBatch(parts, 4, texts, torch.full_like(texts, NO_DOCUMENT), torch.arange(12) % 4)
+    return ContrastiveBatch(
+        parts, 4, texts, torch.full_like(texts, NO_DOCUMENT), torch.arange(12) % 4, torch.arange(12)
+    )
 
 
 @pytest.fixture
@@ -202,6 +208,31 @@ def test_length_groups_do_not_change_the_gradients(module):
         module.module.zero_grad()
         Contrastive().step(module.module, whole_step(module, groups), LocalEngine())
         found.append(gradients(module.module))
+    assert_alike(*found, 2e-4)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_what_is_equal_is_read_once_with_the_same_gradients(module, cached):
+    """A query that comes twice, a positive that is another's negative; a query that equals a positive is read apart."""
+    queries, others = [*QUERIES, QUERIES[0]], [*POSITIVES, "word", *NEGATIVES, POSITIVES[1], QUERIES[3]]
+    rows = Rows(
+        [*module.tokenize(queries), *module.tokenize(others)],
+        queries + others,
+        anchors=5,
+        negatives_of=[0, 1, 2, 3, 3, 4],
+    )
+    here = SimpleNamespace(accelerator=SimpleNamespace(num_processes=1, process_index=0, device=torch.device("cpu")))
+    settings = SupervisedSettings(objective="supervised", data=["x"], steps=1, micro_batch_tokens=60)
+    found, outs = [], []
+    for views in (True, False):
+        module.module.zero_grad()
+        batch, tokens = make_batch(module, replace(rows, views=views), settings, here)
+        assert sum(len(part.rows) for part in batch.parts) == (16 if views else 13)
+        assert tokens == sum(part.batch.num_tokens for part in batch.parts)
+        outs.append(Contrastive(grad_cache=cached).step(module.module, batch, LocalEngine()))
+        found.append(gradients(module.module))
+    assert outs[0].loss == pytest.approx(outs[1].loss, rel=1e-5)
+    assert outs[0].metrics == pytest.approx(outs[1].metrics, rel=1e-4)
     assert_alike(*found, 2e-4)
 
 

@@ -163,7 +163,7 @@ def test_the_supervised_loss_and_its_gradients_are_theirs():
     theirs = ask("contrastive_loss", columns=[column.tolist() for column in columns], scale=50.0)
     vectors = torch.cat(columns).requires_grad_()
     rows = torch.arange(18)
-    batch = ContrastiveBatch([Part(0, slice(None), rows)], 6, rows, torch.full_like(rows, NO_DOCUMENT), rows % 6)
+    batch = ContrastiveBatch([Part(0, slice(None), rows)], 6, rows, torch.full_like(rows, NO_DOCUMENT), rows % 6, rows)
     out = Contrastive(InfoNce(scale=50.0)).step(lambda part: vectors[part], batch, LocalEngine())
     assert out.loss == pytest.approx(theirs["loss"], rel=1e-5)
     torch.testing.assert_close(vectors.grad, torch.tensor(theirs["gradients"]).flatten(0, 1), rtol=1e-3, atol=1e-6)

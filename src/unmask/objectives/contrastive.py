@@ -41,6 +41,7 @@ class ContrastiveBatch:
         texts: for each row of the step a number that equal texts share, int64 [rows].
         documents: likewise for documents, int64 [rows]; `NO_DOCUMENT` where it is unknown. A query has its positive's.
         owners: for each row the anchor that it is, is the positive of, or is a hard negative of; int64 [rows].
+        sources: for each row the row whose vector it has; others than these are in no part. int64 [rows].
         teacher: a teacher's vectors of this process's rows in the order of its parts, float32 [own rows, width].
     """
 
@@ -49,6 +50,7 @@ class ContrastiveBatch:
     texts: torch.Tensor
     documents: torch.Tensor
     owners: torch.Tensor
+    sources: torch.Tensor
     teacher: torch.Tensor | None = None
 
 
@@ -178,12 +180,14 @@ class Contrastive:
         again = max(0, len(parts) - self.kept_graphs) if self.grad_cache else 0  # how many run twice
         vectors = self._run(model, parts, engine, again)
         rows = len(batch.texts)
-        everything = _everywhere(torch.cat([v.detach() for v in vectors]), own, rows, engine).requires_grad_()
-        teacher = None if batch.teacher is None else _everywhere(batch.teacher, own, rows, engine)
+        everything = _everywhere(torch.cat([v.detach() for v in vectors]), own, rows, engine)[batch.sources]
+        everything.requires_grad_()
+        teacher = None if batch.teacher is None else _everywhere(batch.teacher, own, rows, engine)[batch.sources]
         loss, metrics = self._gradients(everything, teacher, batch)
         assert everything.grad is not None
+        gradients = torch.zeros_like(everything).index_add_(0, batch.sources, everything.grad)
         # Every process leaves the gradients of its own rows; the loop averages over processes where a sum is meant.
-        wanted = (everything.grad[own] * engine.processes).split([len(part.rows) for part in parts])
+        wanted = (gradients[own] * engine.processes).split([len(part.rows) for part in parts])
         if again < len(parts):  # first what has a graph, which is gone then
             with engine.part(parts[-1].number, last=not again):
                 pairs = zip(vectors[again:], wanted[again:], strict=True)

@@ -37,7 +37,8 @@ def simcse_job(settings: SimcseSettings, context: StageContext) -> Iterator[Job]
         def batch(step: int) -> tuple[ContrastiveBatch, int]:
             chosen = [texts[i] for i in sampler.rows(step)]
             tokenized = encoder.tokenize(chosen)
-            return make_batch(encoder, Rows([*tokenized, *tokenized], chosen * 2, len(chosen)), settings, context)
+            rows = Rows([*tokenized, *tokenized], chosen * 2, len(chosen), views=True)
+            return make_batch(encoder, rows, settings, context)
 
         yield _job(settings, context, encoder, InfoNce(**_shared(settings)), batch)
 
@@ -108,6 +109,7 @@ class Rows:
         anchors: how many anchors.
         documents: of each positive, where it is known.
         negatives_of: for each hard negative the number of its anchor.
+        views: equal rows are to differ by dropout; otherwise equal anchors are read once, and equal candidates.
     """
 
     tokenized: Sequence[TokenizedText]
@@ -115,6 +117,7 @@ class Rows:
     anchors: int
     documents: Sequence[str | None] = ()
     negatives_of: Sequence[int] = ()
+    views: bool = False
 
 
 def make_batch(
@@ -134,11 +137,13 @@ def make_batch(
         teach: a teacher, for this process's rows.
     """
     processes, index = context.accelerator.num_processes, context.accelerator.process_index
-    lengths = [len(text) for text in rows.tokenized]
+    sources = list(range(len(rows.tokenized))) if rows.views else _first_of_equals(rows)
+    read = sorted(set(sources))
+    lengths = [len(rows.tokenized[row]) for row in read]
     budget = settings.micro_batch_tokens
     if processes > 1:  # one process's share, even where a whole step would fit: all of them are to have work
         budget = min(budget, -(-len(lengths) // processes) * max(lengths))
-    groups = list(token_budget(lengths, budget, padded=not encoder.padding_free))
+    groups = [[read[i] for i in group] for group in token_budget(lengths, budget, padded=not encoder.padding_free)]
     own = deal(groups, processes)[index]
     device = context.accelerator.device
     parts = [
@@ -150,12 +155,24 @@ def make_batch(
         mine = [(i < rows.anchors, rows.texts[i]) for _, chosen in own for i in chosen]
         taught = torch.from_numpy(teach(mine)).to(device)
     known = rows.documents or [None] * rows.anchors
-    documents = [*known, *known, *[None] * (len(lengths) - 2 * rows.anchors)]
-    owners = torch.tensor([*range(rows.anchors), *range(rows.anchors), *rows.negatives_of], device=device)
+    documents = [*known, *known, *[None] * (len(sources) - 2 * rows.anchors)]
     made = ContrastiveBatch(
-        parts, rows.anchors, _numbers(rows.texts, device), _numbers(documents, device), owners, taught
+        parts,
+        rows.anchors,
+        texts=_numbers(rows.texts, device),
+        documents=_numbers(documents, device),
+        owners=torch.tensor([*range(rows.anchors), *range(rows.anchors), *rows.negatives_of], device=device),
+        sources=torch.tensor(sources, device=device),
+        teacher=taught,
     )
     return made, sum(lengths)
+
+
+def _first_of_equals(rows: Rows) -> list[int]:
+    """For each row the first one that the model would read just so; anchors and candidates stay apart."""
+    first: dict[tuple[bool, bytes, bytes], int] = {}
+    read = ((row < rows.anchors, text.ids.tobytes(), text.pooled.tobytes()) for row, text in enumerate(rows.tokenized))
+    return [first.setdefault(key, row) for row, key in enumerate(read)]
 
 
 def _teacher(settings: TeacherSettings, device: torch.device) -> Teach:
