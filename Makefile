@@ -10,8 +10,11 @@ PYTEST_ARGS ?=
 # The released llm2vec needs libraries of its time, so it has an environment of its own.
 ORACLE ?= .venv-oracle
 ORACLE_STAMP := $(ORACLE)/.ready
+# So do the exporters that sentence-transformers has for other runtimes.
+EXPORTS ?= .venv-exports
+EXPORTS_STAMP := $(EXPORTS)/.ready
 
-.PHONY: setup demo test check fmt bench oracle browser support clean
+.PHONY: setup demo test check fmt bench oracle exports browser support clean
 
 setup: $(STAMP)
 
@@ -31,6 +34,13 @@ $(ORACLE_STAMP): tests/oracle/requirements.txt
 	$(ORACLE)/bin/python -m pip install --quiet --disable-pip-version-check "pip>=25.1"
 	$(ORACLE)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/oracle/requirements.txt
 	touch $(ORACLE_STAMP)
+
+exports: $(EXPORTS_STAMP)
+
+$(EXPORTS_STAMP): benchmarks/exports.txt
+	$(PYTHON) -m venv $(EXPORTS)
+	$(EXPORTS)/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/exports.txt
+	touch $(EXPORTS_STAMP)
 
 demo: $(STAMP)
 	$(OFFLINE) $(RUN)/unmask demo --out unmask-demo
@@ -59,11 +69,12 @@ fmt: $(STAMP)
 	$(RUN)/ruff format .
 	$(RUN)/ruff check --fix .
 
-bench: $(STAMP) $(ORACLE_STAMP)
-	$(OFFLINE) $(RUN)/python benchmarks/encode.py --oracle $(abspath $(ORACLE))/bin/python
+bench: $(STAMP) $(ORACLE_STAMP) $(EXPORTS_STAMP)
+	$(OFFLINE) $(RUN)/python benchmarks/encode.py --oracle $(abspath $(ORACLE))/bin/python \
+		--exports $(abspath $(EXPORTS))/bin/python
 	$(OFFLINE) $(RUN)/python benchmarks/steps.py --oracle $(abspath $(ORACLE))/bin/python
 	$(OFFLINE) $(RUN)/python benchmarks/scaling.py
 	$(OFFLINE) $(RUN)/python benchmarks/words.py --oracle $(abspath $(ORACLE))/bin/python
 
 clean:
-	rm -rf $(VENV) $(ORACLE) unmask-demo .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(ORACLE) $(EXPORTS) unmask-demo .mypy_cache .ruff_cache .pytest_cache

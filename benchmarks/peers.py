@@ -57,8 +57,11 @@ def unmask_encode(job):
     from unmask import TextEncoder
 
     encoder = TextEncoder.load(job["model"], dtype=job["dtype"], attention=job.get("attention"))
-    tokens = sum(len(text) for text in encoder.tokenize(job["texts"]))
-    return timed_encoding(job, encoder.encode) | {"tokens": tokens}
+    texts = job["texts"]
+    pieces = (encoder.tokenize(texts[start : start + 1000]) for start in range(0, len(texts), 1000))
+    tokens = sum(len(text) for piece in pieces for text in piece)
+    compiled = job.get("compile")
+    return timed_encoding(job, lambda texts: encoder.encode(texts, compile=compiled)) | {"tokens": tokens}
 
 
 def sentence_transformers_encode(job):
@@ -67,6 +70,23 @@ def sentence_transformers_encode(job):
 
     model = SentenceTransformer(job["model"], model_kwargs={"dtype": job["dtype"]})
     return timed_encoding(job, lambda texts: model.encode(texts, batch_size=32))
+
+
+def exported_encode(backend):
+    """sentence-transformers on ONNX Runtime or OpenVINO, which read the plain causal model."""
+
+    def run(job):
+        from sentence_transformers import SentenceTransformer
+
+        options = {"export": True}
+        if backend == "openvino":
+            options["ov_config"] = {"INFERENCE_PRECISION_HINT": {"bfloat16": "bf16", "float32": "f32"}[job["dtype"]]}
+        elif job["dtype"] != "float32":
+            raise SystemExit("ONNX Runtime computes in float32 on a CPU")
+        model = SentenceTransformer(job["llm2vec_model"], backend=backend, model_kwargs=options)
+        return timed_encoding(job, lambda texts: model.encode(texts, batch_size=32))
+
+    return run
 
 
 def transformers_encode(job):
@@ -284,6 +304,8 @@ PEERS = {
     "unmask.encode": unmask_encode,
     "sentence-transformers.encode": sentence_transformers_encode,
     "transformers.encode": transformers_encode,
+    "onnx.encode": exported_encode("onnx"),
+    "openvino.encode": exported_encode("openvino"),
     "llm2vec.encode": llm2vec_encode,
     "unmask.mntp": unmask_steps("mntp"),
     "llm2vec.mntp": run_mntp,

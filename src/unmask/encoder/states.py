@@ -24,9 +24,10 @@ def text_states(model: nn.Module, batch: Batch, layers: Sequence[int] | None = N
     """
     wanted = [num_layers(model)] if layers is None else layers
     if isinstance(batch, FlatBatch):
-        layout = layout_of(batch.lengths, model)
+        layout = layout_of((*batch.lengths, batch.filler) if batch.filler else batch.lengths, model)
         with flat(layout):
-            return [states[0] for states in layer_states(model, batch.input_ids, None, layout.positions, wanted)]
+            found = layer_states(model, batch.input_ids, None, layout.positions, wanted)
+        return [states[0, : batch.num_tokens] for states in found]
     inside = batch.attention_mask.bool()
     found = layer_states(model, batch.input_ids, batch.attention_mask, batch.position_ids, wanted)
     return [states[inside] for states in found]

@@ -357,7 +357,8 @@ class TextEncoder:
 
     def collate(self, texts: Sequence[TokenizedText], device: torch.device | None = None) -> Batch:
         """Tokenized texts as one batch, without padding where the model can; on its device unless another is named."""
-        return join(texts).to(device or self.device) if self.padding_free else self.pad(texts, device)
+        place = device or self.device
+        return join(texts, fill=place.type == "cpu").to(place) if self.padding_free else self.pad(texts, device)
 
     def pad(self, texts: Sequence[TokenizedText], device: torch.device | None = None) -> PaddedBatch:
         """Stack tokenized texts into one batch, on the model's device unless another is named."""

@@ -11,6 +11,8 @@ from unmask.errors import DataError
 from unmask.text.spans import TokenizedText
 
 PaddingSide = Literal["left", "right"]
+_SIZES = 64  # a filled batch has a multiple of so many tokens
+_FILLED_FROM = 512  # tokens; what is smaller would lose more by it
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +49,17 @@ class FlatBatch:
         input_ids: token ids, [1, tokens].
         pooled: True where a token counts for the vector, [tokens].
         lengths: of the texts.
+        filler: tokens behind the last text that belong to none; neither in `lengths` nor in `pooled`.
     """
 
     input_ids: torch.Tensor
     pooled: torch.Tensor
     lengths: tuple[int, ...]
+    filler: int = 0
 
     def to(self, device: torch.device | str) -> "FlatBatch":
         """The same batch on another device."""
-        return FlatBatch(send(self.input_ids, device), send(self.pooled, device), self.lengths)
+        return FlatBatch(send(self.input_ids, device), send(self.pooled, device), self.lengths, self.filler)
 
     @property
     def num_tokens(self) -> int:
@@ -132,11 +136,20 @@ def deal(groups: Sequence[list[int]], processes: int) -> list[list[tuple[int, li
     return [numbered[process::processes] for process in range(processes)]
 
 
-def join(texts: Sequence[TokenizedText]) -> FlatBatch:
-    """Put texts one after the other."""
-    ids = np.concatenate([text.ids for text in texts])
+def join(texts: Sequence[TokenizedText], *, fill: bool = False) -> FlatBatch:
+    """Put texts one after the other.
+
+    Args:
+        texts: of the batch.
+        fill: let batches of several hundred tokens have a number of tokens that others have too: kernels that are made
+            and kept for every size, as those of oneDNN are, would otherwise take a gigabyte in the end.
+    """
+    total = sum(len(text) for text in texts)
+    filler = -total % _SIZES if fill and total >= _FILLED_FROM else 0
+    ids = np.concatenate([*(text.ids for text in texts), np.zeros(filler, dtype=np.int64)])
     pooled = np.concatenate([text.pooled for text in texts])
-    return FlatBatch(torch.from_numpy(ids)[None], torch.from_numpy(pooled), tuple(len(text) for text in texts))
+    lengths = tuple(len(text) for text in texts)
+    return FlatBatch(torch.from_numpy(ids)[None], torch.from_numpy(pooled), lengths, filler)
 
 
 def pad(texts: Sequence[TokenizedText], *, pad_id: int, padding_side: PaddingSide = "right") -> PaddedBatch:
