@@ -4,8 +4,8 @@
     python benchmarks/encode.py --shape 135m 0.6b --workload short mixed long latency --oracle .venv-oracle/bin/python
 
 Each run is a process of its own; libraries take turns, and medians count. The ratio is how many times as
-fast as a line unmask in bfloat16 is. Weights are random, which speed does not mind. Compiled lines are those of work that
-goes on for minutes: compiling is part of the warm-up.
+fast as a line unmask in bfloat16 is. Weights are random, which speed does not mind. Compiled lines are those of
+work that goes on for minutes: compiling is part of the warm-up.
 """
 
 import argparse
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--source", type=Path, help="jsonl of texts; prose that ships with Python by default")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--oracle", help="Python with the released llm2vec (make oracle)")
-    parser.add_argument("--exports", help="Python with sentence-transformers' ONNX and OpenVINO backends (make exports)")
+    parser.add_argument("--exports", help="Python with its ONNX and OpenVINO backends (make exports)")
     parser.add_argument("--peers", nargs="+", help="only these lines")
     arguments = parser.parse_args()
     print(machine())

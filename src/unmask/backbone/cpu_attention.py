@@ -2,8 +2,8 @@
 
 Torch's kernel for the CPU never writes the scores down, which pays for long texts only: at 100 tokens its backward pass
 in bfloat16 takes three times as long as these products in float32, and with dropout torch leaves the kernel and draws
-one number at a time. Products in bfloat16 are faster still, but oneDNN makes and keeps a kernel for every size, so
-they are left to lengths that come again and again, as those of full blocks do. Scores are then rounded, as they are in
+one number at a time. Longer texts are multiplied in bfloat16, filled up to common lengths, because oneDNN makes and
+keeps a kernel for every size. Their scores are rounded, as they are in
 transformers' eager attention; keys less their mean, which no softmax can see (Zhang et al. 2024, arXiv 2410.02367),
 keep them small.
 """
@@ -11,13 +11,14 @@ keep them small.
 from functools import partial
 
 import torch
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from unmask.backbone.random_masks import Dropout
 
 _SHORT = 128  # tokens; up to here float32 products are faster than torch's kernel in bfloat16
 _LONGEST = 512  # tokens; the scores of longer texts are not written down
-_COMMON = 64  # longer texts of a multiple of so many tokens are multiplied in bfloat16
+_COMMON = 64  # a text multiplied in bfloat16 is filled up to a multiple of so many tokens
 _LONGEST_KEPT = 64  # scores of longer texts are computed again for the backward pass; they outgrow what they came from
 
 
@@ -31,9 +32,7 @@ def suits_products(query: torch.Tensor, dropout: float) -> bool:
 
 
 def _in_sixteen_bits(query: torch.Tensor, dropout: float) -> bool:
-    length = query.shape[2]
-    common = _SHORT < length <= _LONGEST and length % _COMMON == 0
-    return query.dtype == torch.bfloat16 and common and not dropout
+    return query.dtype == torch.bfloat16 and _SHORT < query.shape[2] <= _LONGEST and not dropout
 
 
 def attend_by_products(
@@ -75,13 +74,16 @@ def _products(
     visible: torch.Tensor | None,
     dropout: float,
 ) -> torch.Tensor:
-    texts, heads, length, width = query.shape
-    shared, given = key.shape[1], query.dtype
-    if not _in_sixteen_bits(query, dropout) and given == torch.bfloat16:
+    given, real = query.dtype, query.shape[2]
+    key = key - key.mean(dim=2, keepdim=True)
+    if _in_sixteen_bits(query, dropout):
+        query, key, value, visible = _filled(query, key, value, visible)
+    elif given == torch.bfloat16:
         query, key, value = query.float(), key.float(), value.float()
+    texts, heads, length, width = query.shape
+    shared = key.shape[1]
     rows = (query * (width**-0.5 if scale is None else scale)).reshape(texts * shared, -1, width)
-    centred = key - key.mean(dim=2, keepdim=True)
-    scores = torch.bmm(rows, centred.reshape(texts * shared, length, width).transpose(1, 2))
+    scores = torch.bmm(rows, key.reshape(texts * shared, length, width).transpose(1, 2))
     if visible is not None:
         scores = scores.masked_fill_(~visible.repeat(heads // shared, 1), -torch.inf)
     weights = torch.softmax(scores, dim=-1)
@@ -89,4 +91,20 @@ def _products(
         weights = Dropout.apply(weights, dropout)
         value = value / (1 - dropout)
     states = torch.bmm(weights, value.reshape(texts * shared, length, -1))
-    return states.view(texts, heads, length, -1).to(given)
+    return states.view(texts, heads, length, -1)[:, :, :real].to(given)
+
+
+def _filled(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, visible: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """The same with tokens behind each text that none of its own sees, up to a common length."""
+    length = query.shape[2]
+    filler = -length % _COMMON
+    if not filler:
+        return query, key, value, visible
+    seen = torch.zeros(length + filler, length + filler, dtype=torch.bool)
+    seen[:, :length] = True  # what fills up sees the text: a row that sees nothing would not be finite
+    if visible is not None:
+        seen[:length, :length] = visible
+    filled = [nn.functional.pad(x, (0, 0, 0, filler)) for x in (query, key, value)]
+    return filled[0], filled[1], filled[2], seen
