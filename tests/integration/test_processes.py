@@ -17,7 +17,9 @@ from unmask.training.monitor import read_metrics
 pytestmark = pytest.mark.slow
 STEPS = 10
 # Sums of gradients run in another order; AdamW's first steps magnify that where a gradient is close to nothing.
-TOLERANCE = 2e-5
+# One element may be a fifth of a step (1e-4) off so; the mean of a weight may not.
+TOLERANCE = 4e-5
+MEAN_TOLERANCE = 1e-6
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +87,9 @@ def assert_same_weights(one, other, stages):
         first, second = (load_file(run / "stages" / stage / "encoder" / "model.safetensors") for run in (one, other))
         assert first.keys() == second.keys()
         for name, value in first.items():
-            assert float((second[name] - value).abs().max()) <= TOLERANCE, (stage, name)
+            apart = (second[name] - value).abs()
+            assert float(apart.max()) <= TOLERANCE, (stage, name)
+            assert float(apart.mean()) <= MEAN_TOLERANCE, (stage, name)
 
 
 STAGES = ("1-mntp", "2-simcse", "3-supervised")
