@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--source", type=Path, help="jsonl of texts; prose that ships with Python by default")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--oracle", help="Python with the released llm2vec (make oracle)")
-    parser.add_argument("--exports", help="Python with its ONNX and OpenVINO backends (make exports)")
+    parser.add_argument("--exports", help="Python with ONNX and OpenVINO under sentence-transformers")
     parser.add_argument("--peers", nargs="+", help="only these lines")
     arguments = parser.parse_args()
     print(machine())

@@ -17,8 +17,7 @@ from unmask.training.monitor import read_metrics
 pytestmark = pytest.mark.slow
 STEPS = 10
 # Sums of gradients run in another order; AdamW's first steps magnify that where a gradient is close to nothing.
-# One element may be a fifth of a step (1e-4) off so; the mean of a weight may not.
-TOLERANCE = 4e-5
+TOLERANCE = 2e-5
 MEAN_TOLERANCE = 1e-6
 
 
@@ -33,7 +32,7 @@ def recipe(tmp_path_factory, articles):
     (tmp_path / "sentences.txt").write_text("\n".join(sentences))
     triples = [
         {"query": a, "positive": b, "negatives": [c]}
-        for a, b, c in zip(sentences, sentences[1:], sentences[5:], strict=False)
+        for a, b, c in zip(sentences[::3], sentences[1::3], sentences[2::3], strict=False)  # none twice: all are read
     ]
     (tmp_path / "triples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in triples))
     shared = {"steps": STEPS, "lr": 1e-3, "log_every": 1, "save_every": 4, "micro_batch_tokens": 128}

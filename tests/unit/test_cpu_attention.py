@@ -50,10 +50,10 @@ def test_a_text_filled_up_to_a_common_length_keeps_its_gradients(seen):
     found = gradients(lambda x: attend_by_products(*x, scale=None, visible=visible, dropout=0.0), given)
     for mine, theirs, true in zip(found, gradients(kernel, given), expected, strict=True):
         assert mine.isfinite().all()
-        assert (mine.double() - true).norm() <= 4 * (theirs.double() - true).norm()
+        assert (mine.double() - true).norm() <= 3 * (theirs.double() - true).norm()
 
 
-@pytest.mark.parametrize("length", [40, 192, 150])
+@pytest.mark.parametrize("length", [40, 192])
 @pytest.mark.parametrize("offset", [0.0, 30.0])
 def test_in_bfloat16_it_errs_as_little_as_torchs_kernel(offset, length):
     """Also where all keys have a large part in common, as biases make them: scores around 500 would be rounded to 2."""
@@ -65,7 +65,16 @@ def test_in_bfloat16_it_errs_as_little_as_torchs_kernel(offset, length):
         lambda *x: nn.functional.scaled_dot_product_attention(*x, enable_gqa=True),
     ):
         errors.append(float((attend(*given).detach().double() - exact).norm() / exact.norm()))
-    assert errors[0] <= 4 * errors[1]
+    assert errors[0] <= 3 * errors[1]
+
+
+def test_where_scores_are_rounded_it_errs_no_more_than_eager_attention():
+    given = inputs(torch.bfloat16, length=150, shared=6)
+    exact = nn.functional.scaled_dot_product_attention(*(x.detach().double() for x in given))
+    query, key, value = given
+    eager = ((query @ key.mT) * 0.25).softmax(-1, dtype=torch.float32).bfloat16() @ value
+    found = attend_by_products(*given, scale=None, visible=None, dropout=0.0)
+    assert (found.double() - exact).norm() <= 1.05 * (eager.double() - exact).norm()
 
 
 def test_dropout_takes_a_share_and_keeps_the_mean():

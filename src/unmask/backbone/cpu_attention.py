@@ -3,12 +3,9 @@
 Torch's kernel for the CPU never writes the scores down, which pays for long texts only: at 100 tokens its backward pass
 in bfloat16 takes three times as long as these products in float32, and with dropout torch leaves the kernel and draws
 one number at a time. Longer texts are multiplied in bfloat16, filled up to common lengths, because oneDNN makes and
-keeps a kernel for every size. Their scores are rounded, as they are in
-transformers' eager attention; keys less their mean, which no softmax can see (Zhang et al. 2024, arXiv 2410.02367),
-keep them small.
+keeps a kernel for every size. Their scores are rounded, as they are in transformers' eager attention; keys less their
+mean, which no softmax can see (Zhang et al. 2024, arXiv 2410.02367), keep them small.
 """
-
-from functools import partial
 
 import torch
 from torch import nn
@@ -57,23 +54,23 @@ def attend_by_products(
     Returns:
         [texts, heads, tokens, width of a value].
     """
+    options = (scale, visible, dropout)
     if query.requires_grad and torch.is_grad_enabled() and query.shape[2] > _LONGEST_KEPT:
-        again = partial(_products, scale=scale, visible=visible, dropout=dropout)
-        states = checkpoint(again, query, key, value, use_reentrant=False, preserve_rng_state=bool(dropout))
+        states = checkpoint(
+            _products, query, key, value, options, use_reentrant=False, preserve_rng_state=bool(dropout)
+        )
         assert isinstance(states, torch.Tensor)
         return states
-    return _products(query, key, value, scale=scale, visible=visible, dropout=dropout)
+    return _products(query, key, value, options)
 
 
 def _products(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    *,
-    scale: float | None,
-    visible: torch.Tensor | None,
-    dropout: float,
+    options: tuple[float | None, torch.Tensor | None, float],
 ) -> torch.Tensor:
+    scale, visible, dropout = options
     given, real = query.dtype, query.shape[2]
     key = key - key.mean(dim=2, keepdim=True)
     if _in_sixteen_bits(query, dropout):

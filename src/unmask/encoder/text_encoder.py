@@ -357,8 +357,11 @@ class TextEncoder:
 
     def collate(self, texts: Sequence[TokenizedText], device: torch.device | None = None) -> Batch:
         """Tokenized texts as one batch, without padding where the model can; on its device unless another is named."""
+        if not self.padding_free:
+            return self.pad(texts, device)
         place = device or self.device
-        return join(texts, fill=place.type == "cpu").to(place) if self.padding_free else self.pad(texts, device)
+        # Products in float32 are not oneDNN's.
+        return join(texts, fill=place.type == "cpu" and self.model.dtype == torch.bfloat16).to(place)
 
     def pad(self, texts: Sequence[TokenizedText], device: torch.device | None = None) -> PaddedBatch:
         """Stack tokenized texts into one batch, on the model's device unless another is named."""
