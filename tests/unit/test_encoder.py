@@ -226,8 +226,9 @@ def test_converting_a_trained_encoder_keeps_what_it_was_trained_to_be(tmp_path):
     assert TextEncoder.load(tmp_path / "bi").went_through_mntp
 
 
-def test_eight_bits_say_what_they_cost_and_are_not_saved(articles, tmp_path):
-    encoder = TextEncoder.load("pocket", attention="bidirectional", dtype="float32")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])  # the second has weights laid out, until they are replaced
+def test_eight_bits_say_what_they_cost_and_are_not_saved(dtype, articles, tmp_path):
+    encoder = TextEncoder.load("pocket", attention="bidirectional", dtype=dtype)
     before = encoder.encode(articles)
     cosines = to_int8(encoder, articles[:8])
     assert cosines.shape == (8,)

@@ -24,8 +24,8 @@ class PrepackedLinear(nn.Linear):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Like nn.Linear, up to the order of sums."""
         weight = self.weight
-        plain = weight.dtype != torch.bfloat16 or input.dtype != torch.bfloat16
-        if plain or torch.is_grad_enabled() or type(weight) is not nn.Parameter:
+        other = weight.dtype != torch.bfloat16 or input.dtype != torch.bfloat16
+        if other or torch.is_grad_enabled() or not _is_plain(weight):
             return super().forward(input)
         multiply = torch.ops.unmask.prepacked_linear.default if torch.compiler.is_compiling() else _multiply
         return multiply(input, weight, self.bias)
@@ -85,16 +85,17 @@ class PrepackedLayers:
             return
         if not self._layers:
             self._layers = _plain_layers(self._model)
-        places = [layer.weight.data_ptr() for layer in self._layers]
+        weights = [layer.weight for layer in self._layers if _is_plain(layer.weight)]
+        places = [weight.data_ptr() for weight in weights]
         if places != self._places:
             self._places = places
-            self._samples = [_sample(layer.weight) for layer in self._layers]
-        elif self._layers and torch.equal(torch.cat(self._samples), self._seen):
+            self._samples = [_sample(weight) for weight in weights]
+        elif weights and torch.equal(torch.cat(self._samples), self._seen):
             return
-        for layer in self._layers:
-            found = _COPIES.get(id(layer.weight))
+        for weight in weights:
+            found = _COPIES.get(id(weight))
             if found is not None:  # no state of a weight is this one
-                _COPIES[id(layer.weight)] = ((0, -1), found[1])
+                _COPIES[id(weight)] = ((0, -1), found[1])
         self._seen = torch.cat(self._samples) if self._samples else self._seen
 
 
@@ -110,6 +111,11 @@ def _plain_layers(model: nn.Module) -> list[PrepackedLinear]:
 @cache
 def _has_kernels() -> bool:
     return bool(torch._C._has_mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _is_plain(weight: torch.Tensor) -> bool:
+    """Not one that torchao, say, has put an integer weight in the place of."""
+    return type(weight) is nn.Parameter
 
 
 def _sample(weight: torch.Tensor) -> torch.Tensor:
