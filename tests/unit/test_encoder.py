@@ -258,6 +258,21 @@ def test_compiled_layers_give_the_same_vectors_also_padded(articles):
     assert cosine(expected, encoder.encode(articles)).min() > 0.99999
 
 
+@pytest.mark.skipif(not COMPILER, reason="no compiler")
+def test_layers_first_seen_with_as_many_tokens_as_the_model_is_wide_are_compiled_once(articles):
+    from torch._dynamo.utils import counters
+
+    encoder = TextEncoder.load("pocket", attention="bidirectional", dtype="float32")
+    words = "the " * encoder.dimension
+    text = next(words[:n] for n in range(len(words)) if len(encoder.tokenize([words[:n]])[0]) == encoder.dimension)
+    torch._dynamo.reset()
+    counters.clear()
+    encoder.encode([text], compile=True)
+    once = counters["stats"]["unique_graphs"]
+    encoder.encode(articles[:4])
+    assert counters["stats"]["unique_graphs"] == once > 0
+
+
 def test_minutes_of_work_are_compiled_and_seconds_are_not(bidirectional):
     layers = CompiledLayers(bidirectional.model)
     layers.compile_if_it_pays(seconds=1.0, done=1000, left=10**9)  # too early to tell

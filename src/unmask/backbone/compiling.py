@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.fx.experimental import _config as shapes_config
 
 from unmask.backbone.structure import decoder_layers, decoder_modules
 from unmask.backbone.varlen import OPAQUE
@@ -65,7 +66,9 @@ class CompiledLayers:
         if not self._active:
             return module(batch)
         try:
-            return module(batch)
+            # A first batch with as many tokens as the model is wide would otherwise be taken for a fact about both.
+            with shapes_config.patch(use_duck_shape=False):
+                return module(batch)
         except torch._dynamo.exc.TorchDynamoException as error:
             _LOG.warning("torch.compile failed, so layers run as they are written: %s", str(error).splitlines()[0])
             for layer in decoder_layers(self._model):
