@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from peers import peak_mb
 from shapes import SHAPES, make_model
 
 
@@ -42,8 +43,6 @@ def recipe(model: Path, texts: Path, arguments: argparse.Namespace, tuning: str)
 
 def measure(job: dict[str, Any]) -> dict[str, float]:
     """Estimate and peak, in this process."""
-    import resource
-
     import peft  # noqa: F401  what is imported is no part of the peak
     import torch
 
@@ -54,12 +53,12 @@ def measure(job: dict[str, Any]) -> dict[str, float]:
 
     made = load_recipe(job)
     estimate = make_plan(made).stages[0].memory
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    before = peak_mb() * 2**20
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     with tempfile.TemporaryDirectory() as folder:
         train(made, Path(folder) / "run", evaluate=lambda _: {})
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    peak = peak_mb() * 2**20 - before
     if torch.cuda.is_available():
         peak = torch.cuda.max_memory_allocated()
     return {"estimate": estimate.peak, "activations": estimate.activations, "peak": peak}

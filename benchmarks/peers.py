@@ -22,8 +22,16 @@ def main() -> None:
     name, path = sys.argv[1:]
     job = json.loads(Path(path).read_text())
     result = PEERS[name](job)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps(result | {"peak_mb": peak, "threads": torch.get_num_threads()}))
+    print(json.dumps(result | {"peak_mb": peak_mb(), "threads": torch.get_num_threads()}))
+
+
+def peak_mb():
+    """The most memory this process has had; on Linux `ru_maxrss` may be that of the process which started it."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def timed_encoding(job, encode):

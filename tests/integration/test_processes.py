@@ -37,7 +37,14 @@ def recipe(tmp_path_factory, articles):
         for a, b, c in zip(sentences[::3], sentences[1::3], sentences[2::3], strict=False)  # none twice: all are read
     ]
     (tmp_path / "triples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in triples))
-    shared = {"steps": STEPS, "lr": 1e-3, "log_every": 1, "save_every": 4, "micro_batch_tokens": 128, "epsilon": EPSILON}
+    shared = {
+        "steps": STEPS,
+        "lr": 1e-3,
+        "log_every": 1,
+        "save_every": 4,
+        "micro_batch_tokens": 128,
+        "epsilon": EPSILON,
+    }
     contrastive = {"batch_size": 16, "max_length": 32, "hidden_dropout": 0.1, **shared}
     path = tmp_path / "r.yaml"
     path.write_text(

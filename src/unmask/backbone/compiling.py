@@ -67,7 +67,7 @@ class CompiledLayers:
             return module(batch)
         try:
             # A first batch with as many tokens as the model is wide would otherwise be taken for a fact about both.
-            with shapes_config.patch(use_duck_shape=False):
+            with shapes_config.patch(use_duck_shape=False):  # type: ignore[attr-defined]
                 return module(batch)
         except torch._dynamo.exc.TorchDynamoException as error:
             _LOG.warning("torch.compile failed, so layers run as they are written: %s", str(error).splitlines()[0])

@@ -1,11 +1,12 @@
 """Weights laid out once as the CPU's matrix kernels read them, instead of at every product.
 
 oneDNN turns a plain bfloat16 weight into its own layout whenever it multiplies by it: a tenth of the time of large
-batches, a third of that of a single query. The laid-out copies take as much memory as the weights.
+batches, a third of that of a single query. In float32, where torch takes another library's products, they save as
+much. The laid-out copies take as much memory as the weights.
 """
 
+import platform
 import weakref
-from functools import cache
 from typing import Any
 
 import torch
@@ -18,14 +19,25 @@ _ROWS = 1024  # what the layout is chosen for; it serves any number
 _SAMPLE = 32  # values of a weight that are compared before every use
 
 
+def _dtypes() -> tuple[torch.dtype, ...]:
+    """What this CPU's kernels multiply faster so."""
+    if not torch._C._has_mkldnn:
+        return ()
+    single = (torch.float32,) if platform.machine().lower() in ("x86_64", "amd64") else ()  # measured nowhere else
+    return (*single, torch.bfloat16) if torch.ops.mkldnn._is_mkldnn_bf16_supported() else single
+
+
+_DTYPES = _dtypes()
+
+
 class PrepackedLinear(nn.Linear):
-    """A linear layer that multiplies by a laid-out copy where no gradient is wanted, and is itself otherwise."""
+    """A linear layer that multiplies by a laid-out copy in inference mode, and is itself otherwise."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Like nn.Linear, up to the order of sums."""
         weight = self.weight
-        other = weight.dtype != torch.bfloat16 or input.dtype != torch.bfloat16
-        if other or torch.is_grad_enabled() or not _is_plain(weight):
+        alike = input.dtype == weight.dtype and weight.dtype in _DTYPES and not torch.is_autocast_enabled("cpu")
+        if not alike or torch.is_grad_enabled() or not _is_plain(weight):
             return super().forward(input)
         multiply = torch.ops.unmask.prepacked_linear.default if torch.compiler.is_compiling() else _multiply
         return multiply(input, weight, self.bias)
@@ -36,7 +48,12 @@ _COPIES: dict[int, tuple[tuple[int, int], torch.Tensor]] = {}
 
 
 def _multiply(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """Input times the copy of a weight, which is made anew when the weight has changed."""
+    """Input times the copy of a weight, which is made anew when the weight has changed.
+
+    Only in inference mode, not merely without gradients: GradCache's first pass multiplies as its second does.
+    """
+    if not torch.is_inference_mode_enabled():  # asked here, because dynamo cannot
+        return nn.functional.linear(input, weight, bias)
     state = (weight.data_ptr(), 0 if weight.is_inference() else weight._version)
     found = _COPIES.get(id(weight))
     if found is None or found[0] != state:
@@ -65,7 +82,7 @@ class PrepackedLayers:
     """The linear layers of one model, multiplying by laid-out copies, unless those would be large.
 
     Args:
-        model: the backbone; only one in bfloat16 on a CPU is changed.
+        model: the backbone; only one on a CPU is changed, in bfloat16 or float32.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -81,7 +98,7 @@ class PrepackedLayers:
         Such a write, as peft merges an adapter, leaves no other trace than the values.
         """
         place = next(self._model.parameters())
-        if place.device.type != "cpu" or place.dtype != torch.bfloat16 or not _has_kernels():
+        if place.device.type != "cpu" or place.dtype not in _DTYPES:
             return
         if not self._layers:
             self._layers = _plain_layers(self._model)
@@ -106,11 +123,6 @@ def _plain_layers(model: nn.Module) -> list[PrepackedLinear]:
     for layer in linear:
         layer.__class__ = PrepackedLinear
     return linear
-
-
-@cache
-def _has_kernels() -> bool:
-    return bool(torch._C._has_mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _is_plain(weight: torch.Tensor) -> bool:

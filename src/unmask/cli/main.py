@@ -49,10 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"unmask{f' (process {number})' if number else ''}: {error}", file=sys.stderr)
         return 1 if isinstance(error, TrainingError) else 2
     except KeyboardInterrupt:
-        print(
-            "unmask: stopped. `unmask train` goes on from its last checkpoint with the same command.",
-            file=sys.stderr,
-        )
+        goes_on = " The same command goes on from the last checkpoint." if arguments.command == "train" else ""
+        print(f"unmask: stopped.{goes_on}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output went away (`| head`)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

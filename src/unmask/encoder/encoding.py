@@ -31,7 +31,6 @@ def text_vectors(
     """Vectors [texts, width] as the model gives them, not scaled; see `TextEncoder.encode`."""
     fast = encoder.fast_paths
     vectors = np.empty((len(texts), encoder.dimension), dtype=np.float32)
-    fast.prepacked.refresh()
     if compile and encoder.padding_free:
         fast.compiled.compile()
     started, done = time.perf_counter(), 0

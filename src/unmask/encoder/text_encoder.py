@@ -351,6 +351,7 @@ class TextEncoder:
         """Token-budget batches on the model's device, with the numbers of their rows; puts the model in eval mode."""
         if self.model.training:
             self.model.eval()
+        self.fast_paths.prepacked.refresh()
         budget = batch_tokens or _BATCH_TOKENS["cpu" if self.device.type == "cpu" else "gpu"]
         for rows in token_budget([len(text) for text in tokenized], budget, padded=not self.padding_free):
             yield rows, self.collate([tokenized[row] for row in rows])
@@ -360,8 +361,7 @@ class TextEncoder:
         if not self.padding_free:
             return self.pad(texts, device)
         place = device or self.device
-        # Products in float32 are not oneDNN's.
-        return join(texts, fill=place.type == "cpu" and self.model.dtype == torch.bfloat16).to(place)
+        return join(texts, fill=place.type == "cpu").to(place)
 
     def pad(self, texts: Sequence[TokenizedText], device: torch.device | None = None) -> PaddedBatch:
         """Stack tokenized texts into one batch, on the model's device unless another is named."""
