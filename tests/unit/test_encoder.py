@@ -299,6 +299,9 @@ def test_laid_out_weights_follow_the_weights_and_give_gradients(dtype):
     assert any(isinstance(m, PrepackedLinear) for m in encoder.model.modules()) == expected
     before = encoder.encode(TEXTS[0])
     twin = copy.deepcopy(encoder.model)
+    elsewhere = copy.deepcopy(encoder.model.layers[0].mlp).to("meta")  # the copies are for the CPU alone
+    with torch.inference_mode():
+        assert elsewhere(torch.empty(3, encoder.dimension, dtype=encoder.model.dtype, device="meta")).is_meta
     with torch.no_grad():
         for layer in encoder.model.layers:
             layer.mlp.down_proj.weight.mul_(-1)

@@ -37,7 +37,7 @@ class PrepackedLinear(nn.Linear):
         """Like nn.Linear, up to the order of sums."""
         weight = self.weight
         alike = input.dtype == weight.dtype and weight.dtype in _DTYPES and not torch.is_autocast_enabled("cpu")
-        if not alike or torch.is_grad_enabled() or not _is_plain(weight):
+        if weight.device.type != "cpu" or not alike or torch.is_grad_enabled() or not _is_plain(weight):
             return super().forward(input)
         multiply = torch.ops.unmask.prepacked_linear.default if torch.compiler.is_compiling() else _multiply
         return multiply(input, weight, self.bias)
