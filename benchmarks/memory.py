@@ -45,11 +45,11 @@ def measure(job: dict[str, Any]) -> dict[str, float]:
     """Estimate and peak, in this process."""
     import peft  # noqa: F401  what is imported is no part of the peak
     import torch
-
     import unmask.ladder.run  # noqa: F401
-    from unmask.ladder.plan import make_plan
-    from unmask.ladder.recipe import load_recipe
-    from unmask.ladder.run import train
+
+    from unmask.runs.plan import make_plan
+    from unmask.runs.recipe import load_recipe
+    from unmask.runs.run import train
 
     made = load_recipe(job)
     estimate = make_plan(made).stages[0].memory

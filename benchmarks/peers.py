@@ -140,8 +140,8 @@ def unmask_steps(objective):
     """Steps of a stage as `unmask train` runs them."""
 
     def run(job):
-        from unmask.ladder.recipe import load_recipe
-        from unmask.ladder.run import train
+        from unmask.runs.recipe import load_recipe
+        from unmask.runs.run import train
 
         scratch = Path(tempfile.mkdtemp(dir=job["scratch"]))
         texts = scratch / "texts.jsonl"

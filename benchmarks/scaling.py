@@ -45,7 +45,7 @@ def _counts(arguments: argparse.Namespace, scratch: str) -> None:
 
 
 def _lengths(arguments: argparse.Namespace, scratch: str) -> None:
-    from unmask.backbone.loading import load_tokenizer
+    from unmask.backbone.locate import load_tokenizer
 
     folder = Path(scratch) / "model"
     make_model(arguments.shape, folder, head=False, causal=False)

@@ -30,7 +30,7 @@ def make_model(shape: str, folder: Path, *, dtype: str = "bfloat16", head: bool 
     import torch
     import transformers
 
-    from unmask.backbone.loading import load_tokenizer
+    from unmask.backbone.locate import load_tokenizer
 
     sizes = dict(SHAPES[shape])
     config = transformers.AutoConfig.for_model(

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from ladder_table import load, markdown
 
-from unmask.ladder.recipe import load_recipe
-from unmask.ladder.run import train
+from unmask.runs.recipe import load_recipe
+from unmask.runs.run import train
 
 HERE = Path(__file__).parent
 SHAPE = ["--family", "qwen3_5", "--width", "256", "--layers", "4", "--vocab-size", "4096", "--batch", "32"]

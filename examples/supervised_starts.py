@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from unmask import TextEncoder
-from unmask.ladder.efficiency import score_checkpoints
-from unmask.ladder.evaluate import evaluate_rung
-from unmask.ladder.recipe import load_recipe
-from unmask.ladder.run import train
-from unmask.ladder.sources import open_data
+from unmask.runs.efficiency import score_checkpoints
+from unmask.runs.evaluate import evaluate_rung
+from unmask.runs.recipe import load_recipe
+from unmask.runs.run import train
+from unmask.runs.sources import open_data
 
 RECIPE = Path(__file__).with_name("supervised_starts.yaml")
 STARTS = ("uni", "bi", "mntp", "full")

@@ -23,7 +23,7 @@ def data_folder():
 
 @pytest.fixture(scope="session")
 def tokenizer():
-    from unmask.backbone.loading import load_tokenizer
+    from unmask.backbone.locate import load_tokenizer
 
     return load_tokenizer("pocket")
 

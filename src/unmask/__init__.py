@@ -7,8 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from unmask.backbone.convert import convert
-    from unmask.backbone.verify import VerificationReport, verify
+    from unmask.backbone.truth.convert import convert
+    from unmask.backbone.truth.verify import VerificationReport, verify
     from unmask.encoder import TextEncoder, TokenVectors
     from unmask.errors import (
         ArtifactError,
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         TrainingError,
         UnmaskError,
     )
-    from unmask.ladder.run import train
+    from unmask.runs.run import train
 
 __version__ = "0.1.0"
 
@@ -33,10 +33,10 @@ _HOMES = {
     "TokenVectors": "unmask.encoder",
     "TrainingError": "unmask.errors",
     "UnmaskError": "unmask.errors",
-    "VerificationReport": "unmask.backbone.verify",
-    "convert": "unmask.backbone.convert",
-    "train": "unmask.ladder.run",
-    "verify": "unmask.backbone.verify",
+    "VerificationReport": "unmask.backbone.truth.verify",
+    "convert": "unmask.backbone.truth.convert",
+    "train": "unmask.runs.run",
+    "verify": "unmask.backbone.truth.verify",
 }
 
 __all__ = [

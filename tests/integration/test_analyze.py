@@ -8,9 +8,9 @@ from safetensors.torch import load_file
 
 from unmask.cli.main import main
 from unmask.errors import RecipeError
-from unmask.ladder.efficiency import score_checkpoints
-from unmask.ladder.recipe import load_recipe
-from unmask.ladder.rungs import checkpoints, open_run
+from unmask.runs.efficiency import score_checkpoints
+from unmask.runs.recipe import load_recipe
+from unmask.runs.rungs import checkpoints, open_run
 
 
 @pytest.fixture(scope="module", params=["lora", "full"])

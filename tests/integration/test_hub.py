@@ -7,7 +7,7 @@ import sys
 import numpy as np
 
 from unmask import TextEncoder
-from unmask.artifact import EncoderSettings
+from unmask.settings import EncoderSettings
 
 SCRIPT = """
 import sys

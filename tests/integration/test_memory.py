@@ -30,7 +30,7 @@ def small_encoder(tmp_path_factory):
     import torch
     import transformers
 
-    from unmask.backbone.loading import load_tokenizer
+    from unmask.backbone.locate import load_tokenizer
 
     tokenizer = load_tokenizer("pocket")
     sizes = {"hidden_size": 256, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 256}

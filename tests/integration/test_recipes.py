@@ -8,14 +8,14 @@ import pytest
 import transformers
 import yaml
 
-from unmask.backbone.tiny import tiny_config, tiny_model
+from unmask.backbone.truth.twins import tiny_config, tiny_model
 from unmask.cli.main import main
 from unmask.data.e5 import _HALVES, _WHOLE
 from unmask.errors import RecipeError
-from unmask.ladder.raw import read_raw, shipped, variants_of
-from unmask.ladder.recipe import load_recipe
-from unmask.ladder.run import train
-from unmask.ladder.schema import E5Source, PairSource
+from unmask.runs.raw import read_raw, shipped, variants_of
+from unmask.runs.recipe import load_recipe
+from unmask.runs.run import train
+from unmask.runs.schema import E5Source, PairSource
 from unmask.training.config import ContrastiveSettings, MntpSettings, TrainedStage
 from unmask.training.monitor import read_metrics
 

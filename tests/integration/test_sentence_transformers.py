@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from unmask import TextEncoder
-from unmask.artifact import EncoderSettings
+from unmask.settings import EncoderSettings
 
 TEXTS = [
     "Hello world, this is a test.",

@@ -11,11 +11,11 @@ from safetensors.torch import load_file
 from transformers import Qwen3Config
 
 from unmask import DataError, RecipeError, TextEncoder, TrainingError, UnmaskError
-from unmask.backbone.tiny import tiny_config, tiny_model
-from unmask.ladder.recipe import load_recipe
-from unmask.ladder.run import train
-from unmask.ladder.rungs import checkpoints, open_run
+from unmask.backbone.truth.twins import tiny_config, tiny_model
 from unmask.objectives.contrastive import Contrastive
+from unmask.runs.recipe import load_recipe
+from unmask.runs.run import train
+from unmask.runs.rungs import checkpoints, open_run
 from unmask.training.monitor import read_metrics
 
 
@@ -308,7 +308,7 @@ def test_a_loss_that_is_not_finite_names_stage_and_step(make, tmp_path):
 
 
 def test_a_recipe_without_tasks_opens_no_rung(make, tmp_path, monkeypatch):
-    monkeypatch.setattr("unmask.ladder.run.open_rung", lambda *_: pytest.fail("a rung was opened"))
+    monkeypatch.setattr("unmask.runs.run.open_rung", lambda *_: pytest.fail("a rung was opened"))
     result = train(make({"objective": "supervised"}), tmp_path / "run")
     assert [rung.figures for rung in result.rungs] == [{}, {}, {}]
     assert TextEncoder.load(result.encoder).dimension == 256

@@ -8,10 +8,18 @@ import torch
 from safetensors.torch import load_file
 from transformers import Qwen3_5TextConfig
 
-from unmask import ConversionError, DataError, RecipeError, TextEncoder, TrainingError, UnmaskError, verify
-from unmask.backbone.tiny import tiny_config, tiny_model
-from unmask.ladder.recipe import load_recipe
-from unmask.ladder.run import train
+from unmask import (
+    ConversionError,
+    DataError,
+    RecipeError,
+    TextEncoder,
+    TrainingError,
+    UnmaskError,
+    verify,
+)
+from unmask.backbone.truth.twins import tiny_config, tiny_model
+from unmask.runs.recipe import load_recipe
+from unmask.runs.run import train
 from unmask.training.monitor import read_metrics
 
 
@@ -174,7 +182,7 @@ def test_a_recipe_without_stages_gives_the_converted_encoder(make, tmp_path):
 
 
 def test_causal_training_leaves_a_causal_encoder(make, tmp_path):
-    from unmask.backbone.verify import first_sees_last
+    from unmask.backbone.truth.verify import first_sees_last
 
     recipe = make({"objective": "simcse"}, attention="causal")
     result = train(recipe, tmp_path / "run", evaluate=nothing)

@@ -16,7 +16,7 @@ from unmask.objectives.base import LocalEngine
 from unmask.objectives.contrastive import NO_DOCUMENT, Contrastive, ContrastiveBatch, InfoNce, Part
 from unmask.text.batching import deal, token_budget
 from unmask.training.config import SupervisedSettings
-from unmask.training.contrastive import Rows, make_batch
+from unmask.training.stages.contrastive import Rows, make_batch
 
 QUERIES = ["how tall is it", "what is a module", "who wrote the book", "one word"]
 POSITIVES = [

@@ -14,10 +14,10 @@ import torch
 from transformers import CONFIG_MAPPING
 
 from unmask import TextEncoder
+from unmask.backbone.forward import token_states
 from unmask.backbone.loading import load_model
 from unmask.backbone.lora import add_lora, save_lora
-from unmask.backbone.structure import token_states
-from unmask.backbone.tiny import tiny_config, tiny_model
+from unmask.backbone.truth.twins import tiny_config, tiny_model
 from unmask.data.e5 import _HALVES, _WHOLE, read_e5
 from unmask.objectives.base import LocalEngine
 from unmask.objectives.contrastive import NO_DOCUMENT, Contrastive, ContrastiveBatch, InfoNce, Part

@@ -6,8 +6,8 @@ from typing import Any
 from transformers import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from unmask.backbone.tiny import tiny_config, tiny_model
-from unmask.backbone.verify import verify
+from unmask.backbone.truth.twins import tiny_config, tiny_model
+from unmask.backbone.truth.verify import verify
 
 # What a default config leaves open and every published checkpoint of the family sets, or what makes a tiny one whole.
 OVERRIDES: dict[str, dict[str, Any]] = {

@@ -15,14 +15,15 @@ import transformers
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from tests.sweep.families import family_config, reason_aside, text_decoders
-from unmask.backbone.convert import convert
-from unmask.backbone.elsewhere import gaps_elsewhere
+from unmask.backbone.forward import TokenStates, token_states
 from unmask.backbone.head import LanguageModelHead
-from unmask.backbone.packing import keeps_pieces_apart
-from unmask.backbone.structure import body, decoder_layers, token_states
-from unmask.backbone.tiny import tiny_model
-from unmask.backbone.varlen import reads_flat
-from unmask.backbone.verify import VerificationReport, backend_in_use, verify
+from unmask.backbone.structure import body, decoder_layers
+from unmask.backbone.truth.compatibility import compatibility_gaps
+from unmask.backbone.truth.convert import convert
+from unmask.backbone.truth.flat import reads_flat
+from unmask.backbone.truth.twins import tiny_model
+from unmask.backbone.truth.verify import VerificationReport, backend_in_use, verify
+from unmask.data.blocks import BlockBatch
 from unmask.errors import ConversionError
 
 TRIES = (("refuse", "keep"), ("refuse", "lift"), ("two-way", "keep"), ("two-way", "lift"))
@@ -61,9 +62,9 @@ def measure(name: str) -> Row:
             continue
         row.recurrent, row.window = recurrent, window
         row.layers = len(decoder_layers(model))
-        row.packs = keeps_pieces_apart(model)
-        row.flat = reads_flat(model)
-        row.gaps = gaps_elsewhere(model)
+        row.packs = _packs(model)
+        row.flat = bool(reads_flat(model))
+        row.gaps = compatibility_gaps(model)
         row.naive = _naive(name)
         row.mntp = _logits_path(name, recurrent, window)
         row.half = _half(name, recurrent, window)
@@ -75,6 +76,16 @@ def measure(name: str) -> Row:
 
 def _build(name: str, *, head: bool = False):
     return tiny_model(family_config(name), head=head)
+
+
+def _packs(model) -> bool:
+    """Do documents of one block get the states that they get alone?"""
+    ids, pieces = torch.arange(40, 64)[None], torch.tensor([[1] * 7 + [2] * 12 + [3] * 5])
+    batch = BlockBatch(ids, pieces, torch.zeros_like(ids), pieces > 0, None if reads_flat(model) else 24)
+    with torch.no_grad():
+        together = batch.read_by(TokenStates(model), ids)[0]
+        apart = torch.cat([token_states(model, part, torch.ones_like(part))[0] for part in ids.split([7, 12, 5], 1)])
+    return bool((together - apart).norm() <= 1e-3 * apart.norm())
 
 
 def _naive(name: str) -> bool:

@@ -7,7 +7,7 @@ import transformers
 
 from tests.sweep.families import reason_aside, text_decoders
 from tests.sweep.sweep import measure, page
-from unmask.backbone.convert import _WHY
+from unmask.backbone.truth.convert import _WHY
 
 REFUSED = {"cpmant", "deepseek_v4", "mpt", "reformer"}
 # Two classes mix dtypes; MiniMax-M3 picks blocks by scores, and rounding picks others, on some processors.

@@ -8,11 +8,11 @@ import torch
 from transformers import CONFIG_MAPPING
 
 from unmask import ArtifactError, TextEncoder
-from unmask.backbone.attention import attention_mode
+from unmask.backbone.families.switches import attention_mode
 from unmask.backbone.loading import load_model
 from unmask.backbone.lora import add_lora, save_lora
-from unmask.backbone.recurrent import recurrent_mode
-from unmask.backbone.tiny import tiny_config, tiny_model
+from unmask.backbone.truth.recurrent import recurrent_mode
+from unmask.backbone.truth.twins import tiny_config, tiny_model
 
 TEXTS = ["a short text", "one that is longer than the other, so that a batch of both is padded", "third"]
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from unmask.backbone.cpu_attention import attend_by_products, suits_products
+from unmask.backbone.fast.cpu_attention import attend_by_products, suits_products
 
 
 def inputs(dtype=torch.float64, length=37, heads=6, shared=2, offset=0.0):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from unmask.backbone.dropout import attention_dropout, hidden_dropout, views_differ
-from unmask.backbone.structure import token_states
+from unmask.backbone.forward import token_states
 
 IDS = torch.arange(10, 20)[None]
 

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from unmask import ArtifactError, ConversionError, DataError, EncodingError, TextEncoder
-from unmask.artifact import EncoderSettings
-from unmask.backbone.compiling import CompiledLayers, _has_compiler
-from unmask.backbone.prepack import PrepackedLinear
+from unmask.backbone.fast.compiling import CompiledLayers
+from unmask.backbone.fast.operators import has_compiler
+from unmask.backbone.fast.prepack import PrepackedLinear
 from unmask.encoder import to_int8
+from unmask.settings import EncoderSettings
 
 TEXTS = [
     "Hello world, this is a test.",
@@ -185,7 +186,7 @@ def test_a_chat_template_is_used_and_saved(bidirectional, tmp_path):
 
 
 def test_what_other_runtimes_do_differently_is_said(bidirectional, tokenizer):
-    from unmask.artifact import interop_gaps
+    from unmask.encoder.folder import interop_gaps
 
     assert interop_gaps(tokenizer, EncoderSettings(prompts={"query": "query:"})) == []
     (gap,) = interop_gaps(tokenizer, EncoderSettings(prompts={"query": "query: "}))
@@ -213,7 +214,7 @@ def test_folders_that_are_no_encoders_are_named(tiny, tmp_path):
 
 def test_a_device_that_is_not_there_is_named():
     for name in ("foo", "cuda:99"):
-        with pytest.raises(ArtifactError, match=f"device '{name}' is not to be had"):
+        with pytest.raises(ArtifactError, match=f"device '{name}' is not available"):
             TextEncoder.load("pocket", device=name)
 
 
@@ -244,7 +245,7 @@ def test_eight_bits_say_what_they_cost_and_are_not_saved(dtype, articles, tmp_pa
         encoder.save(tmp_path / "encoder")
 
 
-COMPILER = _has_compiler(torch.device("cpu"))
+COMPILER = has_compiler(torch.device("cpu"))
 
 
 def compiled_layers(encoder):
@@ -280,10 +281,10 @@ def test_layers_first_seen_with_as_many_tokens_as_the_model_is_wide_are_compiled
 
 def test_minutes_of_work_are_compiled_and_seconds_are_not(bidirectional):
     layers = CompiledLayers(bidirectional.model)
-    layers.compile_if_it_pays(seconds=1.0, done=1000, left=10**9)  # too early to tell
-    layers.compile_if_it_pays(seconds=10.0, done=1000, left=5000)
+    layers.attach_if_it_pays(seconds=1.0, done=1000, left=10**9)  # too early to tell
+    layers.attach_if_it_pays(seconds=10.0, done=1000, left=5000)
     assert compiled_layers(bidirectional) == 0
-    layers.compile_if_it_pays(seconds=10.0, done=1000, left=100_000)
+    layers.attach_if_it_pays(seconds=10.0, done=1000, left=100_000)
     assert compiled_layers(bidirectional) == (len(bidirectional.model.layers) if COMPILER else 0)
     for layer in bidirectional.model.layers:
         layer._compiled_call_impl = None

@@ -7,9 +7,10 @@ import torch
 from transformers import CONFIG_MAPPING
 
 from unmask import ArtifactError, TextEncoder, verify
-from unmask.backbone.elsewhere import gaps_elsewhere
-from unmask.backbone.loading import load_from_disk, load_model, load_twin
-from unmask.backbone.tiny import tiny_config, tiny_model
+from unmask.backbone.loading import load_from_disk, load_model
+from unmask.backbone.shapes import load_twin
+from unmask.backbone.truth.compatibility import compatibility_gaps
+from unmask.backbone.truth.twins import tiny_config, tiny_model
 from unmask.cli.main import main
 
 
@@ -61,9 +62,9 @@ def test_a_two_way_folder_verifies_and_says_what_others_will_do(folder, tmp_path
 def test_where_plain_transformers_does_not_obey_the_config(tiny, tokenizer):
     stable = TextEncoder(tiny("stablelm", head=False), tokenizer).model
     stable.config.is_causal = False
-    (gap,) = gaps_elsewhere(stable)
+    (gap,) = compatibility_gaps(stable)
     assert "does not obey" in gap
     llama = tiny("llama", head=False)
     llama.config.is_causal = False
-    assert gaps_elsewhere(llama) == []
+    assert compatibility_gaps(llama) == []
     assert torch.is_tensor(next(llama.parameters()))

@@ -4,10 +4,10 @@ import peft
 import torch
 from peft.tuners.lora.layer import Linear
 
+from unmask.backbone.fast.lora_branch import LowRankBranch
+from unmask.backbone.fast.random_masks import random_mask
+from unmask.backbone.forward import token_states
 from unmask.backbone.lora import add_lora
-from unmask.backbone.lora_branch import LowRankBranch
-from unmask.backbone.random_masks import random_mask
-from unmask.backbone.structure import token_states
 
 IDS = torch.arange(40, 56)[None]
 

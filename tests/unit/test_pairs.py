@@ -8,8 +8,8 @@ from unmask.data.e5 import _HALVES, _WHOLE, read_e5
 from unmask.data.pairs import Pair, PairColumns, PairSet, read_pairs
 from unmask.data.sampling import MixedSampler
 from unmask.errors import DataError, RecipeError
-from unmask.ladder.recipe import load_recipe
-from unmask.ladder.sources import check_files, open_data
+from unmask.runs.recipe import load_recipe
+from unmask.runs.sources import check_files, open_data
 
 
 def write(path, rows):

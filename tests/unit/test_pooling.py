@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from unmask.pooling import pool
+from unmask.pooling.modules import pool
 
 STATES = torch.arange(7 * 3, dtype=torch.float32).view(7, 3)
 LENGTHS = torch.tensor([4, 3])

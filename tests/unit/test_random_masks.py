@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from unmask.backbone.random_masks import Dropout, masked, random_mask
+from unmask.backbone.fast.random_masks import Dropout, masked, random_mask
 
 
 def mask_of(seed, shape=(1000, 257), rate=0.05):

@@ -5,9 +5,9 @@ import copy
 import pytest
 
 from unmask.errors import RecipeError
-from unmask.ladder.raw import shipped
-from unmask.ladder.recipe import load_recipe
-from unmask.ladder.sources import check_files
+from unmask.runs.raw import shipped
+from unmask.runs.recipe import load_recipe
+from unmask.runs.sources import check_files
 
 GOOD = {
     "name": "test",

@@ -5,12 +5,12 @@ import torch
 from transformers import CONFIG_MAPPING
 
 from unmask import ConversionError, TextEncoder, convert, verify
-from unmask.backbone.opening import as_causal
-from unmask.backbone.packing import keeps_pieces_apart
-from unmask.backbone.probes import padding_shift
-from unmask.backbone.recurrent import one_sided_mixers, recurrent_mode
-from unmask.backbone.structure import token_states
-from unmask.backbone.tiny import tiny_config, tiny_model
+from unmask.backbone.forward import TokenStates, token_states
+from unmask.backbone.truth.opening import as_causal
+from unmask.backbone.truth.probes import padding_shift
+from unmask.backbone.truth.recurrent import one_sided_mixers, recurrent_mode
+from unmask.backbone.truth.twins import tiny_config, tiny_model
+from unmask.data.blocks import BlockBatch
 
 HYBRIDS = ["qwen3_5_text", "falcon_h1", "lfm2", "mamba"]
 SHAPES = {
@@ -81,7 +81,12 @@ def test_two_way_is_the_mean_of_the_text_and_the_reversed_text():
 def test_packed_texts_are_read_as_if_alone(name, mode):
     model = hybrid(name)
     convert(model, recurrent=mode)
-    assert keeps_pieces_apart(model)
+    ids, pieces = torch.arange(20, 44)[None], torch.tensor([[1] * 7 + [2] * 12 + [3] * 5])
+    batch = BlockBatch(ids, pieces, torch.zeros_like(ids), pieces > 0, padded_tokens=24)
+    with torch.no_grad():
+        together = batch.read_by(TokenStates(model), ids)[0]
+        apart = torch.cat([token_states(model, part)[0] for part in ids.split([7, 12, 5], dim=1)])
+    assert (together - apart).norm() < 1e-4 * apart.norm()
 
 
 def test_checkpointed_gradients_are_the_same_over_two_batches_of_unlike_layout():

@@ -5,8 +5,9 @@ import torch
 from transformers import CONFIG_MAPPING
 
 from unmask import verify
-from unmask.backbone.structure import decoder_layers, token_states
-from unmask.backbone.tiny import tiny_config, tiny_model
+from unmask.backbone.forward import token_states
+from unmask.backbone.structure import decoder_layers
+from unmask.backbone.truth.twins import tiny_config, tiny_model
 
 PUBLISHED = {
     "llama-3.1-8b": (

@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from unmask import ArtifactError, TextEncoder, convert
-from unmask.artifact import EncoderSettings
-from unmask.backbone import varlen
-from unmask.backbone.structure import token_states
-from unmask.backbone.varlen import FlatLayout, attend, flat_states, keep_layout, layout_of, reads_flat
+from unmask.backbone.fast import varlen
+from unmask.backbone.fast.varlen import FlatLayout, attend, keep_layout, layout_of
+from unmask.backbone.forward import flat_states, token_states
+from unmask.backbone.truth import flat
+from unmask.backbone.truth.flat import reads_flat
+from unmask.settings import EncoderSettings
 
 LENGTHS = (40, 40, 17, 3)
 TEXTS = ["A cat sleeps.", "The river flooded the town, and the bank closed for a week.", "No.", "Ice melts in May."]
@@ -89,12 +91,15 @@ def test_a_family_that_reads_on_is_found_out(tiny, monkeypatch):
         q, k, v, enable_gqa=True
     )[0].transpose(0, 1)
     monkeypatch.setattr(varlen, "attend", whole)
-    assert not reads_flat(tiny("llama", head=False))
+    flat._proof.cache_clear()
+    assert "reads a row of texts otherwise than alone" in reads_flat(tiny("llama", head=False)).reason
+    flat._proof.cache_clear()
 
 
 def test_a_layout_is_of_its_thread_alone(tiny):
     model = tiny("llama", head=False)
     convert(model)
+    varlen.use_flat_attention(model)
     ids = ids_of([12])[0]
     expected = token_states(model, ids)
     found = []

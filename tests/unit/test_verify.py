@@ -6,8 +6,8 @@ from torch import nn
 from transformers import LlamaConfig
 
 from unmask import ConversionError, convert, verify
-from unmask.backbone.attention import attention_mode, set_attention_mode
-from unmask.backbone.verify import CASES, first_sees_last
+from unmask.backbone.families.switches import attention_mode, set_attention_mode
+from unmask.backbone.truth.verify import CASES, first_sees_last
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "mistral", "gemma", "gpt2", "phi3", "stablelm"])

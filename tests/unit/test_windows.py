@@ -5,10 +5,10 @@ import torch
 from transformers import CONFIG_MAPPING
 
 from unmask import ConversionError, TextEncoder, convert
-from unmask.backbone.attention import lift_windows, restore_windows, set_attention_mode, window_mode
-from unmask.backbone.probes import layer_reach
-from unmask.backbone.structure import token_states
-from unmask.backbone.tiny import tiny_config, tiny_model
+from unmask.backbone.families.switches import lift_windows, restore_windows, set_attention_mode, window_mode
+from unmask.backbone.forward import token_states
+from unmask.backbone.truth.probes import layer_reach
+from unmask.backbone.truth.twins import tiny_config, tiny_model
 
 WHOLE = (24, 23)  # from the middle of 48 tokens
 

@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from unmask.backbone.structure import body
-from unmask.backbone.verify import backend_in_use
+from unmask.backbone.structure import backend_in_use, body
 from unmask.encoder import TextEncoder
 
 

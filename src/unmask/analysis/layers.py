@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from unmask.backbone.structure import layer_states, num_layers
+from unmask.backbone.forward import layer_states
+from unmask.backbone.structure import num_layers
 from unmask.encoder import Floats, TextEncoder
 from unmask.errors import DataError
 

@@ -10,8 +10,8 @@ from unmask.analysis.geometry import Geometry, geometry
 from unmask.analysis.layers import LayerSimilarity, layer_similarity
 from unmask.analysis.page import Section, Table, plain_table, write_page
 from unmask.analysis.plots import curves_figure, separation_figure, similarity_figure, similarity_map
-from unmask.artifact import write_json
 from unmask.encoder import TextEncoder
+from unmask.files import write_json
 
 # Any running text will do; the paper takes the opening of an encyclopaedia's article on a city.
 TEXT = (

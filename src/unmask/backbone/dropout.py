@@ -10,11 +10,9 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from unmask.backbone.structure import decoder_layers, first_tensor, text_config, token_states
-
-# Names under which transformers' decoders keep the rate of attention dropout (config keys and module attributes).
-_RATES = ("attention_dropout", "attention_probs_dropout_prob", "attn_pdrop", "attn_dropout", "dropout_prob")
-_ATTENTION_NAMES = ("attn", "attention")
+from unmask.backbone.families import ATTENTION_NAMES, DROPOUT_KEYS
+from unmask.backbone.forward import token_states
+from unmask.backbone.structure import decoder_layers, evaluation_mode, first_tensor, text_config
 
 
 @contextmanager
@@ -25,13 +23,13 @@ def attention_dropout(model: nn.Module, rate: float) -> Iterator[int]:
     """
     holders: list[tuple[object, str, float]] = []
     config = text_config(model)
-    for name in _RATES:
+    for name in DROPOUT_KEYS:
         if _is_rate(getattr(config, name, None)):
             holders.append((config, name, rate))
     in_config = len(holders)
     for layer in decoder_layers(model):
         for path, module in layer.named_modules():
-            if any(part in path.lower() for part in _ATTENTION_NAMES):
+            if any(part in path.lower() for part in ATTENTION_NAMES):
                 holders += _rates_of(module, rate)
     before = [(holder, name, getattr(holder, name)) for holder, name, _ in holders]
     for holder, name, value in holders:
@@ -46,7 +44,7 @@ def attention_dropout(model: nn.Module, rate: float) -> Iterator[int]:
 def _rates_of(module: nn.Module, rate: float) -> list[tuple[object, str, float]]:
     """Where one attention module keeps its rate: a number of its own, or in an nn.Dropout child."""
     found: list[tuple[object, str, float]] = []
-    for name in _RATES:
+    for name in DROPOUT_KEYS:
         current = getattr(module, name, None)
         if isinstance(current, nn.Dropout):
             found.append((current, "p", rate))
@@ -84,15 +82,16 @@ def hidden_dropout(model: nn.Module, rate: float) -> Iterator[None]:
 
 
 def views_differ(model: nn.Module) -> bool:
-    """True if two passes over the same tokens in training mode give different states."""
+    """True if two passes over the same tokens differ in training mode, by more than two in evaluation mode."""
     device = next(model.parameters()).device
     vocabulary = text_config(model).vocab_size
     ids = torch.randint(vocabulary // 2, vocabulary, (2, 8), generator=torch.Generator().manual_seed(0)).to(device)
-    was_training = model.training
-    model.train()
-    try:
-        with torch.no_grad():
-            first, second = (token_states(model, ids) for _ in range(2))
-    finally:
-        model.train(was_training)
-    return not torch.equal(first, second)
+
+    @torch.no_grad()
+    def difference(training: bool) -> float:
+        with evaluation_mode(model):
+            model.train(training)
+            first, second = (token_states(model, ids).float() for _ in range(2))
+        return float((first - second).norm())
+
+    return difference(True) > 10 * difference(False)

@@ -3,7 +3,9 @@
 import torch
 from torch import nn
 
-from unmask.backbone.structure import family, text_config, token_states
+from unmask.backbone.families import LOGIT_CAP, LOGIT_COUNT, LOGIT_DIVISORS, LOGIT_FACTORS
+from unmask.backbone.forward import token_states
+from unmask.backbone.structure import evaluation_mode, family, text_config
 from unmask.errors import ConversionError
 
 
@@ -27,11 +29,13 @@ class LanguageModelHead(nn.Module):
         self.projection = projection
         self.transform = last if isinstance(last, nn.Module) and projection not in last.modules() else None
         self.weight = next(projection.parameters())
-        self.scale = float(getattr(config, "logit_scale", None) or 1.0)
-        self.scale /= float(getattr(config, "logits_scaling", None) or 1.0)
-        self.scale /= float(getattr(config, "logits_mup_width_multiplier", None) or 1.0)
-        self.vocabulary = getattr(config, "unpadded_vocab_size", None)
-        self.softcap = getattr(config, "final_logit_softcapping", None)
+        self.scale = 1.0
+        for key in LOGIT_FACTORS:
+            self.scale *= float(getattr(config, key, None) or 1.0)
+        for key in LOGIT_DIVISORS:
+            self.scale /= float(getattr(config, key, None) or 1.0)
+        self.vocabulary = getattr(config, LOGIT_COUNT, None)
+        self.softcap = getattr(config, LOGIT_CAP, None)
         for parameter in self.parameters():
             parameter.requires_grad_(False)
 
@@ -54,13 +58,12 @@ class LanguageModelHead(nn.Module):
         device = next(causal_lm.parameters()).device
         vocabulary = text_config(causal_lm).vocab_size
         ids = torch.arange(vocabulary // 2, vocabulary // 2 + 4, device=device)[None]
-        was_training = causal_lm.training
-        causal_lm.eval()
-        expected = causal_lm(input_ids=ids, use_cache=False).logits[0].float()
-        found = self(token_states(causal_lm, ids)[0])
-        causal_lm.train(was_training)
-        if not torch.allclose(found, expected, rtol=1e-2, atol=1e-2 * float(expected.abs().max())):
+        with evaluation_mode(causal_lm):
+            expected = causal_lm(input_ids=ids, use_cache=False).logits[0].float()
+            found = self(token_states(causal_lm, ids)[0])
+        off = float((found - expected).norm() / expected.norm())
+        if not off <= 1e-2:
             raise ConversionError(
                 f"{family(causal_lm)} computes its logits in a way this package does not know "
-                f"(largest difference {float((found - expected).abs().max()):.3g}), so MNTP would train on wrong ones."
+                f"(ours differ by {off:.2g} of their size), so MNTP would train on wrong ones."
             )

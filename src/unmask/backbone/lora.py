@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from unmask.backbone.lora_branch import use_own_branch
+from unmask.backbone.fast.lora_branch import use_own_branch
 from unmask.errors import ArtifactError, RecipeError
 
 

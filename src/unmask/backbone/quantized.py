@@ -1,7 +1,4 @@
-"""Weights in fewer bits: four while an adapter is trained on them, eight for encoding.
-
-Four bits: QLoRA, Dettmers et al. 2023, arXiv 2305.14314. Eight: dynamic quantisation by torchao.
-"""
+"""Frozen weights in four bits while an adapter is trained on them (QLoRA, Dettmers et al. 2023, arXiv 2305.14314)."""
 
 from importlib.util import find_spec
 from typing import Any
@@ -40,16 +37,3 @@ def let_gradients_through(model: nn.Module) -> None:
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
-
-
-def eight_bit(model: nn.Module) -> None:
-    """Linear layers in eight bits, in place: weights once, a scale a row; what comes in a token at a time.
-
-    Raises:
-        MissingExtraError: torchao is not installed.
-    """
-    if find_spec("torchao") is None:
-        raise MissingExtraError("int8 needs torchao; install it with pip install 'unmask[int8]'.")
-    from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
-
-    quantize_(model, Int8DynamicActivationInt8WeightConfig())

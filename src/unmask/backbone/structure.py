@@ -1,7 +1,7 @@
-"""Finding one's way in a transformers decoder: its text config, its body, its layers, its head."""
+"""Finding one's way in a transformers model: its text config, its body, its layers, its attention implementation."""
 
-import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,6 +12,12 @@ from unmask.errors import ConversionError
 # What this package adds to a text config, so that it is saved with the model.
 RECURRENT_KEY = "unmask_recurrent"
 LIFTED_KEY = "unmask_lifted"
+FLAT_ATTENTION = "unmask_flat"  # sdpa that also reads texts without padding; see fast/varlen.py
+# What a model class raises that does not support what it is asked for; anything else is a fault of ours.
+MODEL_ERRORS = (
+    *(RuntimeError, ValueError, TypeError, AttributeError, LookupError, ImportError, AssertionError, OSError),
+    *(NotImplementedError, UnboundLocalError, ZeroDivisionError),
+)
 
 
 def text_config(model: nn.Module) -> Any:
@@ -77,46 +83,6 @@ def _size(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def token_states(
-    model: nn.Module,
-    input_ids: torch.Tensor,
-    attention_mask: torch.Tensor | None = None,
-    position_ids: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Last hidden states after the final norm, [rows, tokens, width]. The one forward path of the package.
-
-    Args:
-        model: with or without a language-model head; the head is not run.
-        input_ids: [rows, tokens].
-        attention_mask: [rows, tokens], or a prepared [rows, 1, tokens, tokens] mask.
-        position_ids: [rows, tokens]; left out for the families that take none (ALiBi).
-    """
-    states: torch.Tensor = _forward(model, input_ids, attention_mask, position_ids)[0]
-    return states
-
-
-def layer_states(
-    model: nn.Module,
-    input_ids: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    position_ids: torch.Tensor | None,
-    layers: Sequence[int],
-) -> list[torch.Tensor]:
-    """Hidden states [rows, tokens, width] of chosen layers: 0 is the embedding output, the last comes after the norm.
-
-    Raises:
-        ConversionError: the family does not give out the states of its layers.
-    """
-    last = num_layers(model)
-    if all(layer == last for layer in layers):
-        return [token_states(model, input_ids, attention_mask, position_ids)] * len(layers)
-    output = _forward(model, input_ids, attention_mask, position_ids, output_hidden_states=True)
-    states = getattr(output, "hidden_states", None)
-    if states is None or len(states) <= last:
-        raise ConversionError(f"{family(model)} gives out {len(states or ())} layer states, expected {last + 1}.")
-    return [output[0] if layer == last else states[layer] for layer in layers]
-
-
 def num_layers(model: nn.Module) -> int:
     """Layers of the stack; the number of the last entry that `layer_states` knows."""
     return int(text_config(model).num_hidden_layers)
@@ -128,20 +94,27 @@ def position_offset(model: nn.Module) -> int:
     return 0 if padding is None else int(padding) + 1
 
 
-def _forward(
-    model: nn.Module,
-    input_ids: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    position_ids: torch.Tensor | None,
-    **extra: Any,
-) -> Any:
-    decoder = body(model)
-    accepted = inspect.signature(decoder.forward).parameters
-    if position_ids is not None and "position_ids" in accepted:
-        extra["position_ids"] = position_ids + position_offset(model)
-    if "use_cache" in accepted:
-        extra["use_cache"] = False
-    return decoder(input_ids=input_ids, attention_mask=attention_mask, **extra)
+def backend_in_use(model: nn.Module) -> str:
+    """The attention implementation a model runs with now, by its standard name."""
+    name = str(getattr(text_config(model), "_attn_implementation", None) or "eager")
+    return "sdpa" if name == FLAT_ATTENTION else name
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside, and the mode of before at the end."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its kind where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__
 
 
 def first_tensor(output: Any) -> torch.Tensor:

@@ -112,8 +112,8 @@ def _run_subjects(arguments: argparse.Namespace, folder: Path) -> tuple[list[Any
     """Every rung of a run, and what its report says besides."""
     from unmask.analysis.page import rungs_table
     from unmask.analysis.report import Subject, training_sections
-    from unmask.artifact import read_json
-    from unmask.ladder.rungs import open_run, open_rung, read_losses
+    from unmask.files import read_json
+    from unmask.runs.rungs import open_run, open_rung, read_losses
 
     recipe, places = open_run(folder)
     subjects = [
@@ -126,7 +126,7 @@ def _run_subjects(arguments: argparse.Namespace, folder: Path) -> tuple[list[Any
         names = dict.fromkeys(key for rung in rungs for key in rung if key != "name")
         extra["rungs"] = rungs_table({name: name for name in names}, rungs)
     if arguments.checkpoints:
-        from unmask.ladder.efficiency import score_checkpoints
+        from unmask.runs.efficiency import score_checkpoints
 
         extra["curves"] = score_checkpoints(recipe, folder, arguments.checkpoints, progress=progress_wanted())
     return subjects, extra
@@ -135,8 +135,8 @@ def _run_subjects(arguments: argparse.Namespace, folder: Path) -> tuple[list[Any
 def _model_subjects(arguments: argparse.Namespace) -> list[Any]:
     """A causal decoder twice, as it is and bidirectional; an encoder as it is."""
     from unmask.analysis.report import Subject
-    from unmask.backbone.attention import attention_mode
-    from unmask.backbone.convert import require_decoder
+    from unmask.backbone.families.switches import attention_mode
+    from unmask.backbone.truth.convert import require_decoder
 
     arguments.encoder = arguments.target
     first = open_encoder(arguments)

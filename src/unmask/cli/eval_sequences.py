@@ -4,7 +4,15 @@ import argparse
 import sys
 from typing import Any
 
-from unmask.cli.console import add_encoder_options, add_json, open_encoder, positive, print_json, progress_wanted, table
+from unmask.cli.console import (
+    add_encoder_options,
+    add_json,
+    open_encoder,
+    positive,
+    print_json,
+    progress_wanted,
+    table,
+)
 
 _SOURCE = "csv, tsv, jsonl or parquet, or a hub data set name[:config]@split"
 _BEIR = "folder with corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv; or a hub data set name@split"

@@ -28,7 +28,7 @@ def add_parser(commands: Any) -> None:
 
 def run_list(arguments: argparse.Namespace) -> int:
     """One line a recipe, then one a variant."""
-    from unmask.ladder.raw import read_raw, shipped, variants_of
+    from unmask.runs.raw import read_raw, shipped, variants_of
 
     rows = []
     for name in shipped():
@@ -64,7 +64,7 @@ def run_copy(arguments: argparse.Namespace) -> int:
 
 def _text(name: str) -> str:
     """The file as it is, comments included, unless it is put together from several."""
-    from unmask.ladder.raw import composed, dump, read_raw, shipped_file
+    from unmask.runs.raw import composed, dump, read_raw, shipped_file
 
     found = shipped_file(name)
     text = found.read_text(encoding="utf-8") if found else ""

@@ -59,15 +59,13 @@ def _output(path: str | None) -> Iterator[TextIO]:
     if path is None:
         yield sys.stdout
         return
-    partial = Path(path + ".partial")
+    from unmask.files import write_whole
+
     try:
-        with partial.open("w", encoding="utf-8") as file:
+        with write_whole(Path(path)) as file:
             yield file
-        partial.replace(path)
     except OSError as error:
         raise ArtifactError(f"{path} cannot be written ({error.strerror}).") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _all_sentences(arguments: argparse.Namespace) -> Iterator[tuple[str, ...]]:

@@ -40,19 +40,19 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Read the recipe first: its mistakes cost no waiting."""
-    from unmask.ladder.recipe import load_recipe
-    from unmask.ladder.sources import check_files
+    from unmask.runs.recipe import load_recipe
+    from unmask.runs.sources import check_files
 
     recipe = load_recipe(arguments.recipe, arguments.set)
     check_files(recipe)
     quiet_transformers()
     if arguments.dry_run:
-        from unmask.ladder.plan import make_plan
+        from unmask.runs.plan import make_plan
 
         plan = make_plan(recipe)
         print_json(plan.to_dict()) if arguments.json else print(plan.text())
         return 0
-    from unmask.ladder.run import train
+    from unmask.runs.run import train
 
     out = arguments.out or str(Path("runs") / recipe.name)
     result = train(recipe, out, progress=progress_wanted()).to_dict()

@@ -35,10 +35,11 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Load as it is, measure, print."""
     quiet_transformers()
-    from unmask.backbone.attention import attention_mode, set_attention_mode
-    from unmask.backbone.elsewhere import gaps_elsewhere
-    from unmask.backbone.loading import load_from_disk, load_model, load_twin, weights_fit
-    from unmask.backbone.verify import verify
+    from unmask.backbone.families.switches import attention_mode, set_attention_mode
+    from unmask.backbone.loading import load_from_disk, load_model, weights_fit
+    from unmask.backbone.shapes import load_twin
+    from unmask.backbone.truth.compatibility import compatibility_gaps
+    from unmask.backbone.truth.verify import verify
 
     if arguments.config_only:
         model = load_twin(arguments.model)
@@ -49,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     if attention_mode(model) == "bidirectional":
         set_attention_mode(model, "bidirectional")  # the switches that a config cannot hold, as TextEncoder.load does
     report = verify(model, backends=arguments.backend)
-    gaps = gaps_elsewhere(model)
+    gaps = compatibility_gaps(model)
     if arguments.json:
         print_json(report.to_dict() | {"config_only": arguments.config_only, "other_runtimes": gaps})
     else:

@@ -1,17 +1,16 @@
 """Files of texts to one Parquet file of ids and vectors, in bounded memory."""
 
-from collections.abc import Iterator, Sequence
-from itertools import chain, islice
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from unmask.data.records import Record, check_file, read_records
+from unmask.data.records import check_file, read_records
 from unmask.encoder import TextEncoder
 from unmask.errors import DataError
-
-_TEXTS_AT_ONCE = 4096
+from unmask.files import new_file
 
 
 def check_inputs(inputs: Sequence[Path], out: Path, *, field: str, id_field: str | None) -> None:
@@ -55,34 +54,22 @@ def encode_files(
     import pyarrow.parquet as pq
 
     schema = pa.schema([("id", pa.string()), ("vector", pa.list_(pa.float32(), encoder.dimension))])
-    partial = out.with_name(out.name + ".partial")
     records = chain.from_iterable(read_records(path, field=field, id_field=id_field) for path in inputs)
     count = 0
-    try:
-        with (
-            pq.ParquetWriter(partial, schema) as writer,
-            tqdm(unit="text", desc="encoding", disable=not progress) as bar,
+    with (
+        new_file(out) as partial,
+        pq.ParquetWriter(partial, schema) as writer,
+        tqdm(unit="text", desc="encoding", disable=not progress) as bar,
+    ):
+        for ids, vectors in encoder.stream_keyed(
+            ((record.id, record.text) for record in records),
+            prompt=prompt,
+            prompt_name=prompt_name,
+            normalize=normalize,
+            batch_tokens=batch_tokens,
         ):
-            for chunk in _chunks(records):
-                vectors = encoder.encode(
-                    [record.text for record in chunk],
-                    prompt=prompt,
-                    prompt_name=prompt_name,
-                    normalize=normalize,
-                    batch_tokens=batch_tokens,
-                )
-                values: Any = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), encoder.dimension)
-                ids = pa.array([record.id for record in chunk])
-                writer.write_batch(pa.record_batch([ids, values], schema=schema))
-                count += len(chunk)
-                bar.update(len(chunk))
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    partial.rename(out)
+            values: Any = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), encoder.dimension)
+            writer.write_batch(pa.record_batch([pa.array(ids), values], schema=schema))
+            count += len(ids)
+            bar.update(len(ids))
     return count
-
-
-def _chunks(records: Iterator[Record]) -> Iterator[list[Record]]:
-    while chunk := list(islice(records, _TEXTS_AT_ONCE)):
-        yield chunk

@@ -3,16 +3,16 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from unmask.artifact import write_whole
 from unmask.data.pairs import Pair
 from unmask.encoder import Floats, TextEncoder, search
 from unmask.errors import DataError
+from unmask.files import write_whole
+from unmask.text.chunks import chunks
 
 Choice = Literal["top", "random"]
 _PAIRS_AT_ONCE = 4096
@@ -145,8 +145,7 @@ def _positive_cosines(
     encoder: TextEncoder, pairs: Sequence[Pair], queries: Floats, number: dict[str, int], prompt: str
 ) -> list[float]:
     found: list[float] = []
-    remaining = iter(pairs)
-    while part := list(islice(remaining, _PAIRS_AT_ONCE)):
+    for part in chunks(pairs, _PAIRS_AT_ONCE):
         vectors = encoder.encode([pair.positive for pair in part], prompt=prompt, normalize=True)
         own = queries[[number[pair.query] for pair in part]]
         found += np.einsum("nd,nd->n", own, vectors).tolist()

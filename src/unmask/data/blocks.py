@@ -4,8 +4,8 @@ Each piece of a document looks like a text the encoder will read later: the toke
 positions from 0. A long document is cut into pieces; a short rest of a block is left to padding.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from unmask.errors import DataError
+from unmask.text.batching import Batch, FlatBatch, PaddedBatch, token_budget
+from unmask.text.chunks import chunks
 from unmask.text.spans import special_affixes
 
 _SHORTEST = 16  # tokens of text; a shorter piece teaches little
@@ -37,21 +39,61 @@ class BlockBatch:
         pieces: 0 on padding, else the number of the piece within its row.
         position_ids: from 0 in every piece.
         maskable: True where a token may be masked and predicted: text, and not the first token of its piece.
+        padded_tokens: for models that read padded batches, most tokens of one; None where pieces lie in a row.
     """
 
     input_ids: torch.Tensor
     pieces: torch.Tensor
     position_ids: torch.Tensor
     maskable: torch.Tensor
+    padded_tokens: int | None = None
 
     def to(self, device: torch.device | str) -> "BlockBatch":
         """The same batch on another device."""
-        return BlockBatch(*(getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)))
+        tensors = (self.input_ids, self.pieces, self.position_ids, self.maskable)
+        ids, pieces, positions, maskable = (tensor.to(device, non_blocking=True) for tensor in tensors)
+        return BlockBatch(ids, pieces, positions, maskable, self.padded_tokens)
 
     @property
     def num_tokens(self) -> int:
         """Real tokens, padding not counted."""
         return int((self.pieces > 0).sum())
+
+    def read_by(self, model: Callable[[Batch], torch.Tensor], input_ids: torch.Tensor) -> torch.Tensor:
+        """The states of every token, [rows, tokens, width], with zeros on padding.
+
+        Args:
+            model: batch -> states [tokens, width]; every piece is a text of its own to it.
+            input_ids: those of this batch, perhaps masked, [rows, tokens].
+        """
+        if self.padded_tokens is None:
+            inside = self.pieces > 0
+            lengths = tuple(self._piece_lengths())
+            batch: Batch = FlatBatch(input_ids[inside][None], inside[inside], lengths)
+            parts = [(inside.flatten().nonzero()[:, 0], batch)]
+        else:
+            parts = list(self._padded(input_ids, self.padded_tokens))
+        states = torch.cat([model(batch) for _, batch in parts])
+        everywhere = states.new_zeros(self.pieces.numel(), states.shape[-1])
+        everywhere[torch.cat([places for places, _ in parts])] = states
+        return everywhere.view(*self.pieces.shape, -1)
+
+    def _piece_lengths(self) -> list[int]:
+        row = torch.arange(len(self.pieces), device=self.pieces.device)[:, None]
+        numbers = (self.pieces + row * (self.pieces.max() + 1))[self.pieces > 0]
+        lengths: list[int] = torch.unique_consecutive(numbers, return_counts=True)[1].tolist()
+        return lengths
+
+    def _padded(self, input_ids: torch.Tensor, most: int) -> Iterator[tuple[torch.Tensor, Batch]]:
+        """Batches of pieces of like length, a row each, and the places of their tokens in the flattened batch."""
+        places = (self.pieces > 0).flatten().nonzero()[:, 0].split(self._piece_lengths())
+        for group in token_budget([len(piece) for piece in places], most, padded=True):
+            own = [places[i] for i in group]
+            width = len(own[0])
+            mask = torch.stack([torch.arange(width, device=input_ids.device) < len(piece) for piece in own])
+            ids = torch.zeros_like(mask, dtype=torch.long)
+            ids[mask] = input_ids.flatten()[torch.cat(own)]
+            yield torch.cat(own), PaddedBatch(ids, mask.long(), mask)
 
 
 def pack(texts: Iterable[str], tokenizer: Any, *, block_size: int, one_piece_a_block: bool = False) -> Iterator[Block]:
@@ -61,7 +103,7 @@ def pack(texts: Iterable[str], tokenizer: Any, *, block_size: int, one_piece_a_b
         texts: documents.
         tokenizer: a fast tokenizer.
         block_size: tokens a row, special tokens included.
-        one_piece_a_block: never put two pieces into a row, for models that cannot keep them apart.
+        one_piece_a_block: never put two pieces into a row.
 
     Raises:
         DataError: `block_size` leaves no room for text.
@@ -99,7 +141,7 @@ def collect(blocks: Iterator[Block], count: int | None) -> list[Block]:
     return found
 
 
-def stack(blocks: Sequence[Block], *, pad_id: int, never_mask: int) -> BlockBatch:
+def stack(blocks: Sequence[Block], *, pad_id: int, never_mask: int, padded_tokens: int | None = None) -> BlockBatch:
     """Stack blocks into a batch; tokens that already are the mask token (`never_mask`) are not predicted."""
     width = max(len(block.ids) for block in blocks)
     shape = (len(blocks), width)
@@ -114,25 +156,14 @@ def stack(blocks: Sequence[Block], *, pad_id: int, never_mask: int) -> BlockBatc
         first = np.flatnonzero(np.diff(block.pieces, prepend=0))
         positions[row, :n] = np.arange(n) - np.repeat(first, np.diff([*first, n]))
         maskable[row, :n] = ~block.special & (block.ids != never_mask) & (positions[row, :n] > 0)
-    return BlockBatch(*(torch.from_numpy(a) for a in (input_ids, pieces, positions, maskable)))
+    made = [torch.from_numpy(array) for array in (input_ids, pieces, positions, maskable)]
+    return BlockBatch(made[0], made[1], made[2], made[3], padded_tokens)
 
 
 def _token_lists(texts: Iterable[str], tokenizer: Any) -> Iterator[list[int]]:
     """Token ids of each text, without special tokens; tokenized a few hundred texts at a time."""
-    pending: list[str] = []
-    for text in texts:
-        pending.append(text)
-        if len(pending) == _TOKENIZED_AT_ONCE:
-            yield from _encode(pending, tokenizer)
-            pending = []
-    if pending:
-        yield from _encode(pending, tokenizer)
-
-
-def _encode(texts: list[str], tokenizer: Any) -> list[list[int]]:
-    encoding = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
-    ids: list[list[int]] = encoding["input_ids"]
-    return ids
+    for part in chunks(texts, _TOKENIZED_AT_ONCE):
+        yield from tokenizer(part, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
 
 
 def _block(pieces: list[list[int]], num_before: int, num_after: int) -> Block:

@@ -7,6 +7,7 @@ from typing import Any
 
 from unmask.data.sources import is_hub, open_mappings
 from unmask.errors import DataError
+from unmask.text.chunks import chunks
 
 _ROWS_AT_ONCE = 4096
 # What a column is called where nobody says.
@@ -159,7 +160,7 @@ def _table(pairs: Iterator[Pair]) -> Any:
         ]
     )
     batches = []
-    while part := list(islice(pairs, _ROWS_AT_ONCE)):
+    for part in chunks(pairs, _ROWS_AT_ONCE):
         columns = [
             [pair.query for pair in part],
             [pair.positive for pair in part],

@@ -22,10 +22,10 @@ from unmask.errors import ArtifactError
 from unmask.evaluation.masked import evaluate_masked
 from unmask.evaluation.retrieval import evaluate_retrieval
 from unmask.evaluation.words import cross_validate
-from unmask.ladder.recipe import load_recipe
-from unmask.ladder.run import train
-from unmask.ladder.rungs import RungPlace, open_rung
-from unmask.ladder.schema import Recipe
+from unmask.runs.recipe import load_recipe
+from unmask.runs.run import train
+from unmask.runs.rungs import RungPlace, open_rung
+from unmask.runs.schema import Recipe
 from unmask.training.monitor import read_metrics
 
 _QUERIES = 300

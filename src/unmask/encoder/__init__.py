@@ -2,10 +2,12 @@
 
 from unmask.encoder.conversion import convert_and_save
 from unmask.encoder.int8 import to_int8
+from unmask.encoder.runner import EncoderModule
 from unmask.encoder.search import search
-from unmask.encoder.states import EncoderModule
-from unmask.encoder.text_encoder import TextEncoder, TokenVectors
-from unmask.encoder.words import Floats, WordPosition, word_states
+from unmask.encoder.stream import Floats
+from unmask.encoder.text_encoder import TextEncoder
+from unmask.encoder.tokens import TokenVectors
+from unmask.encoder.words import WordPosition, word_states
 
 __all__ = [
     "EncoderModule",

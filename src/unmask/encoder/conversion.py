@@ -2,15 +2,14 @@
 
 from pathlib import Path
 
-from unmask.artifact import EncoderSettings, read_lineage
-from unmask.backbone.attention import Window
-from unmask.backbone.convert import convert
-from unmask.backbone.loading import load_model, load_tokenizer, max_positions, resolve_model
-from unmask.backbone.recurrent import Recurrent
-from unmask.backbone.verify import VerificationReport
+from unmask.backbone.loading import load_model, max_positions
+from unmask.backbone.locate import load_tokenizer, resolve_model
+from unmask.backbone.truth.convert import convert
+from unmask.backbone.truth.verify import VerificationReport
+from unmask.encoder.saved import read_lineage
 from unmask.encoder.text_encoder import TextEncoder
-from unmask.errors import ArtifactError
-from unmask.pooling import Pooling
+from unmask.files import require_new_folder
+from unmask.settings import EncoderSettings, Recurrent, Window
 
 
 def convert_and_save(
@@ -19,7 +18,7 @@ def convert_and_save(
     *,
     recurrent: Recurrent = "refuse",
     window: Window = "keep",
-    pooling: Pooling = "mean",
+    pooling: str = "mean",
     max_length: int | None = None,
     include_special_tokens: bool = False,
     attention_implementation: str | None = None,
@@ -31,8 +30,7 @@ def convert_and_save(
         ConversionError: it cannot be converted; nothing is written.
     """
     target = Path(folder)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ArtifactError(f"{folder} exists already and is not empty; choose another folder or remove it.")
+    require_new_folder(target)
     source = resolve_model(name)
     tokenizer = load_tokenizer(source)
     model = load_model(source, head=False, attention_implementation=attention_implementation)

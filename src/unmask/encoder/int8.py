@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from unmask.backbone.quantized import eight_bit
+from unmask.backbone.fast.int8 import EightBits
+from unmask.encoder.stream import Floats
 from unmask.encoder.text_encoder import TextEncoder
-from unmask.encoder.words import Floats
 
 
 def to_int8(encoder: TextEncoder, sample: Sequence[str]) -> Floats:
@@ -23,7 +23,7 @@ def to_int8(encoder: TextEncoder, sample: Sequence[str]) -> Floats:
         MissingExtraError: torchao is not installed.
     """
     before = encoder.encode(sample, normalize=True)
-    eight_bit(encoder.model)
+    EightBits().attach(encoder.model)
     encoder.quantized = True
     cosines: Floats = np.sum(before * encoder.encode(sample, normalize=True), axis=1)
     return cosines

@@ -1,14 +1,14 @@
 """Exact search by cosine over a corpus that is read as it comes."""
 
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from unmask.encoder.stream import Floats
 from unmask.encoder.text_encoder import TextEncoder
-from unmask.encoder.words import Floats
+from unmask.text.chunks import chunks
 
 _DOCUMENTS_AT_ONCE = 1024
 _QUERIES_AT_ONCE = 2048  # whose scores against a block of documents exist at a time
@@ -21,6 +21,8 @@ def search(
     *,
     depth: int,
     prompt: str | None = None,
+    max_length: int | None = None,
+    total: int | None = None,
     progress: bool = False,
 ) -> tuple[Floats, np.ndarray[Any, Any], int]:
     """The best documents of each query; memory holds those, not the corpus.
@@ -31,6 +33,8 @@ def search(
         documents: id and text of each.
         depth: how many to keep.
         prompt: instruction in front of documents.
+        max_length: most tokens of a document; None for the encoder's.
+        total: how many documents will come, if that is known.
         progress: show a bar.
 
     Returns:
@@ -39,18 +43,20 @@ def search(
     best: Floats = np.empty((len(queries), 0), dtype=np.float32)
     ids = np.empty((len(queries), 0), dtype=object)
     count = 0
-    bar = tqdm(desc="documents", unit="text", disable=not progress)
-    for part in _parts(iter(documents)):
-        vectors = encoder.encode([text for _, text in part], prompt=prompt or "", normalize=True)
-        own = np.empty(len(part), dtype=object)
-        own[:] = [name for name, _ in part]
-        kept = min(depth, best.shape[1] + len(part))
-        rows = [slice(at, at + _QUERIES_AT_ONCE) for at in range(0, len(queries), _QUERIES_AT_ONCE)]
-        merged = [_keep(best[one], queries[one] @ vectors.T, ids[one], own, kept) for one in rows]
-        best, ids = (np.concatenate(columns) for columns in zip(*merged, strict=True))
-        count += len(part)
-        bar.update(len(part))
-    bar.close()
+    with tqdm(desc="documents", unit="text", disable=not progress) as bar:
+        for names, vectors in encoder.stream_keyed(
+            documents, prompt=prompt or "", normalize=True, max_length=max_length, total=total
+        ):
+            for part in chunks(range(len(names)), _DOCUMENTS_AT_ONCE):
+                where = slice(part[0], part[-1] + 1)
+                own = np.empty(len(part), dtype=object)
+                own[:] = names[where]
+                kept = min(depth, best.shape[1] + len(part))
+                rows = [slice(at, at + _QUERIES_AT_ONCE) for at in range(0, len(queries), _QUERIES_AT_ONCE)]
+                merged = [_keep(best[one], queries[one] @ vectors[where].T, ids[one], own, kept) for one in rows]
+                best, ids = (np.concatenate(columns) for columns in zip(*merged, strict=True))
+            count += len(names)
+            bar.update(len(names))
     order = np.argsort(-best, axis=1, kind="stable")
     return np.take_along_axis(best, order, axis=1), np.take_along_axis(ids, order, axis=1), count
 
@@ -61,8 +67,3 @@ def _keep(best: Floats, scores: Floats, ids: Any, own: Any, kept: int) -> tuple[
     names = np.concatenate([ids, np.broadcast_to(own, scores.shape)], axis=1)
     top = np.argpartition(-together, kept - 1, axis=1)[:, :kept]
     return np.take_along_axis(together, top, axis=1), np.take_along_axis(names, top, axis=1)
-
-
-def _parts(documents: Iterator[tuple[Any, str]]) -> Iterator[list[tuple[Any, str]]]:
-    while part := list(islice(documents, _DOCUMENTS_AT_ONCE)):
-        yield part

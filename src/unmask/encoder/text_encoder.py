@@ -1,86 +1,80 @@
-"""TextEncoder: text -> vector, tokens, words. One forward path: what is trained is what is evaluated and exported."""
+"""TextEncoder: text -> vector, tokens, words. A thin door to the reader, the runner and the folder."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from tqdm import tqdm
+from typing_extensions import Unpack
 
-from unmask.artifact import EncoderSettings, read_lineage, read_settings, read_sight, write_encoder
-from unmask.backbone.attention import AttentionMode, Window
-from unmask.backbone.elsewhere import gaps_elsewhere
-from unmask.backbone.fast_paths import FastPaths
-from unmask.backbone.loading import (
-    Dtype,
-    checked_device,
-    find_adapters,
-    layout_folder,
-    load_model,
-    load_tokenizer,
-    max_positions,
-    saved_dtype,
-    working_dtype,
-)
-from unmask.backbone.opening import Sight, as_causal, attach_adapters, turn
-from unmask.backbone.recurrent import Recurrent
-from unmask.backbone.structure import family, replace_body, text_config
-from unmask.backbone.varlen import reads_flat
-from unmask.encoder.encoding import text_vectors
-from unmask.encoder.states import EncoderModule, check_finite, text_states
-from unmask.encoder.words import Floats, WordPosition, word_states
-from unmask.errors import ArtifactError, DataError
-from unmask.pooling import Pooling
-from unmask.text.batching import Batch, PaddedBatch, PaddingSide, join, pad, pad_token, token_budget
-from unmask.text.prompts import ChatWrapper, Rendered, render
-from unmask.text.spans import TokenizedText, check_tokenizer, tokenize
-from unmask.text.words import append_eos, checked_words
-
-# Small on a CPU, whose caches then hold what one layer hands to the next.
-_BATCH_TOKENS = {"cpu": 2048, "gpu": 16384}
+from unmask.backbone.devices import checked_device, saved_dtype, working_dtype
+from unmask.backbone.fast.contract import Availability
+from unmask.backbone.loading import load_model, max_positions
+from unmask.backbone.locate import find_adapters, layout_folder, load_tokenizer
+from unmask.backbone.structure import replace_body
+from unmask.backbone.truth.compatibility import compatibility_gaps
+from unmask.backbone.truth.opening import AttentionSpec, apply_attention, as_causal, attach_adapters
+from unmask.encoder.folder import POOLING_WEIGHTS, write_encoder
+from unmask.encoder.runner import EncoderModule, Runner
+from unmask.encoder.saved import read_attention, read_lineage, read_settings
+from unmask.encoder.stream import Floats, Key, StreamOptions, model_batches, stream_vectors
+from unmask.encoder.tokens import TokenVectors, token_vectors
+from unmask.encoder.words import WordPosition, word_states
+from unmask.errors import ArtifactError
+from unmask.settings import AttentionMode, Dtype, EncoderSettings, Recurrent, Window
+from unmask.text.batching import Batch, PaddedBatch, PaddingSide
+from unmask.text.reader import Reader
+from unmask.text.spans import TokenizedText
 
 
-@dataclass(frozen=True, slots=True)
-class TokenVectors:
-    """The states of one text's own tokens: vectors float32 [tokens, width], offsets int64 [tokens, 2] (characters)."""
+class EncodeOptions(TypedDict, total=False):
+    """What a call may say of how its texts are encoded; see `TextEncoder.encode`."""
 
-    vectors: Floats
-    offsets: NDArray[np.int64]
+    prompt: str | None
+    prompt_name: str | None
+    normalize: bool | None
+    max_length: int | None
+    batch_tokens: int | None
+    compile: bool | None
 
 
 class TextEncoder:
     """A decoder (or encoder) model, its tokenizer and the settings that turn text into vectors.
 
-    Attributes:
-        model: the transformers model without head, in evaluation mode.
+    Several threads may call the methods that encode on one encoder; do not change it meanwhile.
+
+    Args:
+        model: the transformers model without head; put in evaluation mode when it encodes.
         tokenizer: its fast tokenizer.
         settings: pooling, length, prompts; see `EncoderSettings`.
-        padding_side: where batches are padded; vectors do not depend on it.
+        fast: False for the plain way everywhere, names for some fast paths alone; by default all that are available.
+
+    Attributes:
+        reader: tokenizer and settings.
+        runner: model, pooling and fast paths.
         lineage: where the weights came from, as saved.
         quantized: the weights are in eight bits (`to_int8`) and cannot be saved.
-        fast_paths: what makes the model faster on this machine.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, settings: EncoderSettings | None = None) -> None:
-        check_tokenizer(tokenizer)
-        self.model = model
-        self.tokenizer = tokenizer
-        self.settings = settings or EncoderSettings(max_length=max_positions(model, tokenizer))
-        self.padding_side: PaddingSide = "right"
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        settings: EncoderSettings | None = None,
+        *,
+        fast: bool | Collection[str] | None = None,
+    ) -> None:
+        self.reader = Reader(tokenizer, settings or EncoderSettings(max_length=max_positions(model, tokenizer)))
+        self.runner = Runner(model, self.reader.settings.pooling, fast)
+        self.module = self.runner.module
         self.lineage: dict[str, Any] = {}
-        self.module = EncoderModule(model, self.settings.pooling)
-        self._padding_free: bool | None = None
-        self.fast_paths = FastPaths(model)
         self.quantized = False
         self._base: str | None = None
         self._adapter: Any | None = None
         self._stored: torch.dtype | None = None  # of the weights in the folder, where they run in another
-        self._chat = ChatWrapper.from_tokenizer(tokenizer) if self.settings.chat_template else None
-        if self.settings.pooling == "eos":
-            append_eos(tokenizer)
 
     @classmethod
     def load(
@@ -92,13 +86,14 @@ class TextEncoder:
         attention: AttentionMode | None = None,
         recurrent: Recurrent | None = None,
         window: Window | None = None,
-        pooling: Pooling | None = None,
+        pooling: str | None = None,
         max_length: int | None = None,
         chat_template: bool | None = None,
         include_special_tokens: bool | None = None,
         dtype: Dtype = "auto",
         device: str | torch.device | None = None,
         attention_implementation: str | None = None,
+        fast: bool | Collection[str] | None = None,
     ) -> "TextEncoder":
         """Open an encoder folder, any sentence-transformers folder of a plain model, or a bare transformers model.
 
@@ -119,6 +114,7 @@ class TextEncoder:
             dtype: of the weights; by default as saved, but float32 on a CPU that multiplies nothing shorter fast.
             device: by default the GPU if there is one.
             attention_implementation: for example eager or sdpa.
+            fast: False for the plain way everywhere, names for some fast paths alone.
 
         Raises:
             ArtifactError: the folder is missing, broken, or holds modules this package cannot run.
@@ -131,23 +127,21 @@ class TextEncoder:
         model = load_model(
             source, head=False, dtype=working, attention_implementation=attention_implementation, device=place
         )
-        saved = read_sight(folders[-1]) if folders else {}
-        if (attention or saved.get("attention")) == "causal":
-            saved = {"attention": "causal"}
-        asked = {"attention": attention, "recurrent": recurrent, "window": window}
         layout = folders[-1] if folders else layout_folder(source)
-        sight = Sight(**saved | {k: v for k, v in asked.items() if v is not None})
-        turn(model, sight, verified=(layout / "unmask.json").is_file())
+        asked = AttentionSpec(attention, recurrent, window)
+        spec = asked.over(read_attention(folders[-1]) if folders else {})
+        apply_attention(model, spec, verified=(layout / "unmask.json").is_file())
         wrapper = attach_adapters(model, folders, merge=merge)
         longest = max_positions(model, tokenizer)
         settings = read_settings(layout, longest) or EncoderSettings(max_length=longest)
-        chosen: dict[str, Any] = {
-            "pooling": pooling,
-            "max_length": max_length,
-            "chat_template": chat_template,
-            "include_special_tokens": include_special_tokens,
-        }
-        encoder = cls(model, tokenizer, replace(settings, **{k: v for k, v in chosen.items() if v is not None}))
+        settings = settings.changed(
+            pooling=pooling,
+            max_length=max_length,
+            chat_template=chat_template,
+            include_special_tokens=include_special_tokens,
+        )
+        encoder = cls(model, tokenizer, settings, fast=fast)
+        encoder.runner.load_pooling(layout / POOLING_WEIGHTS)
         encoder.lineage = read_lineage(layout)
         encoder._base, encoder._adapter = str(encoder.lineage.get("base") or source), wrapper
         if working != dtype and not folders:
@@ -155,9 +149,29 @@ class TextEncoder:
         return encoder
 
     @property
+    def model(self) -> Any:
+        """The transformers model without head."""
+        return self.runner.model
+
+    @property
+    def tokenizer(self) -> Any:
+        """Its fast tokenizer."""
+        return self.reader.tokenizer
+
+    @property
+    def settings(self) -> EncoderSettings:
+        """Pooling, length, prompts; immutable."""
+        return self.reader.settings
+
+    @property
     def dimension(self) -> int:
         """Width of the vectors."""
-        return int(text_config(self.model).hidden_size)
+        return self.runner.dimension
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.runner.device
 
     @property
     def went_through_mntp(self) -> bool:
@@ -166,25 +180,26 @@ class TextEncoder:
         return any(stage.get("settings", {}).get("objective") == "mntp" for stage in stages)
 
     @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.model.parameters()).device
+    def padding_side(self) -> PaddingSide:
+        """Where padded batches are padded; vectors do not depend on it."""
+        return self.reader.padding_side
 
-    def tokenize(self, texts: Sequence[str], prompt: str = "") -> list[TokenizedText]:
-        """Texts as the model reads them, with their spans; the same for training and for encoding."""
-        for index, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise DataError(f"Text {index} is a {type(text).__name__}, not a string.")
-        return self._tokenize(render(texts, prompt, self._chat))
+    @padding_side.setter
+    def padding_side(self, side: PaddingSide) -> None:
+        self.reader.padding_side = side
 
-    def _tokenize(self, rendered: Sequence[Rendered]) -> list[TokenizedText]:
-        return tokenize(
-            self.tokenizer,
-            rendered,
-            max_length=self.settings.max_length,
-            include_special_tokens=self.settings.include_special_tokens,
-            include_prompt=self.settings.include_prompt,
-        )
+    @property
+    def padding_free(self) -> Availability:
+        """Whether texts lie one after the other in a batch, and if not why; true or false like a bool.
+
+        By default where the family can (docs/support.md). Set it to False to pad. Raises ArtifactError when set to True
+        for a model that cannot.
+        """
+        return self.runner.padding_free
+
+    @padding_free.setter
+    def padding_free(self, wanted: bool) -> None:
+        self.runner.padding_free = wanted  # type: ignore[assignment]
 
     def encode(
         self,
@@ -193,17 +208,19 @@ class TextEncoder:
         prompt: str | None = None,
         prompt_name: str | None = None,
         normalize: bool | None = None,
+        max_length: int | None = None,
         batch_tokens: int | None = None,
         compile: bool | None = None,
         progress: bool = False,
     ) -> Floats:
-        """Encode texts into vectors, in the order given.
+        """Encode texts into vectors, in the order given. Several threads may call it on one encoder.
 
         Args:
             texts: a list, or one string.
             prompt: instruction put in front of every text; not pooled.
             prompt_name: one of the saved prompts instead.
             normalize: scale vectors to length 1; by default as saved.
+            max_length: most tokens of a text; by default as saved.
             batch_tokens: most tokens in a batch; by default what suits the device.
             compile: compile the layers with torch; by default on a CPU, when minutes of work are left.
             progress: show a progress bar.
@@ -215,41 +232,56 @@ class TextEncoder:
             DataError: something that is not a string, or an unknown prompt name.
             EncodingError: a vector that is not finite, with the numbers of the texts.
         """
-        if isinstance(texts, str):
-            asked: dict[str, Any] = {"prompt": prompt, "prompt_name": prompt_name, "normalize": normalize}
-            vector: Floats = self.encode([texts], batch_tokens=batch_tokens, compile=compile, **asked)[0]
-            return vector
-        vectors = text_vectors(
-            self,
-            texts,
-            self._prompt(prompt, prompt_name),
-            batch_tokens=batch_tokens,
-            compile=compile,
-            progress=progress,
-        )
-        check_finite(vectors, texts)
-        if self.settings.normalize if normalize is None else normalize:
-            vectors /= np.linalg.norm(vectors, axis=1, keepdims=True).clip(min=1e-12)
-        return vectors
+        listed = [texts] if isinstance(texts, str) else texts
+        with tqdm(total=len(listed), unit="text", disable=not progress, desc="encoding") as bar:
+            options = self._options(
+                len(listed),
+                bar.update,
+                prompt=prompt,
+                prompt_name=prompt_name,
+                normalize=normalize,
+                max_length=max_length,
+                batch_tokens=batch_tokens,
+                compile=compile,
+            )
+            blocks = [block for _, block in stream_vectors(self.reader, self.runner, enumerate(listed), options)]
+        vectors: Floats = np.concatenate(blocks) if blocks else np.empty((0, self.dimension), dtype=np.float32)
+        return vectors[0] if isinstance(texts, str) else vectors
+
+    def encode_query(self, texts: str | Sequence[str], **options: Unpack[EncodeOptions]) -> Floats:
+        """Like `encode`, with the saved prompt `query` where there is one and no other is asked for."""
+        return self.encode(texts, **self._with_prompt(("query",), options))
+
+    def encode_document(self, texts: str | Sequence[str], **options: Unpack[EncodeOptions]) -> Floats:
+        """Like `encode`, with the saved prompt `document` (or `passage`, `corpus`) where no other is asked for."""
+        return self.encode(texts, **self._with_prompt(("document", "passage", "corpus"), options))
+
+    def stream(self, texts: Iterable[str], **options: Unpack[EncodeOptions]) -> Iterator[Floats]:
+        """Encode any number of texts in bounded memory.
+
+        Args:
+            texts: read in this thread as they are needed, and tokenized ahead in another.
+            options: those of `encode`, but for `progress`.
+
+        Yields:
+            Vectors float32 [some thousand texts, width], in the order of the texts.
+
+        Raises:
+            DataError: something that is not a string, or an unknown prompt name.
+            EncodingError: a vector that is not finite, with the numbers of the texts.
+        """
+        for _, vectors in self.stream_keyed(((None, text) for text in texts), **options):
+            yield vectors
+
+    def stream_keyed(
+        self, texts: Iterable[tuple[Key, str]], *, total: int | None = None, **options: Unpack[EncodeOptions]
+    ) -> Iterator[tuple[list[Key], Floats]]:
+        """Like `stream`, with a key of any kind beside each text, and `total` texts to come where that is known."""
+        yield from stream_vectors(self.reader, self.runner, texts, self._options(total, None, **options))
 
     def encode_tokens(self, texts: Sequence[str], *, batch_tokens: int | None = None) -> list[TokenVectors]:
         """The states of each text's own tokens (no prompt, template or special tokens), with their offsets."""
-        if isinstance(texts, str):
-            raise DataError("encode_tokens takes a list of texts; wrap the string in one.")
-        tokenized = self.tokenize(texts)
-        found: list[TokenVectors | None] = [None] * len(texts)
-        for rows, batch in self.batches(tokenized, batch_tokens):
-            with torch.inference_mode():
-                states = text_states(self.model, batch)[0].float().cpu()
-            for row, own in zip(rows, states.split([len(tokenized[row]) for row in rows]), strict=True):
-                text = tokenized[row]
-                found[row] = TokenVectors(own[torch.from_numpy(text.in_text)].numpy(), text.offsets[text.in_text])
-        done = [vectors for vectors in found if vectors is not None]
-        for index, own_vectors in enumerate(done):
-            check_finite(
-                own_vectors.vectors, [texts[index]] * len(own_vectors.vectors), f"tokens of text {index}, rows"
-            )
-        return done
+        return token_vectors(self, texts, batch_tokens=batch_tokens)
 
     def encode_words(
         self,
@@ -277,10 +309,31 @@ class TextEncoder:
             found[row] = vectors[0, 0]
         return found
 
+    def tokenize(self, texts: Sequence[str], prompt: str = "") -> list[TokenizedText]:
+        """Texts as the model reads them, with their spans; the same for training and for encoding."""
+        return self.reader.tokenize(texts, prompt)
+
     def tokenize_words(self, texts: Sequence[Sequence[str]]) -> list[TokenizedText]:
         """Texts that are lists of words, as the model reads them: joined by single spaces, without a prompt."""
-        joined = [" ".join(checked_words(words, index)) for index, words in enumerate(texts)]
-        return self._tokenize(render(joined, "", self._chat))
+        return self.reader.tokenize_words(texts)
+
+    def batches(
+        self, tokenized: Sequence[TokenizedText], batch_tokens: int | None = None
+    ) -> Iterator[tuple[list[int], Batch]]:
+        """Token-budget batches on the model's device, with the numbers of their rows; puts the model in eval mode."""
+        return model_batches(self.reader, self.runner, tokenized, batch_tokens)
+
+    def collate(self, texts: Sequence[TokenizedText], device: torch.device | None = None) -> Batch:
+        """Tokenized texts as one batch, without padding where the model can; on its device unless another is named."""
+        return self.reader.collate(texts, device or self.device, padded=not self.padding_free)
+
+    def pad(self, texts: Sequence[TokenizedText], device: torch.device | None = None) -> PaddedBatch:
+        """Stack tokenized texts into one batch, on the model's device unless another is named."""
+        return self.reader.pad(texts, device or self.device)
+
+    def exportable(self) -> EncoderModule:
+        """The module that `encode` runs, tensors in and vectors out, on the same weights; for torch.export."""
+        return EncoderModule(self.model, self.module.pooling).eval()
 
     @contextmanager
     def as_decoder(self) -> Iterator[Any]:
@@ -319,62 +372,33 @@ class TextEncoder:
         if self._adapter is not None:
             raise ArtifactError("This encoder keeps its adapters apart; open it with merge=True to save it.")
         lineage = ({"base": self._base} if self._base else {}) | self.lineage
-        gaps = gaps_elsewhere(self.model)
+        gaps = compatibility_gaps(self.model)
         running = self.model.dtype
         try:
             self.model.to(self._stored or running)
-            write_encoder(Path(folder), self.model, self.tokenizer, self.settings, lineage, gaps=gaps)
+            write_encoder(
+                *(Path(folder), self.model, self.tokenizer, self.settings, lineage),
+                pooling=self.module.pooling,
+                gaps=gaps,
+            )
         finally:
             self.model.to(running)
 
-    @property
-    def padding_free(self) -> bool:
-        """Whether texts lie one after the other in a batch; by default where the family can (docs/support.md).
+    def _options(self, total: int | None, advance: Any, **asked: Unpack[EncodeOptions]) -> StreamOptions:
+        normalize = asked.get("normalize")
+        return StreamOptions(
+            prompt=self.reader.prompt(asked.get("prompt"), asked.get("prompt_name")),
+            max_length=asked.get("max_length"),
+            normalize=self.settings.normalize if normalize is None else normalize,
+            batch_tokens=asked.get("batch_tokens"),
+            compile=asked.get("compile"),
+            total=total,
+            advance=advance,
+        )
 
-        Set it to False to pad. Raises ArtifactError when set to True for a family that cannot.
-        """
-        if self._padding_free is None:
-            self._padding_free = reads_flat(self.model)
-        return self._padding_free
-
-    @padding_free.setter
-    def padding_free(self, wanted: bool) -> None:
-        if wanted and not reads_flat(self.model):
-            raise ArtifactError(
-                f"{family(self.model)} cannot read texts one after the other here; its batches are padded."
-            )
-        self._padding_free = wanted
-
-    def batches(
-        self, tokenized: Sequence[TokenizedText], batch_tokens: int | None = None
-    ) -> Iterator[tuple[list[int], Batch]]:
-        """Token-budget batches on the model's device, with the numbers of their rows; puts the model in eval mode."""
-        if self.model.training:
-            self.model.eval()
-        self.fast_paths.prepacked.refresh()
-        budget = batch_tokens or _BATCH_TOKENS["cpu" if self.device.type == "cpu" else "gpu"]
-        for rows in token_budget([len(text) for text in tokenized], budget, padded=not self.padding_free):
-            yield rows, self.collate([tokenized[row] for row in rows])
-
-    def collate(self, texts: Sequence[TokenizedText], device: torch.device | None = None) -> Batch:
-        """Tokenized texts as one batch, without padding where the model can; on its device unless another is named."""
-        if not self.padding_free:
-            return self.pad(texts, device)
-        place = device or self.device
-        return join(texts, fill=place.type == "cpu").to(place)
-
-    def pad(self, texts: Sequence[TokenizedText], device: torch.device | None = None) -> PaddedBatch:
-        """Stack tokenized texts into one batch, on the model's device unless another is named."""
-        batch = pad(texts, pad_id=pad_token(self.tokenizer), padding_side=self.padding_side)
-        return batch.to(device or self.device)
-
-    def _prompt(self, prompt: str | None, prompt_name: str | None) -> str:
-        if prompt is not None:
-            return prompt
-        name = prompt_name or self.settings.default_prompt_name
-        if name is None:
-            return ""
-        if name not in self.settings.prompts:
-            known = ", ".join(sorted(self.settings.prompts)) or "none"
-            raise DataError(f"This encoder has no prompt named {name!r}; saved prompts: {known}.")
-        return self.settings.prompts[name]
+    def _with_prompt(self, names: Sequence[str], asked: EncodeOptions) -> EncodeOptions:
+        """The first of some prompt names that this encoder has saved, unless another prompt is asked for."""
+        known = [name for name in names if name in self.settings.prompts]
+        if not known or asked.get("prompt") is not None or asked.get("prompt_name") is not None:
+            return asked
+        return {**asked, "prompt_name": known[0]}

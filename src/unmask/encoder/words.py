@@ -1,27 +1,24 @@
 """Word vectors: the mean of each word's token states, at one or more positions and layers, in one pass of the model."""
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from unmask.backbone.structure import num_layers
-from unmask.encoder.states import text_states
+from unmask.encoder.stream import Floats, model_batches
+from unmask.encoder.tokens import Parts
 from unmask.errors import DataError, EncodingError
 from unmask.text.words import word_tokens
 
-if TYPE_CHECKING:
-    from unmask.encoder.text_encoder import TextEncoder
-
-Floats = NDArray[np.float32]
 WordPosition = Literal["same", "previous"]
 Index = tuple[torch.Tensor, torch.Tensor]
 
 
 def word_states(
-    encoder: "TextEncoder",
+    encoder: Parts,
     texts: Sequence[Sequence[str]],
     *,
     positions: Sequence[WordPosition] = ("same",),
@@ -47,18 +44,19 @@ def word_states(
         DataError: a text longer than `max_length` tokens, or not a list of words; a layer that is not there.
         EncodingError: a vector that is not finite.
     """
-    last = num_layers(encoder.model)
+    reader, runner = encoder.reader, encoder.runner
+    last = num_layers(runner.model)
     wanted = list(layers) if layers is not None else [last]
     for layer in wanted:
         if not 0 <= layer <= last:
             raise DataError(f"No layer {layer}; this model has 0 (embeddings) to {last}.")
-    tokenized = encoder.tokenize_words(texts)
-    limit = encoder.settings.max_length
-    for rows, batch in encoder.batches(tokenized, batch_tokens):
+    tokenized = reader.tokenize_words(texts)
+    limit = reader.settings.max_length
+    for rows, batch in model_batches(reader, runner, tokenized, batch_tokens):
         counts = [len(texts[row]) for row in rows]
         found = [word_tokens(tokenized[row], texts[row], first + row, limit) for row in rows]
+        states = runner.states(batch, wanted)
         with torch.inference_mode():
-            states = text_states(encoder.model, batch, wanted)
             lengths = [len(tokenized[row]) for row in rows]
             means = [_means(states, _index(found, counts, lengths, position), sum(counts)) for position in positions]
         vectors = np.stack(means)

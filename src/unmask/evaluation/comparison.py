@@ -13,8 +13,8 @@ from typing import Any
 
 import yaml
 
-from unmask.artifact import read_json
 from unmask.errors import DataError, UnmaskError
+from unmask.files import read_json
 
 _WORDS = "token accuracy, %"
 _F1 = "F1 of whole spans, %"

@@ -9,7 +9,6 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +16,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from unmask.backbone.structure import num_layers
-from unmask.data.words import Corpus, LabelledSentence
+from unmask.data.words import Corpus
 from unmask.encoder import Floats, TextEncoder, WordPosition, word_states
 from unmask.errors import DataError
+from unmask.text.chunks import chunks
 
 Labels = NDArray[np.int32]
 View = tuple[WordPosition, int]  # which state of a word: position and layer
@@ -161,7 +161,7 @@ def extract(
     starts = np.concatenate([[0], np.cumsum(shape.lengths, dtype=np.int64)])
     done = unwritten = 0
     with tqdm(total=shape.words, unit="word", desc=folder.name, disable=not progress) as bar:
-        for sentences in _windows(corpus):
+        for sentences in chunks(corpus, _SENTENCES_AT_ONCE):
             for offset, sentence in enumerate(sentences):
                 where = slice(starts[done + offset], starts[done + offset + 1])
                 for task, own in sentence.labels.items():
@@ -185,12 +185,6 @@ def extract(
 def _release(matrices: Iterable[MappedRows]) -> None:
     for matrix in matrices:
         matrix.release()
-
-
-def _windows(corpus: Corpus) -> Iterator[list[LabelledSentence]]:
-    sentences = iter(corpus)
-    while window := list(islice(sentences, _SENTENCES_AT_ONCE)):
-        yield window
 
 
 def check_room(folder: Path, needed: int) -> None:

@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
+from unmask.backbone.forward import TokenStates
 from unmask.backbone.head import LanguageModelHead
-from unmask.backbone.packing import PackedStates
 from unmask.data.blocks import collect, pack, stack
 from unmask.encoder import TextEncoder
 from unmask.objectives.masking import build_masking
 from unmask.objectives.mntp import MaskedNextToken
 from unmask.text.batching import pad_token
+from unmask.text.chunks import chunks
 
 
 def evaluate_masked(
@@ -41,8 +42,7 @@ def evaluate_masked(
     blocks = collect(pack(texts, tokenizer, block_size=block_size, one_piece_a_block=True), num_blocks)
     head = LanguageModelHead(causal_lm).to(encoder.device)
     encoder.model.eval()
-    batches = [
-        stack(blocks[i : i + 16], pad_id=pad_token(tokenizer), never_mask=masking.mask_id).to(encoder.device)
-        for i in range(0, len(blocks), 16)
-    ]
-    return MaskedNextToken(head, masking).evaluate(PackedStates(encoder.model), batches)
+    padded_tokens = None if encoder.padding_free else 16 * block_size
+    options = {"pad_id": pad_token(tokenizer), "never_mask": masking.mask_id, "padded_tokens": padded_tokens}
+    batches = [stack(part, **options).to(encoder.device) for part in chunks(blocks, 16)]  # type: ignore[arg-type]
+    return MaskedNextToken(head, masking).evaluate(TokenStates(encoder.model), batches)

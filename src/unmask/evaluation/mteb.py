@@ -14,12 +14,12 @@ from typing import Any, Literal
 import numpy as np
 from tqdm import tqdm
 
-from unmask.artifact import read_json, write_json
 from unmask.encoder import Floats, TextEncoder
 from unmask.errors import DataError, MissingExtraError
 from unmask.evaluation.comparison import subset_tasks
 from unmask.evaluation.quiet import quiet
 from unmask.evaluation.tagger import weights_fingerprint
+from unmask.files import read_json, write_json
 
 try:
     import mteb
@@ -302,7 +302,7 @@ def _settings(encoder: TextEncoder, name: str, instructions: Instructions, texts
     known = {
         "encoder": str(place.resolve()) if place.is_dir() else name,  # however the folder was named
         "weights": weights_fingerprint(encoder),
-        "settings": asdict(encoder.settings),
+        "settings": encoder.settings.model_dump(),
         "dtype": str(encoder.model.dtype).removeprefix("torch."),
         "instructions": instructions if instructions in ("paper", "none") else load_instructions(instructions),
         "attention": str(getattr(encoder.model.config.get_text_config(), "is_causal", None)),

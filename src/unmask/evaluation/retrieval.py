@@ -48,6 +48,7 @@ def evaluate_beir(
     *,
     prompt: str | None = None,
     document_prompt: str | None = None,
+    max_length: int | None = None,
     ignore_identical: bool = False,
     progress: bool = False,
 ) -> RankingResult:
@@ -60,13 +61,21 @@ def evaluate_beir(
         data: a BEIR folder.
         prompt: instruction put in front of queries.
         document_prompt: instruction put in front of documents; the paper has none.
+        max_length: most tokens of a query or document; by default as the encoder's settings say.
         ignore_identical: drop a document that has its query's id (ArguAna, Quora).
         progress: show a bar.
     """
     names = list(data.queries)
-    queries = encoder.encode(list(data.queries.values()), prompt=prompt, normalize=True, progress=progress)
+    texts = list(data.queries.values())
+    queries = encoder.encode(texts, prompt=prompt, normalize=True, max_length=max_length, progress=progress)
     scores, ids, count = search(
-        encoder, queries, data.documents(), depth=_DEPTH, prompt=document_prompt, progress=progress
+        encoder,
+        queries,
+        data.documents(),
+        depth=_DEPTH,
+        prompt=document_prompt,
+        max_length=max_length,
+        progress=progress,
     )
     run = {
         name: {

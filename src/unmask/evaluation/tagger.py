@@ -3,18 +3,18 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from unmask.artifact import new_folder, read_json, write_json
 from unmask.backbone.structure import LIFTED_KEY, RECURRENT_KEY, text_config
 from unmask.encoder import TextEncoder, WordPosition, word_states
 from unmask.errors import ArtifactError
 from unmask.evaluation.probe import LinearProbe
 from unmask.evaluation.words import WordsResult
+from unmask.files import new_folder, read_json, write_json
+from unmask.text.chunks import chunks
 
 _SENTENCES_AT_ONCE = 1024
 _TENSORS = ("weight", "bias", "mean", "scale")
@@ -114,7 +114,7 @@ class Tagger:
             DataError: a sentence that is longer than the encoder's `max_length`.
         """
         done = 0
-        while window := list(islice(sentences, _SENTENCES_AT_ONCE)):
+        for window in chunks(sentences, _SENTENCES_AT_ONCE):
             found: list[list[str]] = [[] for _ in window]
             options: dict[str, Any] = {"positions": (self.position,), "layers": (self.layer,), "first": done}
             for row, vectors in word_states(encoder, window, **options):

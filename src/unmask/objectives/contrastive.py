@@ -7,19 +7,16 @@ parts of a step may be run once with their graphs kept, or twice without.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import nn
 
 from unmask.objectives.base import Engine, StepOutput
 
-if TYPE_CHECKING:
-    from unmask.text.batching import Batch
-
 NO_DOCUMENT = -1
 _ANCHORS_AT_ONCE = 1024  # rows of the score matrix that exist at a time
-Model = Callable[["Batch"], torch.Tensor]
+Model = Callable[[Any], torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +24,7 @@ class Part:
     """Texts of one forward pass: its number within the step, the padded texts, and which rows of the step they are."""
 
     number: int
-    batch: "Batch"
+    batch: Any
     rows: torch.Tensor
 
 

@@ -6,7 +6,7 @@ label is, in chunks, so that no [rows, tokens, vocabulary] tensor ever exists. T
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import nn
@@ -14,14 +14,28 @@ from torch.utils.checkpoint import checkpoint
 
 from unmask.objectives.base import Engine, StepOutput
 
-if TYPE_CHECKING:
-    from unmask.data.blocks import BlockBatch
-
 IGNORED = -100
 MaskingStyle = Literal["bert", "roberta"]
-# (masked ids, piece numbers, positions), each [rows, tokens] -> states [rows, tokens, width]
-PackedModel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+Model = Callable[[Any], torch.Tensor]  # a batch of texts -> states [tokens, width]
 _CHUNK = 2048  # labels whose logits exist at a time
+
+
+class Blocks(Protocol):
+    """Rows of tokens: ids, and True where one may be masked, [rows, tokens] each; and how a model reads them."""
+
+    @property
+    def input_ids(self) -> torch.Tensor:
+        """Token ids."""
+        ...
+
+    @property
+    def maskable(self) -> torch.Tensor:
+        """True where a token may be masked and predicted."""
+        ...
+
+    def read_by(self, model: Model, input_ids: torch.Tensor) -> torch.Tensor:
+        """States [rows, tokens, width] of other ids in the same places."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +89,7 @@ class MaskedNextToken:
         self.head = head
         self.masking = masking
 
-    def step(self, model: PackedModel, batch: Sequence[tuple[int, "BlockBatch"]], engine: Engine) -> StepOutput:
+    def step(self, model: Model, batch: Sequence[tuple[int, Blocks]], engine: Engine) -> StepOutput:
         """One process's numbered micro-batches; the loss is a mean over the labels of all processes."""
         masked = [self._mask(blocks, engine.generator(number)) for number, blocks in batch]
         own = sum(int((labels != IGNORED).sum()) for _, labels in masked)
@@ -84,7 +98,7 @@ class MaskedNextToken:
         total, correct = 0.0, 0
         for (number, blocks), (ids, labels) in zip(batch, masked, strict=True):
             with engine.part(number, last=number == batch[-1][0]):
-                loss, right = self._loss(model(ids, blocks.pieces, blocks.position_ids), labels)
+                loss, right = self._loss(blocks.read_by(model, ids), labels)
                 engine.backward(loss * (engine.processes / count))
             total += float(loss.detach())
             correct += right
@@ -92,13 +106,13 @@ class MaskedNextToken:
         return StepOutput(float(sums[0]) / count, int(count), {"accuracy": float(sums[1]) / count})
 
     @torch.no_grad()
-    def evaluate(self, model: PackedModel, batches: Iterable["BlockBatch"], seed: int = 0) -> dict[str, float]:
+    def evaluate(self, model: Model, batches: Iterable[Blocks], seed: int = 0) -> dict[str, float]:
         """Masked-token loss (nats) and accuracy on held-out blocks; the masks are the same for every model."""
         generator = torch.Generator().manual_seed(seed)
         total, correct, count = 0.0, 0, 0
         for blocks in batches:
             ids, labels = self._mask(blocks, generator)
-            loss, right = self._loss(model(ids, blocks.pieces, blocks.position_ids), labels)
+            loss, right = self._loss(blocks.read_by(model, ids), labels)
             total += float(loss)
             correct += right
             count += int((labels != IGNORED).sum())
@@ -109,7 +123,7 @@ class MaskedNextToken:
             "masked_tokens": float(count),
         }
 
-    def _mask(self, blocks: "BlockBatch", generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    def _mask(self, blocks: Blocks, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """Masked ids and labels; drawn on the CPU, so that every device sees the same masks."""
         device = blocks.input_ids.device
         masked, labels = mask_tokens(blocks.input_ids.cpu(), blocks.maskable.cpu(), self.masking, generator)

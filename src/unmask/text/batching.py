@@ -22,18 +22,21 @@ class PaddedBatch:
     Attributes:
         input_ids: token ids; padding holds the pad id.
         attention_mask: 1 where a text's own tokens are, 0 on padding.
-        position_ids: 0, 1, 2 ... from each text's first token, so that absolute positions survive left padding.
         pooled: True where a token counts for the vector.
     """
 
     input_ids: torch.Tensor
     attention_mask: torch.Tensor
-    position_ids: torch.Tensor
     pooled: torch.Tensor
 
     def to(self, device: torch.device | str) -> "PaddedBatch":
         """The same batch on another device."""
         return PaddedBatch(*(send(getattr(self, f.name), device) for f in fields(self)))
+
+    @property
+    def position_ids(self) -> torch.Tensor:
+        """0, 1, 2 ... from each text's first token, [rows, tokens]."""
+        return positions_of(self.attention_mask)
 
     @property
     def num_tokens(self) -> int:
@@ -66,8 +69,18 @@ class FlatBatch:
         """Tokens of all texts."""
         return sum(self.lengths)
 
+    @property
+    def all_lengths(self) -> tuple[int, ...]:
+        """Lengths of the texts, and of what fills up the row as if it were one more."""
+        return (*self.lengths, self.filler) if self.filler else self.lengths
+
 
 Batch = FlatBatch | PaddedBatch
+
+
+def positions_of(attention_mask: torch.Tensor) -> torch.Tensor:
+    """0, 1, 2 ... from each row's first real token, so that absolute positions survive left padding; 0 on padding."""
+    return (attention_mask.cumsum(dim=1) - 1) * attention_mask
 
 
 def send(tensor: torch.Tensor, device: torch.device | str) -> torch.Tensor:
@@ -158,13 +171,11 @@ def pad(texts: Sequence[TokenizedText], *, pad_id: int, padding_side: PaddingSid
     shape = (len(texts), width)
     input_ids = np.full(shape, pad_id, dtype=np.int64)
     attention_mask = np.zeros(shape, dtype=np.int64)
-    position_ids = np.zeros(shape, dtype=np.int64)
     pooled = np.zeros(shape, dtype=bool)
     for row, text in enumerate(texts):
         n = len(text)
         where = slice(0, n) if padding_side == "right" else slice(width - n, width)
         input_ids[row, where] = text.ids
         attention_mask[row, where] = 1
-        position_ids[row, where] = np.arange(n)
         pooled[row, where] = text.pooled
-    return PaddedBatch(*(torch.from_numpy(a) for a in (input_ids, attention_mask, position_ids, pooled)))
+    return PaddedBatch(*(torch.from_numpy(a) for a in (input_ids, attention_mask, pooled)))

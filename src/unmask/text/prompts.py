@@ -47,6 +47,13 @@ class Rendered:
     # True where the string already holds its special tokens (a chat template writes its own).
     has_special_tokens: bool = False
 
+    def cut(self, characters: int) -> "Rendered":
+        """The same with at most so many characters of the user's text; the very same if it has no more."""
+        if self.end - self.start <= characters:
+            return self
+        end = self.start + characters
+        return Rendered(self.text[:end] + self.text[self.end :], self.start, end, self.has_special_tokens)
+
 
 def render(texts: Iterable[str], prompt: str = "", chat: ChatWrapper | None = None) -> list[Rendered]:
     """Put the instruction `prompt` in front of each text and the chat template, if any, around both."""

@@ -4,7 +4,7 @@ The span comes from the tokenizer's offset mapping of the whole string, in one c
 templates, truncation and empty input. Special tokens, instruction and template are outside unless asked for.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 from unmask.errors import ArtifactError, DataError
 from unmask.text.prompts import Rendered
+
+_CHARACTERS = 16  # of a text that are tokenized for each token that the model may read, at first
+_MARGIN = 64  # tokens by which what is tokenized must exceed what is kept, so that no kept token shows where it was cut
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +71,9 @@ def tokenize(
     """Tokenize rendered texts and mark their spans.
 
     A text that is too long loses tokens from the end of the user's own text; instruction, template and special
-    tokens stay, so the model always sees the form it was trained on. A text without any token of its own is pooled
-    over whatever the model reads (its special tokens), so that every text has a vector.
+    tokens stay, so the model always sees the form it was trained on. Characters far beyond its last token are not
+    tokenized at all. A text without any token of its own is pooled over whatever the model reads (its special
+    tokens), so that every text has a vector.
 
     Args:
         tokenizer: a fast transformers tokenizer.
@@ -81,8 +85,26 @@ def tokenize(
     Raises:
         DataError: the prompt and template alone fill `max_length`.
     """
-    if not texts:
-        return []
+    marked: list[TokenizedText | None] = [None] * len(texts)
+    wanted, characters = list(range(len(texts))), _CHARACTERS * max_length
+    while wanted:
+        cut = [texts[row].cut(characters) for row in wanted]
+        rows = zip(wanted, cut, _encode(tokenizer, cut), strict=True)
+        wanted, characters = [], 8 * characters
+        for row, rendered, (ids, spans, own) in rows:
+            spare = len(ids) - max_length
+            if rendered is not texts[row] and spare < _MARGIN:  # the cut may be seen in what is kept: cut later
+                wanted.append(row)
+                continue
+            text = _mark_span(rendered, ids, spans, own, max_length)
+            marked[row] = _widen(text, include_special_tokens, include_prompt)
+    return [text for text in marked if text is not None]
+
+
+def _encode(
+    tokenizer: Any, texts: Sequence[Rendered]
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]]:
+    """Ids, character spans, and False on special tokens, of each text."""
     encoding = tokenizer(
         [rendered.text for rendered in texts],
         add_special_tokens=not texts[0].has_special_tokens,
@@ -92,16 +114,12 @@ def tokenize(
         truncation=False,
         verbose=False,
     )
-    rows = zip(texts, encoding["input_ids"], encoding["offset_mapping"], encoding["special_tokens_mask"], strict=True)
+    rows = zip(encoding["input_ids"], encoding["offset_mapping"], encoding["special_tokens_mask"], strict=True)
     filler = _filler_id(tokenizer)
-    marked = []
-    for rendered, ids, offsets, special in rows:
+    for ids, offsets, special in rows:
         if not ids:  # an empty text and a tokenizer that adds nothing: the model must read something
             ids, offsets, special = [filler], [(0, 0)], [1]
-        own = np.asarray(special) == 0
-        text = _mark_span(rendered, np.asarray(ids), np.asarray(offsets).reshape(-1, 2), own, max_length)
-        marked.append(_widen(text, include_special_tokens, include_prompt))
-    return marked
+        yield np.asarray(ids), np.asarray(offsets).reshape(-1, 2), np.asarray(special) == 0
 
 
 def _mark_span(

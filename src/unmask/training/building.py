@@ -8,13 +8,13 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
-from unmask.artifact import EncoderSettings
-from unmask.backbone.loading import Dtype, load_model
+from unmask.backbone.fast.varlen import keep_layout
+from unmask.backbone.loading import load_model
 from unmask.backbone.lora import add_lora, load_lora, merge_lora
-from unmask.backbone.opening import Sight, turn
 from unmask.backbone.quantized import four_bit, let_gradients_through
-from unmask.backbone.varlen import keep_layout
+from unmask.backbone.truth.opening import AttentionSpec, apply_attention
 from unmask.data.pairs import PairSet
+from unmask.settings import Dtype, EncoderSettings
 from unmask.training import checkpoint
 from unmask.training.config import TrainedStage
 from unmask.training.engine import draw
@@ -40,7 +40,7 @@ class Origin:
         start: the plain weights under the stage: `base`, or the encoder folder of an earlier stage.
         adapter: the adapter that the stage goes on with, trained on `start`; None for a fresh one.
         before: folder of the stage before, if there was one.
-        sight: how the model looks at a text while it trains and after.
+        attention: how the model attends while it trains and after.
         dtype: of the weights, in memory and saved.
         attention_implementation: for example sdpa, or None for transformers' choice.
     """
@@ -49,7 +49,7 @@ class Origin:
     start: str
     adapter: Path | None
     before: Path | None
-    sight: Sight
+    attention: AttentionSpec
     dtype: Dtype
     attention_implementation: str | None
 
@@ -157,7 +157,7 @@ def rebuild(settings: TrainedStage, origin: Origin, path: Path) -> tuple[nn.Modu
         The body and its peft wrapper, or None where all of it was trained.
     """
     model = origin.load(head=False)
-    turn(model, origin.sight)
+    apply_attention(model, origin.attention)
     adapter = make_trainable(model, settings, origin.adapter)
     checkpoint.load_weights(path, {_MODEL + name: p for name, p in model.named_parameters()})
     return model, adapter

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from unmask.artifact import new_folder, read_json, write_json
 from unmask.errors import ArtifactError
+from unmask.files import new_folder, read_json, write_json
 from unmask.training.shards import MOMENTS, Shards
 
 

@@ -2,16 +2,12 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from unmask.settings import Settings
 
 Schedule = Literal["linear", "cosine", "constant"]
 Tuning = Literal["lora", "dora", "qlora", "full"]
-
-
-class Settings(BaseModel):
-    """Base of every settings class: unknown keys are errors, values are not coerced from other types."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class LoraSettings(Settings):

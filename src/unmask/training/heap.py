@@ -8,7 +8,7 @@ import os
 import sys
 from functools import cache
 
-from unmask.backbone.loading import default_device
+from unmask.backbone.devices import default_device
 
 _M_ARENA_MAX = -8  # in malloc.h
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from unmask.files import write_text
+
 
 class Monitor:
     """Writes one JSON object a logged step to `metrics.jsonl`, and the same figures to TensorBoard.
@@ -77,6 +79,4 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
 def _truncate(path: Path, start: int) -> None:
     """Drop what an earlier, killed try logged beyond the checkpoint that this one starts from."""
     kept = [row for row in read_metrics(path) if row["step"] <= start] if start else []
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-    partial.replace(path)
+    write_text(path, "".join(json.dumps(row) + "\n" for row in kept))

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from unmask.backbone.loading import default_device
+from unmask.backbone.devices import default_device
 from unmask.backbone.structure import decoder_layers
 from unmask.errors import MissingExtraError, RecipeError
 from unmask.training.shards import Shards, TorchShards, ZeroShards

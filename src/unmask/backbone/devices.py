@@ -1,0 +1,55 @@
+"""Where a model runs and in which dtype it computes."""
+
+import torch
+
+from unmask.backbone.fast.operators import multiplies_bf16_on_cpu
+from unmask.backbone.locate import resolve_model
+from unmask.backbone.structure import first_line
+from unmask.errors import ArtifactError
+from unmask.settings import Dtype
+
+
+def saved_dtype(name: str, wanted: Dtype) -> torch.dtype:
+    """The dtype asked for; `auto` is the one that the model's config names."""
+    if wanted == "auto":
+        from transformers import AutoConfig
+
+        return getattr(AutoConfig.from_pretrained(resolve_model(name)), "dtype", None) or torch.float32
+    dtype: torch.dtype = getattr(torch, wanted)
+    return dtype
+
+
+def multiplies_bf16(device: torch.device) -> bool:
+    """True where bfloat16 products are fast; a CPU without instructions for them is slower by far than in float32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    return multiplies_bf16_on_cpu()
+
+
+def working_dtype(name: str, wanted: Dtype, device: torch.device) -> Dtype:
+    """The dtype to compute in: as asked for; `auto` is as saved, but float32 on a CPU that has nothing shorter."""
+    if wanted != "auto" or device.type != "cpu":
+        return wanted
+    short = saved_dtype(name, "auto") in (torch.bfloat16, torch.float16)
+    return "float32" if short and not multiplies_bf16(device) else "auto"
+
+
+def default_device() -> torch.device:
+    """CUDA, Apple's GPU or the CPU, whichever is there first."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def checked_device(name: str | torch.device | None) -> torch.device:
+    """The device of that name; by default the GPU if there is one.
+
+    Raises:
+        ArtifactError: there is no such device.
+    """
+    try:
+        device = torch.device(name or default_device())
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ArtifactError(f"device {str(name)!r} is not available here ({first_line(error)}).") from error
+    return device

@@ -1,0 +1,93 @@
+"""Compiled layers for encoding, where they win back what compiling costs.
+
+Each layer is compiled by itself for any number of tokens, so one compilation serves all layers of a kind, every batch,
+and, through the cache that torch keeps on disk, the next process. Attention stays one opaque step (`varlen`).
+"""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from unmask.backbone.fast import operators
+from unmask.backbone.fast.contract import Availability
+from unmask.backbone.structure import decoder_layers
+
+_LOG = logging.getLogger(__name__)
+# Compiling takes five to ten seconds; on two cores without AMX it wins a tenth of what it is used on, with it more.
+_WORTH_SECONDS = 120.0
+_WATCH_SECONDS = 5.0  # how long the layers run as they are written before the rest is estimated
+
+
+class CompiledLayers:
+    """The layers of one model, compiled from the moment on that it is asked for or pays.
+
+    Args:
+        model: the backbone.
+    """
+
+    name = "compile"
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._active = False
+        self._failure = ""
+
+    def available(self, model: nn.Module) -> Availability:
+        """Where there is a compiler, and compiling has not failed yet."""
+        if not operators.has_compiler(next(model.parameters()).device):
+            return Availability(False, "no C++ compiler was found")
+        return Availability(not self._failure, self._failure)
+
+    def attach(self, model: nn.Module) -> None:
+        """Compile every layer at its next call."""
+        if self._active:
+            return
+        possible = self.available(model)
+        if not possible:
+            _LOG.warning("Layers run as they are written: %s.", possible.reason)
+            return
+        for layer in decoder_layers(model):
+            layer.compile(dynamic=True)
+        self._active = True
+
+    def detach(self, model: nn.Module) -> None:
+        """Run the layers as they are written."""
+        for layer in decoder_layers(model) if self._active else ():
+            layer._compiled_call_impl = None
+        self._active = False
+
+    def self_test(self) -> float:
+        """A compiled layer against the same as it is written."""
+        layer, rows = nn.Linear(8, 8).eval(), torch.randn(3, 8)
+        with torch.inference_mode():
+            expected = layer(rows)
+            return float((torch.compile(layer, dynamic=True)(rows) - expected).norm() / expected.norm())
+
+    def attach_if_it_pays(self, seconds: float, done: int, left: int) -> None:
+        """Compile on a CPU when what is left takes minutes.
+
+        Args:
+            seconds: since the work began.
+            done: tokens so far.
+            left: tokens to come.
+        """
+        on_cpu = next(self._model.parameters()).device.type == "cpu"
+        if on_cpu and seconds > _WATCH_SECONDS and seconds / done * left > _WORTH_SECONDS:
+            self.attach(self._model)
+
+    def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call what runs the model; where compiling fails, warn and call it with layers as they are written."""
+        if not self._active:
+            return function(*arguments)
+        try:
+            # A first batch with as many tokens as the model is wide would otherwise be taken for a fact about both.
+            with operators.sizes_stay_apart():
+                return function(*arguments)
+        except operators.compile_errors() as error:
+            self._failure = f"torch.compile failed ({str(error).splitlines()[0]})"
+            _LOG.warning("Layers run as they are written: %s.", self._failure)
+            self.detach(self._model)
+            return function(*arguments)

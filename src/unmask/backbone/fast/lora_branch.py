@@ -1,0 +1,81 @@
+"""The low-rank branch of a LoRA layer as one step with a backward pass of its own.
+
+peft casts the layer's input to float32, drops it out, and lets autograd keep every copy: several times the memory and
+time of the branch's arithmetic. Here the branch runs in the dtype of the layer and keeps the input it was given (the
+same tensor for query, key and value) and a mask of bytes.
+"""
+
+import functools
+from typing import Any
+
+import torch
+
+from unmask.backbone.fast.random_masks import masked, random_mask
+
+
+class LowRankBranch(torch.autograd.Function):
+    """scale * dropout(x) A^T B^T (Hu et al. 2021, arXiv 2106.09685)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scale: float, dropout: float
+    ) -> torch.Tensor:
+        """Branch output [..., out] of x [..., in], a [rank, in], b [out, rank], in x's dtype."""
+        mask = random_mask(x, dropout) if dropout else None
+        dropped = x if mask is None else masked(x, mask)
+        own_a, own_b = a.to(x.dtype), b.to(x.dtype)
+        scale = scale / (1 - dropout)
+        low = dropped @ own_a.T
+        ctx.save_for_backward(x, a, b, low, mask)
+        ctx.scale = scale
+        return (low @ own_b.T) * scale
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Gradients of x, a and b; those of the weights in their own dtype."""
+        x, a, b, low, mask = ctx.saved_tensors
+        given = gradients[0].to(x.dtype) * ctx.scale
+        given_low = given @ b.to(x.dtype)
+        flat, flat_low = given.flatten(0, -2), given_low.flatten(0, -2)
+        dropped = x if mask is None else masked(x, mask)
+        for_a = flat_low.T @ dropped.flatten(0, -2)
+        for_b = flat.T @ low.flatten(0, -2)
+        for_x = None
+        if ctx.needs_input_grad[0]:
+            for_x = given_low @ a.to(x.dtype)
+            for_x = for_x if mask is None else masked(for_x, mask)
+        return for_x, for_a.to(a.dtype), for_b.to(b.dtype), None, None
+
+
+def use_own_branch(wrapped: Any) -> None:
+    """Let peft's plain LoRA layers run the branch this way, in place; others (DoRA, four bits) stay as they are."""
+    from peft.tuners.lora.layer import Linear
+
+    for module in wrapped.modules():
+        if type(module) is Linear:
+            module.__class__ = _layer_class()
+
+
+@functools.cache
+def _layer_class() -> type:
+    from peft.tuners.lora.layer import Linear
+
+    class LowRankLinear(Linear):  # type: ignore[misc]
+        """A peft LoRA layer; everything but its forward pass in training is peft's."""
+
+        def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+            """The frozen layer's output plus the branch's."""
+            names = self.active_adapters
+            one = len(names) == 1 and names[0] in self.lora_A and names[0] not in self.lora_variant
+            as_peft = not self.training or self.disable_adapters or self.merged
+            if as_peft or not one or self.lora_bias.get(names[0]) or args or kwargs:
+                return super().forward(x, *args, **kwargs)  # type: ignore[no-any-return]
+            (name,) = names
+            result = self.base_layer(x)
+            kind = x.device.type
+            x = x.to(torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else result.dtype)
+            dropout = getattr(self.lora_dropout[name], "p", 0.0)
+            a, b = self.lora_A[name].weight, self.lora_B[name].weight
+            return result + LowRankBranch.apply(x, a, b, self.scaling[name], dropout).to(result.dtype)  # type: ignore[no-any-return]
+
+    return LowRankLinear

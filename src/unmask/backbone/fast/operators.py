@@ -1,0 +1,122 @@
+"""Torch's private operators, looked up one by one: where a torch has renamed one, its path is not available.
+
+Nothing else in the package names them. Each is None where it is missing, and said so once in the log.
+"""
+
+import inspect
+import logging
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
+from typing import Any
+
+import torch
+
+from unmask.errors import ArtifactError
+
+logger = logging.getLogger(__name__)
+
+
+@cache
+def find(path: str) -> Any | None:
+    """What a path such as `torch.ops.mkldnn._linear_pointwise` leads to; None if this torch has no such thing."""
+    found: Any = torch
+    try:
+        for name in path.split(".")[1:]:
+            found = getattr(found, name)
+    except (AttributeError, RuntimeError):
+        logger.info("This torch (%s) has no %s; what needs it is done the plain way.", torch.__version__, path)
+        return None
+    return found
+
+
+def multiplies_bf16_on_cpu() -> bool:
+    """True where oneDNN has fast bfloat16 products on this CPU."""
+    supported = find("torch.ops.mkldnn._is_mkldnn_bf16_supported")
+    return torch.backends.mkldnn.is_available() and supported is not None and bool(supported())
+
+
+def reorder_weight() -> Callable[..., torch.Tensor] | None:
+    """OneDNN's own layout of a linear weight: (weight, rows) -> copy."""
+    return find("torch.ops.mkldnn._reorder_linear_weight") if torch.backends.mkldnn.is_available() else None
+
+
+def linear_pointwise() -> Callable[..., torch.Tensor] | None:
+    """Product by a copy in that layout."""
+    return find("torch.ops.mkldnn._linear_pointwise.default") if torch.backends.mkldnn.is_available() else None
+
+
+@cache
+def varlen_attention() -> Callable[..., Any] | None:
+    """Torch's variable-length FlashAttention; None for versions whose kernel knew neither windows nor shared heads."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    known = {"window_size", "enable_gqa"} <= set(inspect.signature(varlen_attn).parameters)
+    return varlen_attn if known else None
+
+
+def sizes_stay_apart() -> AbstractContextManager[Any]:
+    """While compiling: two sizes that happen to be equal in the first batch are not taken for one."""
+    try:
+        from torch.fx.experimental import _config
+    except ImportError:
+        return nullcontext()
+    patch: AbstractContextManager[Any] = _config.patch(use_duck_shape=False)  # type: ignore[attr-defined]
+    return patch
+
+
+def compile_errors() -> tuple[type[Exception], ...]:
+    """What torch.compile raises where it cannot compile."""
+    known = find("torch._dynamo.exc.TorchDynamoException")
+    return (known,) if isinstance(known, type) else (RuntimeError,)
+
+
+def has_compiler(device: torch.device) -> bool:
+    """What torch compiles for a CPU with."""
+    names = [os.environ.get("CXX", "g++"), "g++", "clang++"]
+    return device.type != "cpu" or any(shutil.which(name) for name in names)
+
+
+def is_fake(tensor: torch.Tensor) -> bool:
+    """True for tensors that have a shape and no data, as those that memory is estimated with."""
+    kind = find("torch._subclasses.FakeTensor")
+    return kind is not None and isinstance(tensor, kind)
+
+
+def fake_tensors() -> AbstractContextManager[Any]:
+    """Inside, new tensors have a shape and no data.
+
+    Raises:
+        ArtifactError: this torch has no such mode.
+    """
+    mode = find("torch._subclasses.fake_tensor.FakeTensorMode")
+    if mode is None:
+        raise ArtifactError(
+            f"torch {torch.__version__} cannot run a model without its weights, so nothing is estimated."
+        )
+    made: AbstractContextManager[Any] = mode()
+    return made
+
+
+def define(
+    schema: str,
+    function: Callable[..., torch.Tensor],
+    shape_only: Callable[..., torch.Tensor],
+    kinds: Sequence[str],
+) -> None:
+    """Make a function one opaque step of compiled layers: `torch.ops.unmask.NAME`.
+
+    Without the wrapper of `torch.library.custom_op`, which takes longer than a product.
+    """
+    name = schema.partition("(")[0]
+    _LIBRARY.define(schema)
+    for kind in kinds:
+        _LIBRARY.impl(name, function, kind)
+    torch.library.register_fake(f"unmask::{name}", shape_only)
+
+
+_LIBRARY = torch.library.Library("unmask", "FRAGMENT")

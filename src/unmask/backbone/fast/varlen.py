@@ -1,0 +1,287 @@
+"""Batches without padding: texts one after the other in a single row, each attending to itself alone.
+
+A transformers model reads the row as one text with positions that start again; only attention must know where a text
+ends. So there is an attention implementation of its own, which is set on the models that read flat batches: while a
+layout is in force (a context variable: threads do not see each other's) it builds no mask and attends text by text,
+on CUDA by torch's variable-length kernel, elsewhere by dense attention on texts of equal length together. Outside a
+layout it is transformers' sdpa. Nothing is believed of a family: `reads_flat` (truth/flat.py) compares with texts read
+alone, on a tiny twin.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate, groupby
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from unmask.backbone.families.switches import attention_mode
+from unmask.backbone.fast import operators
+from unmask.backbone.fast.cpu_attention import attend_by_products, suits_products
+from unmask.backbone.structure import FLAT_ATTENTION, backend_in_use, text_config
+from unmask.text.batching import send
+
+_SPECIAL = ("position_bias", "softcap", "s_aux")  # what dense attention text by text does not do
+
+
+class FlatUnsupportedError(RuntimeError):
+    """A model that cannot read texts one after the other was given them so; says why."""
+
+
+@dataclass(frozen=True)
+class FlatLayout:
+    """Where the texts of a row lie.
+
+    Attributes:
+        lengths: of the texts, in their order; equal ones next to each other are computed together.
+        device: of the row.
+        causal: whether tokens see only what came before.
+    """
+
+    lengths: tuple[int, ...]
+    device: torch.device
+    causal: bool = False
+
+    @cached_property
+    def groups(self) -> list[tuple[int, int, int]]:
+        """(first token, texts, length) of each run of equal lengths."""
+        runs = [(length, len(list(same))) for length, same in groupby(self.lengths)]
+        starts = accumulate((length * count for length, count in runs), initial=0)
+        return [(start, count, length) for start, (length, count) in zip(starts, runs, strict=False)]
+
+    @cached_property
+    def ends(self) -> torch.Tensor:
+        """0 and where each text ends, int32 [texts + 1]."""
+        return send(torch.tensor([0, *accumulate(self.lengths)], dtype=torch.int32), self.device)
+
+    @cached_property
+    def positions(self) -> torch.Tensor:
+        """0, 1, 2 ... within each text, int64 [1, tokens]."""
+        return send(torch.cat([torch.arange(length) for length in self.lengths])[None], self.device)
+
+
+_LAYOUT: ContextVar[FlatLayout | None] = ContextVar("layout", default=None)
+
+
+@contextmanager
+def flat(layout: FlatLayout) -> Iterator[None]:
+    """Read rows by this layout inside."""
+    token = _LAYOUT.set(layout)
+    try:
+        yield
+    finally:
+        _LAYOUT.reset(token)
+
+
+def keep_layout() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Contexts for gradient checkpointing (`context_fn`): a layer that is run again reads its row as the first time."""
+    layout = _LAYOUT.get()
+    return nullcontext(), nullcontext() if layout is None else flat(layout)
+
+
+def attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    layout: FlatLayout,
+    *,
+    scale: float | None = None,
+    window: int | None = None,
+    dropout: float = 0.0,
+) -> torch.Tensor:
+    """Attention of each text to itself.
+
+    Args:
+        query: [1, heads, tokens, width of a head].
+        key: [1, key heads, tokens, width]; heads may share one.
+        value: as key, its width may differ.
+        layout: of the row.
+        scale: factor on the products; 1/sqrt(width) if None.
+        window: how far a token sees, as transformers counts: to both sides and inclusive, or `window` - 1 back.
+        dropout: on the weights.
+
+    Returns:
+        [tokens, heads, width of a value].
+    """
+    if query.is_cuda and torch.is_autocast_enabled("cuda"):
+        query, key, value = (x.to(torch.get_autocast_dtype("cuda")) for x in (query, key, value))
+    if not dropout and _suits_varlen(query, value):
+        return _attend_by_varlen(query, key, value, layout, scale, window)
+    found = []
+    for start, count, length in layout.groups:
+        q, k, v = (_texts(x, start, count, length) for x in (query, key, value))
+        band = _band(length, window, layout) if window is not None and length > window else None
+        if suits_products(q, dropout):
+            visible = _band(length, length, layout) if band is None and layout.causal else band
+            states = attend_by_products(q, k, v, scale=scale, visible=visible, dropout=dropout)
+        else:
+            states = nn.functional.scaled_dot_product_attention(
+                q,
+                k,
+                v,
+                attn_mask=band,
+                is_causal=layout.causal and band is None and length > 1,
+                scale=scale,
+                dropout_p=dropout,
+                enable_gqa=query.shape[1] != key.shape[1],
+            )
+        found.append(states.transpose(1, 2).flatten(0, 1))
+    return found[0] if len(found) == 1 else torch.cat(found)
+
+
+def _texts(x: torch.Tensor, start: int, count: int, length: int) -> torch.Tensor:
+    """Some texts of one length out of a row, [texts, heads, tokens, width]."""
+    if length == x.shape[2]:
+        return x
+    return x[0, :, start : start + count * length].unflatten(1, (count, length)).transpose(0, 1)
+
+
+def _band(length: int, window: int, layout: FlatLayout) -> torch.Tensor:
+    """Who sees whom within a window, bool [tokens, tokens]."""
+    at = torch.arange(length, device=layout.device)
+    ahead = at[None] - at[:, None]
+    return (ahead <= 0) & (ahead > -window) if layout.causal else ahead.abs() <= window
+
+
+def _suits_varlen(query: torch.Tensor, value: torch.Tensor) -> bool:
+    """What torch's kernel takes: sixteen bits, heads of a multiple of eight, a GPU of compute capability 8."""
+    width = query.shape[-1]
+    fits = query.is_cuda and query.dtype != torch.float32 and width == value.shape[-1] <= 256 and width % 8 == 0
+    capable = fits and torch.cuda.get_device_capability(query.device) >= (8, 0)
+    return capable and operators.varlen_attention() is not None
+
+
+def _attend_by_varlen(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    layout: FlatLayout,
+    scale: float | None,
+    window: int | None,
+) -> torch.Tensor:
+    """Torch's own variable-length FlashAttention."""
+    varlen_attn = operators.varlen_attention()
+    assert varlen_attn is not None
+    longest = max(layout.lengths)
+    back = -1 if window is None or longest <= window else window - int(layout.causal)
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    result = varlen_attn(
+        q,
+        k,
+        v,
+        layout.ends,
+        layout.ends,
+        longest,
+        longest,
+        scale=scale,
+        window_size=(back, 0 if layout.causal else back),
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    assert isinstance(result, torch.Tensor)
+    return result
+
+
+def _opaque_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    scale: float | None,
+    window: int | None,
+    causal: bool,
+) -> torch.Tensor:
+    """Attention as one step of a compiled layer, which need not know the layout: it changes with every batch."""
+    layout = _LAYOUT.get()
+    if layout is not None:
+        return attend(query, key, value, layout, scale=scale, window=window)[None]
+    states = nn.functional.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=mask,
+        is_causal=causal and mask is None and query.shape[2] > 1,
+        scale=scale,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    return states.transpose(1, 2).contiguous()
+
+
+def _shape_only(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any) -> torch.Tensor:
+    return query.new_empty(query.shape[0], query.shape[2], query.shape[1], value.shape[3])
+
+
+operators.define(
+    "attention(Tensor query, Tensor key, Tensor value, Tensor? mask, float? scale, int? window, bool causal) -> Tensor",
+    _opaque_attention,
+    _shape_only,
+    ("CPU", "CUDA"),
+)
+
+
+def _flat_attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """What a model under this implementation calls: by the layout in force, or else transformers' sdpa."""
+    scale, window = kwargs.get("scaling"), kwargs.get("sliding_window")
+    if torch.compiler.is_compiling() and not torch.is_grad_enabled():
+        causal = kwargs.get("is_causal")
+        causal = getattr(module, "is_causal", True) if causal is None else causal
+        attended = torch.ops.unmask.attention.default(query, key, value, attention_mask, scale, window, causal)
+        return attended, None
+    layout = _LAYOUT.get()
+    if layout is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    if attention_mask is not None or any(
+        kwargs.get(name) is not None for name in ("position_bias", "softcap", "s_aux")
+    ):
+        raise FlatUnsupportedError(f"{type(module).__name__} gives attention a mask, a bias or a cap on its scores")
+    dropout = kwargs.get("dropout", 0.0)
+    return attend(query, key, value, layout, scale=scale, window=window, dropout=dropout)[None], None
+
+
+def _flat_mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
+    return sdpa_mask(*args, **kwargs) if _LAYOUT.get() is None else None
+
+
+# Under a name of its own, which only models that read flat batches use: nothing that others use is replaced.
+ALL_ATTENTION_FUNCTIONS.register(FLAT_ATTENTION, _flat_attention)
+ALL_MASK_ATTENTION_FUNCTIONS.register(FLAT_ATTENTION, _flat_mask)
+
+
+def use_flat_attention(model: nn.Module) -> None:
+    """Let a model that attends by sdpa attend by layouts; saved configs name no implementation.
+
+    Raises:
+        FlatUnsupportedError: it attends by something else, or its class takes no other implementation.
+    """
+    config = text_config(model)
+    if config._attn_implementation == "sdpa" and hasattr(model, "set_attn_implementation"):
+        model.set_attn_implementation(FLAT_ATTENTION)  # type: ignore[operator]
+    if text_config(model)._attn_implementation != FLAT_ATTENTION:
+        raise FlatUnsupportedError(
+            f"attn_implementation={backend_in_use(model)!r} does not know where a text of a flat batch ends"
+        )
+
+
+def stop_flat_attention(model: nn.Module) -> None:
+    """Undo `use_flat_attention`."""
+    if text_config(model)._attn_implementation == FLAT_ATTENTION:
+        model.set_attn_implementation("sdpa")  # type: ignore[operator]
+
+
+def layout_of(lengths: Sequence[int], model: nn.Module) -> FlatLayout:
+    """The layout of texts in a row for a model, on its device."""
+    causal = attention_mode(model) == "causal" and any(getattr(m, "is_causal", False) is True for m in model.modules())
+    return FlatLayout(tuple(lengths), next(model.parameters()).device, causal)

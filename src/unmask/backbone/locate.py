@@ -1,0 +1,137 @@
+"""Where a model, tokenizer or adapter is: a hub id, a folder, or `pocket`, the decoder that comes with the package."""
+
+from collections.abc import Sequence
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+from unmask.backbone.structure import first_line
+from unmask.errors import ArtifactError
+from unmask.files import read_json
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+_WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json")
+_MODEL_WEIGHTS = ("model*.safetensors", "pytorch_model*")
+_ADAPTER = "adapter_config.json"
+_LAYOUT_FILES = ("*.json", "*/config.json")
+
+
+def resolve_model(name: str) -> str:
+    """A local folder as it is, `pocket` as the bundled decoder, anything else as a hub id.
+
+    Raises:
+        ArtifactError: a path that is not there, or a folder that holds no model, or one without tokenizer.
+    """
+    folder = Path(name)
+    if name == "pocket" and not folder.exists():
+        with as_file(files("unmask") / "demo" / "pocket") as bundled:
+            return str(bundled)
+    if folder.is_file():
+        raise ArtifactError(f"{name} is a file; give the folder that holds config.json, weights and tokenizer.")
+    if folder.is_dir():
+        _check_folder(folder)
+        return str(folder)
+    if looks_like_path(name):
+        raise ArtifactError(f"No folder {name!r}. Give a model folder, a hub id, or `pocket`.")
+    return name
+
+
+def looks_like_path(name: str) -> bool:
+    """True for what cannot be a hub id."""
+    return name.startswith((".", "/", "~")) or name.count("/") > 1 or not name.strip()
+
+
+def _check_folder(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise ArtifactError(f"{folder} holds no config.json, so it is not a model folder.")
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        raise ArtifactError(
+            f"{folder} holds a model but no tokenizer (looked for {', '.join(_TOKENIZER_FILES)}). "
+            "Save the tokenizer beside it with tokenizer.save_pretrained."
+        )
+    if not any(any(folder.glob(pattern)) for pattern in _WEIGHT_FILES):
+        raise ArtifactError(f"{folder} holds no .safetensors weights. Pickled weights are not read; convert them.")
+
+
+def load_tokenizer(name: str) -> Any:
+    """The fast tokenizer of a model; where it has no pad token, EOS stands in (padding is masked everywhere).
+
+    Raises:
+        ArtifactError: there is none, or it cannot be read.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(resolve_model(name), trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ArtifactError(f"{name}: no usable tokenizer ({first_line(error)})") from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.bos_token or tokenizer.unk_token
+    return tokenizer
+
+
+def adapter_folder(name: str) -> Path | None:
+    """The folder of a LoRA adapter, local or fetched from the hub; None if the name stands for a whole model.
+
+    Raises:
+        ArtifactError: the hub does not know the name, or cannot be reached and has nothing cached.
+    """
+    folder = Path(name)
+    if not folder.is_dir():
+        if name == "pocket" or looks_like_path(name):
+            return None
+        folder = layout_folder(name)
+    if not (folder / _ADAPTER).is_file() or any(any(folder.glob(pattern)) for pattern in _MODEL_WEIGHTS):
+        return None
+    if Path(name).is_dir():
+        return folder
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(name, allow_patterns=[*_LAYOUT_FILES, "adapter_model.safetensors"]))
+
+
+def find_adapters(name: str, adapters: Sequence[str]) -> tuple[str, list[Path]]:
+    """The base model and the adapter folders that a name and further adapters stand for.
+
+    Raises:
+        ArtifactError: an adapter is not there, or one given as the model does not say what its base is.
+    """
+    folders = []
+    for adapter in adapters:
+        folder = adapter_folder(adapter)
+        if folder is None:
+            raise ArtifactError(f"{adapter} is no LoRA adapter: a folder with adapter_config.json was expected.")
+        folders.append(folder)
+    own = adapter_folder(name)
+    if own is None:
+        return resolve_model(name), folders
+    base = read_json(own / _ADAPTER).get("base_model_name_or_path")
+    if not base:
+        raise ArtifactError(f"{name} is a LoRA adapter that names no base model; give the base, and it in `adapters`.")
+    return resolve_model(base), [own, *folders]
+
+
+def layout_folder(name: str) -> Path:
+    """A local folder with the small layout files of an encoder: the folder itself, or fetched from the hub.
+
+    Raises:
+        ArtifactError: the hub does not know the name, or cannot be reached and has nothing cached.
+    """
+    folder = Path(resolve_model(name))
+    if folder.is_dir():
+        return folder
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(_LAYOUT_FILES)))
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{name}: not found as a folder or on the hub ({first_line(error)})") from error
+
+
+def revision(name: str) -> str | None:
+    """The hub commit that a hub id stands for now; None for folders."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(resolve_model(name), trust_remote_code=False)
+    commit: str | None = getattr(config, "_commit_hash", None)
+    return commit

@@ -1,0 +1,1 @@
+"""What a layer can see: conversion, its proof by gradients, and opening a model as it was saved."""

@@ -1,0 +1,184 @@
+"""Measuring what depends on what: gradients through single layers, and states of padded against lone texts."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from unmask.backbone.forward import token_states
+from unmask.backbone.structure import decoder_layers, first_tensor, text_config
+from unmask.text.batching import PaddedBatch
+
+LENGTH = 8  # tokens of the short probe; inside any sliding window
+LONG = 48  # of the long one; beyond the windows and chunks of a tiny model
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One way to feed a batch: `rows` texts, padded on a side or not at all."""
+
+    rows: int
+    padding: str
+
+    def __str__(self) -> str:
+        count = "one" if self.rows == 1 else "many"
+        return f"{count} {'unpadded' if self.padding == 'none' else 'padded ' + self.padding}"
+
+    @property
+    def short(self) -> str:
+        """Column heading."""
+        return ("1" if self.rows == 1 else "n") + ("" if self.padding == "none" else " " + self.padding)
+
+
+CASES = tuple(Case(rows, padding) for padding in ("none", "left", "right") for rows in (1, 3))
+
+
+def probe_batch(model: nn.Module, case: Case) -> PaddedBatch:
+    """Random ids in rows of unlike length, padded as the case says; every row spans LENGTH tokens with its padding."""
+    cuts = [0 if case.padding == "none" else 2 + row % 2 for row in range(case.rows)]
+    return _padded(model, [LENGTH - cut for cut in cuts], LENGTH, case.padding)
+
+
+def _padded(model: nn.Module, lengths: list[int], width: int, side: str) -> PaddedBatch:
+    """Random texts of the given lengths in rows of `width` tokens; a text is the same whatever its padding."""
+    vocabulary = text_config(model).vocab_size
+    low = min(16, vocabulary // 2)  # above the usual special tokens
+    generator = torch.Generator().manual_seed(0)
+    source = torch.randint(low, vocabulary, (len(lengths), width), generator=generator)
+    ids, mask = source.clone(), torch.zeros_like(source)
+    for row, length in enumerate(lengths):
+        place = slice(width - length, width) if side == "left" else slice(0, length)
+        ids[row, place] = source[row, :length]
+        mask[row, place] = 1
+    device = next(model.parameters()).device
+    return PaddedBatch(ids, mask, mask.bool()).to(device)
+
+
+def layer_gradients(model: nn.Module, batch: PaddedBatch, at: torch.Tensor | None = None) -> list[torch.Tensor]:
+    """d(output at one token of each row) / d(layer input), one [rows, tokens, width] tensor a layer.
+
+    Every layer is cut loose from the one before it, so a gradient speaks of that layer alone. The output is
+    projected on a fixed random direction, because a plain sum is constant behind some norms.
+
+    Args:
+        model: with or without a head.
+        batch: what to feed.
+        at: the token of each row, [rows]; by default the first that is not padding.
+    """
+    at = batch.attention_mask.bool().int().argmax(dim=1) if at is None else at
+    rows = torch.arange(len(at), device=at.device)
+    gradients: dict[int, torch.Tensor] = {}
+
+    def measure(layer: int, given: torch.Tensor, output: torch.Tensor) -> None:
+        if not output.requires_grad:  # some families run a stack several times, and the first times without gradient
+            return
+        target = project(_rows_first(output, batch)[rows, at], seed=layer).sum()
+        (gradient,) = torch.autograd.grad(target, given, allow_unused=True)
+        gradients[layer] = _rows_first(torch.zeros_like(given) if gradient is None else gradient, batch)
+
+    layers = decoder_layers(model)
+    with torch.enable_grad(), each_layer_alone(layers, measure):
+        token_states(model, batch.input_ids, batch.attention_mask, batch.position_ids)
+    if len(gradients) != len(layers):
+        raise ValueError(f"{len(layers) - len(gradients)} of {len(layers)} layers hide their gradients")
+    return [gradients[layer] for layer in sorted(gradients)]
+
+
+def _rows_first(states: torch.Tensor, batch: PaddedBatch) -> torch.Tensor:
+    """States of a layer as [rows, tokens, width]; some families carry several streams (Gemma 3n, DeepSeek-V4)."""
+    rows, tokens = batch.input_ids.shape
+    for place in range(states.dim() - 1):
+        if states.shape[place : place + 2] == (rows, tokens):
+            return states.movedim((place, place + 1), (0, 1)).flatten(2)
+    raise ValueError(f"layers pass states of shape {tuple(states.shape)} for {rows} texts of {tokens} tokens")
+
+
+def project(states: torch.Tensor, *, seed: int) -> torch.Tensor:
+    """States [..., width] on a fixed random direction, [...]."""
+    generator = torch.Generator().manual_seed(seed)
+    return (states * torch.randn(states.shape[-1], generator=generator).to(states)).sum(dim=-1)
+
+
+@contextmanager
+def each_layer_alone(
+    layers: list[nn.Module], measure: Callable[[int, torch.Tensor, torch.Tensor], None]
+) -> Iterator[None]:
+    """Hooks that give each layer a fresh leaf as its input, and its number, input and output to `measure`.
+
+    What a layer passes on is cut from its graph, so that no more than one layer's graph (and weights, of a model that
+    is read from disk layer by layer) is ever held.
+    """
+    inputs: dict[int, torch.Tensor] = {}
+
+    def before(index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        inputs[index] = hidden.detach().requires_grad_(True)
+        fresh = inputs[index].clone()  # some layers write in place, which a leaf does not allow
+        return ((fresh, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": fresh})
+
+    def after(index: int, output: Any) -> Any:
+        measure(index, inputs.pop(index), first_tensor(output))
+        if isinstance(output, torch.Tensor):
+            return output.detach()
+        return type(output)([output[0].detach(), *output[1:]]) if type(output) in (tuple, list) else None
+
+    handles = []
+    for index, layer in enumerate(layers):
+        handles.append(layer.register_forward_pre_hook(lambda _, a, k, i=index: before(i, a, k), with_kwargs=True))
+        handles.append(layer.register_forward_hook(lambda _, __, out, i=index: after(i, out)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def look_back(model: nn.Module) -> list[int]:
+    """Layer by layer: how many tokens back the last of a short text sees; 0 for a layer that is an MLP alone."""
+    batch = probe_batch(model, CASES[0])
+    last = torch.tensor([LENGTH - 1], device=batch.input_ids.device)
+    return [LENGTH - 1 - min(_seen(gradient[0], LENGTH - 1)) for gradient in layer_gradients(model, batch, last)]
+
+
+def _seen(gradient: torch.Tensor, at: int) -> list[int]:
+    """Tokens with a gradient, [tokens, width]; the token itself if there is none."""
+    return gradient.abs().amax(dim=-1).nonzero().squeeze(1).tolist() or [at]
+
+
+def layer_reach(model: nn.Module, tokens: int = LONG) -> list[tuple[int, int]]:
+    """How many tokens back and ahead each layer looks, measured from the middle of one long text."""
+    batch = _padded(model, [tokens], tokens, "none")
+    middle = tokens // 2
+    at = torch.tensor([middle], device=batch.input_ids.device)
+    reach = []
+    for gradient in layer_gradients(model, batch, at):
+        seen = _seen(gradient[0], middle)
+        reach.append((middle - min(seen), max(seen) - middle))
+    return reach
+
+
+@torch.no_grad()
+def padding_shift(model: nn.Module) -> float:
+    """How far padding moves a text's states, relative to their size (Frobenius norms): 0 up to rounding."""
+    longest = min(LONG, int(getattr(text_config(model), "max_position_embeddings", None) or LONG))
+    lengths = [longest, longest * 2 // 3 - 1, LENGTH - 1]
+    alone = [
+        token_states(model, *_alone(_padded(model, lengths, longest, "right"), row, n)) for row, n in enumerate(lengths)
+    ]
+    shift = 0.0
+    for side in ("left", "right"):
+        batch = _padded(model, lengths, longest, side)
+        states = token_states(model, batch.input_ids, batch.attention_mask, batch.position_ids)
+        for row, expected in enumerate(alone):
+            found = states[row, batch.attention_mask[row].bool()].float()
+            change = (found - expected[0].float()).norm() / expected.float().norm()
+            shift = max(shift, float(change.nan_to_num(1.0)))
+    return shift
+
+
+def _alone(batch: PaddedBatch, row: int, length: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    one = slice(row, row + 1)
+    return batch.input_ids[one, :length], batch.attention_mask[one, :length], batch.position_ids[one, :length]

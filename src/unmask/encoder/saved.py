@@ -1,0 +1,91 @@
+"""What saved folders say of an encoder: ours, any sentence-transformers one, and those of the released llm2vec."""
+
+from pathlib import Path
+from typing import Any
+
+from unmask.errors import ArtifactError
+from unmask.files import read_json
+from unmask.pooling import POOLINGS
+from unmask.settings import EncoderSettings
+
+_RELEASED = "llm2vec_config.json"
+
+
+def read_lineage(folder: Path) -> dict[str, Any]:
+    """Where an encoder's weights came from, as saved; empty for folders that say nothing about it."""
+    own = folder / "unmask.json"
+    if own.is_file():
+        return dict(read_json(own).get("lineage") or {})
+    if (folder / _RELEASED).is_file():  # every adapter that the paper's authors published went through MNTP
+        return {"stages": [{"name": "mntp", "settings": {"objective": "mntp"}}]}
+    return {}
+
+
+def read_attention(folder: Path) -> dict[str, Any]:
+    """How the model of an adapter folder attends: attention, recurrent, window; empty if it does not say."""
+    own = folder / "unmask.json"
+    if own.is_file():
+        saved = read_json(own)
+        return {key: saved[key] for key in ("attention", "recurrent", "window") if saved.get(key)}
+    return {"attention": "bidirectional"} if (folder / _RELEASED).is_file() else {}
+
+
+def read_settings(folder: Path, default_length: int) -> EncoderSettings | None:
+    """The settings of an encoder folder, ours or any sentence-transformers one; None for a bare model.
+
+    Raises:
+        ArtifactError: a module that this package cannot run (Dense, a Router), or a broken file.
+    """
+    if (folder / _RELEASED).is_file():
+        return _released_settings(read_json(folder / _RELEASED))
+    own = folder / "unmask.json"
+    if own.is_file():
+        try:
+            return EncoderSettings(**read_json(own)["settings"])
+        except (TypeError, KeyError, ArtifactError) as error:
+            raise ArtifactError(f"{own} is not what this version writes ({error}).") from error
+    if not (folder / "modules.json").is_file():
+        return None
+    kinds = {str(m["type"]).rpartition(".")[2]: folder / m["path"] for m in read_json(folder / "modules.json")}
+    unknown = set(kinds) - {"Transformer", "Pooling", "Normalize", "WordWeights"}
+    if unknown:
+        raise ArtifactError(f"{folder} has modules that unmask cannot run: {', '.join(sorted(unknown))}.")
+    layout: dict[str, Any] = {}
+    if (folder / "config_sentence_transformers.json").is_file():
+        layout = read_json(folder / "config_sentence_transformers.json")
+    length = {}
+    if (folder / "sentence_bert_config.json").is_file():
+        length = read_json(folder / "sentence_bert_config.json")
+    pooling, include_prompt = _read_pooling(kinds.get("Pooling"))
+    return EncoderSettings(
+        pooling=pooling,
+        max_length=int(length.get("max_seq_length") or default_length),
+        prompts=layout.get("prompts") or {},
+        default_prompt_name=layout.get("default_prompt_name"),
+        include_special_tokens="WordWeights" not in kinds,
+        include_prompt=include_prompt,
+        normalize="Normalize" in kinds,
+    )
+
+
+def _released_settings(config: dict[str, Any]) -> EncoderSettings:
+    """What the released `llm2vec` writes into its folders; its `eos_token` is a text's last token, none is added."""
+    names = {"eos_token": "last", "last_token": "last", "bos_token": "first"}
+    mode = str(config.get("pooling_mode", "mean"))
+    return EncoderSettings(
+        pooling=names.get(mode, mode),
+        max_length=int(config.get("max_length", 512)),
+        include_prompt=not config.get("skip_instruction", True),
+    )
+
+
+def _read_pooling(folder: Path | None) -> tuple[str, bool]:
+    if folder is None:
+        return "mean", True
+    config = read_json(folder / "config.json")
+    mode = config.get("pooling_mode")
+    for name, pooling in POOLINGS.items():
+        compact, boolean = pooling.layout or (None, "")
+        if mode == compact or (mode is None and config.get(boolean)):
+            return name, bool(config.get("include_prompt", True))
+    raise ArtifactError(f"{folder}: pooling {mode or config} is not one of {', '.join(POOLINGS)}.")

@@ -1,0 +1,196 @@
+"""The one stream from texts to vectors: in order, in bounded memory, tokenizing ahead in a thread.
+
+Everything that encodes runs on it: `encode`, files of texts, search, mining, evaluation.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from unmask.encoder.runner import Runner
+from unmask.errors import EncodingError
+from unmask.text.batching import Batch
+from unmask.text.reader import Reader
+from unmask.text.spans import TokenizedText
+
+Floats = NDArray[np.float32]
+Key = TypeVar("Key")
+
+_WINDOW_TEXTS = 4096  # tokenized and sorted at a time, so that memory does not grow with the input
+_WINDOW_CHARACTERS = 1 << 24
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamOptions:
+    """What one stream of texts is encoded with.
+
+    Attributes:
+        prompt: instruction in front of every text.
+        max_length: most tokens of a text; None for the encoder's.
+        normalize: scale vectors to length 1.
+        batch_tokens: most tokens in a batch; None for what suits the device.
+        compile: compile the layers; None to do so when it pays.
+        total: how many texts will come, if that is known.
+        advance: called with a number of texts whenever so many more are encoded.
+    """
+
+    prompt: str = ""
+    max_length: int | None = None
+    normalize: bool = False
+    batch_tokens: int | None = None
+    compile: bool | None = None
+    total: int | None = None
+    advance: Callable[[int], object] | None = None
+
+
+def stream_vectors(
+    reader: Reader, runner: Runner, texts: Iterable[tuple[Key, str]], options: StreamOptions
+) -> Iterator[tuple[list[Key], Floats]]:
+    """Keys and vectors of texts, some thousand at a time, in the order given.
+
+    The iterable is read in the caller's thread, no more than two windows ahead.
+
+    Args:
+        reader: tokenizer and settings.
+        runner: the model.
+        texts: a key of any kind, and a text.
+        options: see there.
+
+    Yields:
+        Keys, and vectors float32 [keys, width].
+
+    Raises:
+        DataError: something that is not a string.
+        EncodingError: a vector that is not finite, with the numbers of the texts.
+    """
+    pace = _Pace(runner, options)
+    for first, keys, window, tokenized in _tokenized_ahead(reader, texts, options):
+        vectors = _window_vectors(reader, runner, tokenized, options, pace)
+        check_finite(vectors, window, first=first)
+        if options.normalize:
+            vectors /= np.linalg.norm(vectors, axis=1, keepdims=True).clip(min=1e-12)
+        yield keys, vectors
+
+
+def _window_vectors(
+    reader: Reader, runner: Runner, tokenized: Sequence[TokenizedText], options: StreamOptions, pace: "_Pace"
+) -> Floats:
+    """Vectors [texts, width] of one window, not scaled."""
+    pace.begin(tokenized)
+    vectors = np.empty((len(tokenized), runner.dimension), dtype=np.float32)
+    found: list[tuple[list[int], torch.Tensor]] = []
+    for rows, batch in model_batches(reader, runner, tokenized, options.batch_tokens):
+        found.append((rows, runner.vectors(batch)))
+        pace.done(batch.num_tokens)
+        if options.advance is not None:
+            options.advance(len(rows))
+    for rows, own in found:  # after all of them: a GPU is never waited for between two batches
+        vectors[np.asarray(rows)] = own.cpu().numpy()
+    return vectors
+
+
+def model_batches(
+    reader: Reader, runner: Runner, tokenized: Sequence[TokenizedText], batch_tokens: int | None
+) -> Iterator[tuple[list[int], Batch]]:
+    """Batches as the model can take them, on its device, with the numbers of their rows; makes the model ready."""
+    runner.prepare()
+    padded = not runner.padding_free
+    yield from reader.batches(tokenized, runner.budget(batch_tokens), runner.device, padded=padded)
+
+
+class _Pace:
+    """How fast a stream goes, and the one decision about compiling that follows from it."""
+
+    def __init__(self, runner: Runner, options: StreamOptions) -> None:
+        self._runner = runner
+        self._compiled = runner.fast.compiled
+        self._asked = options.compile
+        self._wanted = bool(runner.fast.wants("compile")) and options.compile is not False
+        self._total = options.total
+        self._started = time.perf_counter()
+        self._texts = self._tokens = self._left = 0
+
+    def begin(self, tokenized: Sequence[TokenizedText]) -> None:
+        """A window of texts is about to be encoded."""
+        tokens = sum(len(text) for text in tokenized)
+        self._texts += len(tokenized)
+        self._wanted = self._wanted and bool(self._runner.padding_free)
+        # Where nobody knows how many texts will come, as many again are expected as there were.
+        later = self._texts if self._total is None else max(0, self._total - self._texts)
+        self._left = tokens + tokens * later // max(1, len(tokenized))
+        if self._wanted and self._asked:
+            self._compiled.attach(self._runner.model)
+
+    def done(self, tokens: int) -> None:
+        """A batch has been encoded."""
+        self._tokens, self._left = self._tokens + tokens, self._left - tokens
+        if self._wanted and self._asked is None:
+            self._compiled.attach_if_it_pays(time.perf_counter() - self._started, self._tokens, self._left)
+
+
+Window = tuple[int, list[Any], list[str], list[TokenizedText]]
+
+
+def _tokenized_ahead(reader: Reader, texts: Iterable[tuple[Any, str]], options: StreamOptions) -> Iterator[Window]:
+    """Windows of texts: number of the first, keys, texts, and these tokenized while the window before is encoded."""
+    windows = _windows(texts)
+    ahead: deque[tuple[int, list[Any], list[str], Future[list[TokenizedText]]]] = deque()
+    count = 0
+    first = next(windows, None)
+    if first is None:
+        return
+    second = next(windows, None)
+    if second is None:  # no thread for a handful of texts
+        keys, window = first
+        yield 0, keys, window, reader.tokenize(window, options.prompt, max_length=options.max_length)
+        return
+    with ThreadPoolExecutor(1) as pool:
+
+        def submit(keys: list[Any], window: list[str]) -> None:
+            nonlocal count
+            limit = options.max_length
+            future = pool.submit(reader.tokenize, window, options.prompt, max_length=limit, first=count)
+            ahead.append((count, keys, window, future))
+            count += len(window)
+
+        submit(*first)
+        submit(*second)
+        while ahead:
+            number, keys, window, future = ahead.popleft()
+            yield number, keys, window, future.result()
+            if (after := next(windows, None)) is not None:
+                submit(*after)
+
+
+def _windows(texts: Iterable[tuple[Any, str]]) -> Iterator[tuple[list[Any], list[str]]]:
+    """Keys and texts, as many at a time as are held in memory."""
+    keys: list[Any] = []
+    window: list[str] = []
+    characters = 0
+    for key, text in texts:
+        keys.append(key)
+        window.append(text)
+        characters += len(text) if isinstance(text, str) else 0
+        if len(window) >= _WINDOW_TEXTS or characters >= _WINDOW_CHARACTERS:
+            yield keys, window
+            keys, window, characters = [], [], 0
+    if window:
+        yield keys, window
+
+
+def check_finite(vectors: Floats, texts: Sequence[str], what: str = "texts", *, first: int = 0) -> None:
+    """Refuse vectors that are not finite, by their numbers (from `first`) and the first text that has one."""
+    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if len(bad):
+        shown = ", ".join(str(first + row) for row in bad[:5]) + (" ..." if len(bad) > 5 else "")
+        raise EncodingError(
+            f"{len(bad)} of {len(vectors)} vectors are not finite ({what} {shown}; {texts[bad[0]][:60]!r}). "
+            "Try dtype float32 or another attention implementation."
+        )

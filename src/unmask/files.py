@@ -1,0 +1,87 @@
+"""Files and folders that appear whole or not at all: written aside, renamed at the end."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from unmask.errors import ArtifactError
+
+
+def require_new_folder(folder: Path) -> None:
+    """Refuse a place where a new folder could not be written.
+
+    Raises:
+        ArtifactError: the folder exists and is not empty, or is a file.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ArtifactError(f"{folder} exists already and is not empty; choose another folder or remove it.")
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A folder that appears whole or not at all: write into what is given, it is renamed at the end.
+
+    Raises:
+        ArtifactError: the folder exists and is not empty, or cannot be made.
+    """
+    require_new_folder(folder)
+    partial = folder.with_name(folder.name + ".partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise ArtifactError(f"{folder} cannot be written ({error.strerror}).") from error
+    try:
+        yield partial
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    if folder.exists():
+        folder.rmdir()
+    partial.rename(folder)
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """A file that appears whole or not at all: write to the path that is given, it is renamed at the end."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        yield partial
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    os.replace(partial, path)
+
+
+@contextmanager
+def write_whole(path: Path) -> Iterator[TextIO]:
+    """A UTF-8 text file that appears whole or not at all."""
+    with new_file(path) as partial, partial.open("w", encoding="utf-8") as file:
+        yield file
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    with write_whole(path) as file:
+        file.write(text)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON for people and programs (indented, UTF-8, newline at the end), whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON.
+
+    Raises:
+        ArtifactError: missing or broken.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{path} cannot be read as JSON ({error}).") from error

@@ -1,0 +1,189 @@
+"""What a run will do, before it does it: stages, trainable parameters, tokens, memory, time."""
+
+import os
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from unmask.backbone.devices import default_device, saved_dtype
+from unmask.backbone.locate import load_tokenizer
+from unmask.data.sources import read_texts
+from unmask.errors import ArtifactError
+from unmask.runs.run import resolve_precision
+from unmask.runs.schema import Recipe, TextSource, stage_name
+from unmask.runs.sources import local_source, open_data
+from unmask.training.config import ContrastiveSettings, MntpSettings, SupervisedSettings, TrainedStage
+from unmask.training.memory import Memory, Shape, estimate_memory
+
+_SAMPLED_TEXTS = 1000
+_USUAL_SHARE = 0.4  # of the measured rate of matrix products that training reaches
+_GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class StagePlan:
+    """One trained stage in numbers: tokens of the whole stage, memory of one device, seconds on this machine."""
+
+    name: str
+    steps: int
+    tokens: int
+    memory: Memory
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A resolved recipe and its stages in numbers.
+
+    Attributes:
+        recipe: as resolved.
+        stages: those that train.
+        device: what was looked at.
+        available: its memory in bytes.
+    """
+
+    recipe: dict[str, Any]
+    stages: list[StagePlan]
+    device: str
+    available: int
+
+    @property
+    def fits(self) -> bool:
+        """True if every stage's estimated peak is below the device's memory."""
+        return all(stage.memory.peak < self.available for stage in self.stages)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {**asdict(self), "fits": self.fits}
+
+    def text(self) -> str:
+        """As a table under the resolved recipe."""
+        import yaml
+
+        lines = [yaml.safe_dump(self.recipe, sort_keys=False).rstrip(), ""]
+        heads = ("steps", "tokens", "trainable parameters", "memory", "time")
+        lines.append("stage        " + " ".join(f"{h:>{w}}" for h, w in zip(heads, (7, 14, 30, 9, 9), strict=True)))
+        for stage in self.stages:
+            share = f"{stage.memory.trainable:,} of {stage.memory.parameters:,}"
+            size, duration = f"{stage.memory.peak / _GIB:.2f} G", _duration(stage.seconds)
+            lines.append(f"{stage.name:<12} {stage.steps:>7,} {stage.tokens:>14,} {share:>30} {size:>9} {duration:>9}")
+        lines.append(f"(peak memory of one process and time on this machine, {self.device}: estimates)")
+        for stage in self.stages:
+            lines += _advice(stage, self.available)
+        return "\n".join(lines)
+
+
+def _advice(stage: StagePlan, available: int) -> list[str]:
+    memory = stage.memory
+    if memory.peak < available:
+        return [f"{stage.name} fits: {memory.peak / _GIB:.1f} of {available / _GIB:.1f} GiB"]
+    over = memory.peak - available
+    cure = (
+        "lower micro_batch_tokens, or set gradient_checkpointing (contrastive stages also grad_cache)"
+        if memory.activations > over
+        else "tune an adapter (tuning: lora or qlora), or share the weights out (FSDP2)"
+    )
+    return [f"{stage.name} DOES NOT FIT: {memory.peak / _GIB:.1f} GiB of {available / _GIB:.1f}; {cure}"]
+
+
+def make_plan(recipe: Recipe) -> Plan:
+    """Work out the plan from the configs and a sample of the data; no weights are loaded.
+
+    Raises:
+        ArtifactError: the model's config or tokenizer cannot be read.
+    """
+    tokenizer = load_tokenizer(recipe.model.name)
+    device = default_device()
+    bf16 = resolve_precision(recipe.precision) == "bf16"
+    rate = _matrix_rate(device, torch.bfloat16 if bf16 else torch.float32)
+    dtype = saved_dtype(recipe.model.name, recipe.model.dtype)
+    stages = []
+    for stage in recipe.stages:
+        if not isinstance(stage, TrainedStage):
+            continue
+        tokens, shape = _shape(recipe, stage, tokenizer)
+        causal = recipe.model.attention == "causal"
+        try:
+            memory = estimate_memory(recipe.model.name, dtype, stage, shape, bf16=bf16, causal=causal)
+        except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
+            raise ArtifactError(f"{recipe.model.name}: its memory cannot be estimated ({error}).") from error
+        seconds = tokens * stage.steps * _products(stage, memory) / (rate * _USUAL_SHARE)
+        stages.append(StagePlan(stage_name(stage), stage.steps, tokens * stage.steps, memory, seconds))
+    return Plan(recipe.model_dump(mode="json"), stages, str(device), device_memory(device))
+
+
+def _shape(recipe: Recipe, stage: TrainedStage, tokenizer: Any) -> tuple[int, Shape]:
+    """Tokens of a step, and its forward passes; texts are sampled where lengths vary."""
+    if isinstance(stage, MntpSettings):
+        rows = max(1, min(stage.micro_batch_tokens, stage.batch_tokens) // stage.block_size)
+        passes = -(-stage.batch_size // rows)
+        return stage.batch_size * stage.block_size, Shape(rows, stage.block_size, _share(passes))
+    assert isinstance(stage, ContrastiveSettings)
+    texts, columns = _sample(recipe, stage)
+    lengths = [min(len(ids), stage.max_length) for ids in tokenizer(texts, verbose=False)["input_ids"]]  # with prompts
+    mean = max(1, round(sum(lengths) / len(lengths)))
+    tokens = round(stage.batch_size * columns * sum(lengths) / len(lengths))
+    rows = max(1, min(stage.micro_batch_tokens, tokens) // mean)
+    return tokens, Shape(rows, mean, _share(-(-tokens // (rows * mean))))
+
+
+def _share(passes: int) -> int:
+    """The forward passes of one of the processes that a launcher started."""
+    return -(-passes // int(os.environ.get("WORLD_SIZE", "1")))
+
+
+def _sample(recipe: Recipe, stage: ContrastiveSettings) -> tuple[list[str], float]:
+    """Some texts of a stage, and how many texts a row of its batch has."""
+    if isinstance(stage, SupervisedSettings):
+        data = open_data(recipe, _SAMPLED_TEXTS)
+        sets = [one for source in stage.sources for one in data.pairs(source)]
+        each = _SAMPLED_TEXTS // len(sets) + 1
+        pairs = [(one, pair) for one in sets for pair in one.take(range(min(len(one), each)))]
+        texts = []
+        for one, pair in pairs:
+            texts.append(one.query_prompt + pair.query)
+            others = (pair.positive, *_wanted(pair.negatives, stage))
+            texts += [one.document_prompt + text for text in others]
+        return texts, len(texts) / len(pairs)
+    source = recipe.data[stage.data]
+    assert isinstance(source, TextSource)
+    paths = [local_source(path) for path in source.files[:1]]
+    return read_texts(paths, field=source.field, limit=_SAMPLED_TEXTS), 2.0
+
+
+def _wanted(negatives: tuple[str, ...], stage: SupervisedSettings) -> tuple[str, ...]:
+    return negatives if stage.hard_negatives is None else negatives[: stage.hard_negatives]
+
+
+def _products(stage: TrainedStage, memory: Memory) -> float:
+    """Floating-point operations a token: forward 2 a weight, backward 4, or 2 where weights are frozen."""
+    backward = 2 if stage.has_adapter else 4
+    again = 2 * (stage.gradient_checkpointing + (isinstance(stage, ContrastiveSettings) and stage.grad_cache))
+    return float((2 + backward + again) * memory.parameters)
+
+
+def _matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Operations a second of a square matrix product, the best of a few."""
+    size = 8192 if device.type == "cuda" else 1024
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(4):
+        started = time.perf_counter()
+        float((a @ b)[0, 0])  # waits for the device
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best
+
+
+def device_memory(device: torch.device) -> int:
+    """Bytes that a device has in all."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

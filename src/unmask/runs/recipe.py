@@ -1,0 +1,142 @@
+"""Reading recipes: one YAML a run, typed; unknown keys are refused with the nearest name, all mistakes at once."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from unmask.errors import RecipeError
+from unmask.runs.raw import nearest, override, read_raw
+from unmask.runs.schema import KIND, SOURCES, E5Source, PairSource, Recipe, TextSource, stage_name
+from unmask.training.config import STAGES, AverageSettings, MergeSettings, SupervisedSettings, TrainedStage
+
+
+def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe from a file, a shipped name (with `:variant`) or a mapping, and apply `key.path=value` overrides.
+
+    Raises:
+        RecipeError: every mistake, one a line.
+    """
+    where, raw = ("recipe", copy.deepcopy(dict(source))) if isinstance(source, Mapping) else read_raw(str(source))
+    for change in overrides:
+        override(raw, change)
+    mistakes = _reference_mistakes(raw)
+    recipe = None
+    try:
+        recipe = Recipe.model_validate(raw)
+    except ValidationError as error:
+        mistakes = [line for item in error.errors() for line in _explain(dict(item))] + mistakes
+    if recipe is not None:
+        mistakes += _order_mistakes(recipe) + _kind_mistakes(recipe)
+    if recipe is None or mistakes:
+        heading = f"{where}: {len(mistakes)} mistake{'s' if len(mistakes) > 1 else ''}"
+        raise RecipeError("\n  ".join([heading, *mistakes]))
+    return recipe
+
+
+def _reference_mistakes(raw: Mapping[str, Any]) -> list[str]:
+    """Names in the raw recipe that lead nowhere, and stages of one name; what is not of the right type is left out."""
+    sources, listed = raw.get("data"), raw.get("stages")
+    sources = sources if isinstance(sources, dict) else {}
+    stages = [s for s in listed if isinstance(s, dict)] if isinstance(listed, list) else []
+    wanted = [
+        (f"stages.{i}.{key}", name)
+        for i, stage in enumerate(stages)
+        for key in ("data", "held_out")
+        for name in (stage[key] if isinstance(stage.get(key), list) else [stage.get(key)])
+    ]
+    tasks = raw.get("evaluation")
+    masked = tasks.get("masked") if isinstance(tasks, dict) else None
+    if isinstance(masked, dict):
+        wanted.append(("evaluation.masked.data", masked.get("data")))
+    mistakes = [
+        f"{place}: no data source {name!r}{nearest(name, sources)}"
+        for place, name in wanted
+        if isinstance(name, str) and name not in sources
+    ]
+    tasks = tasks if isinstance(tasks, dict) else {}
+    named = [set(tasks.get(kind) or {}) for kind in ("sts", "words") if isinstance(tasks.get(kind) or {}, dict)]
+    mistakes += [f"evaluation: sts and words both have {name!r}" for name in sorted(set.intersection(*named))]
+    names = [str(stage.get("name") or stage.get("objective")) for stage in stages]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    return mistakes + [f"stages: two are named {name!r}; give them names" for name in twice]
+
+
+def _kind_mistakes(recipe: Recipe) -> list[str]:
+    """Stages that are given a data source of the wrong kind."""
+    mistakes = []
+    for stage in recipe.stages:
+        wanted = (PairSource, E5Source) if isinstance(stage, SupervisedSettings) else TextSource
+        for name in stage.sources:
+            source = recipe.data.get(name)
+            if source is not None and not isinstance(source, wanted):
+                kinds = "pairs or e5" if isinstance(stage, SupervisedSettings) else "texts"
+                mistakes.append(f"stages.{stage_name(stage)}: {name!r} is of kind {source.kind}, {kinds} is needed")
+    return mistakes
+
+
+def _order_mistakes(recipe: Recipe) -> list[str]:
+    """Stages that need another one before them."""
+    mistakes = []
+    for before, stage in zip([None, *recipe.stages], recipe.stages, strict=False):
+        place = f"stages.{stage_name(stage)}"
+        if isinstance(stage, TrainedStage) and stage.has_adapter and stage.lora.start == "previous":
+            alike = ("rank", "alpha", "targets")
+            if not isinstance(before, TrainedStage) or not before.has_adapter:
+                mistakes.append(f"{place}.lora.start: previous needs a stage with an adapter right before it")
+            elif stage.tuning == "dora" or before.tuning == "dora":
+                mistakes.append(f"{place}.lora.start: an adapter of DoRA cannot be gone on with")
+            elif any(getattr(stage.lora, key) != getattr(before.lora, key) for key in alike):
+                mistakes.append(f"{place}.lora: to go on with the adapter before, {', '.join(alike)} must be the same")
+        if isinstance(stage, MergeSettings) and before is None:
+            mistakes.append(f"{place}: there is nothing to merge with the base model before the first stage")
+        if isinstance(stage, AverageSettings):
+            kept = 0
+            if isinstance(before, TrainedStage):
+                kept = min(before.keep_checkpoints, -(-before.steps // before.save_every))
+            if kept < stage.checkpoints:
+                mistakes.append(
+                    f"{place}: the stage before it leaves {kept} checkpoints, {stage.checkpoints} are to be averaged; "
+                    "see its keep_checkpoints and save_every"
+                )
+    return mistakes
+
+
+def _explain(item: dict[str, Any]) -> list[str]:
+    """One pydantic error as a line a person can act on."""
+    location = [part for part in item["loc"] if part not in STAGES and part not in SOURCES]
+    place = ".".join(map(str, location)) or "recipe"
+    if item["type"] == "extra_forbidden":
+        known = _known_keys(Recipe, list(item["loc"])[:-1])
+        return [f"{place}: unknown key{nearest(str(location[-1]), known)}"]
+    if item["type"] == "value_error":
+        prefix = f"{place}: " if location else ""
+        return [prefix + line for line in str(item["ctx"]["error"]).splitlines()]
+    if item["type"] == "union_tag_invalid":
+        kinds = [tag.removeprefix(KIND) for tag in SOURCES]
+        kind = str(item["ctx"]["tag"]).removeprefix(KIND)
+        return [f"{place}.kind: {kind!r} is none{nearest(kind, kinds)}"]
+    if item["type"] == "missing":
+        return [f"{place}: missing"]
+    message = str(item["msg"])
+    return [f"{place}: {message[0].lower()}{message[1:]}, found {item['input']!r}"]
+
+
+def _known_keys(model: Any, location: list[Any]) -> list[str]:
+    """The keys that the settings class at a location knows."""
+    for part in location:
+        if part in STAGES or part in SOURCES:
+            model = STAGES.get(part) or SOURCES[part]
+            continue
+        if isinstance(model, type) and issubclass(model, BaseModel) and part in model.model_fields:
+            model = _inner_class(model.model_fields[part].annotation) or model
+    return list(model.model_fields)
+
+
+def _inner_class(annotation: Any) -> type[BaseModel] | None:
+    """The settings class inside an annotation such as `dict[str, StsTask]` or `MaskedTask | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for arg in get_args(annotation) if (found := _inner_class(arg))), None)

@@ -1,0 +1,314 @@
+"""Running a recipe from end to end: every stage, every rung evaluated, one encoder folder, one results file.
+
+run folder:  recipe.yaml (resolved)  stages/N-NAME/  rungs/NAME.json  lineage.json  results.json  encoder/
+Every part appears whole or not at all, so the same command goes on where a killed run stopped.
+"""
+
+import contextlib
+import logging
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from unmask import __version__
+from unmask.backbone.devices import default_device, multiplies_bf16
+from unmask.backbone.loading import empty_model
+from unmask.backbone.locate import load_tokenizer, resolve_model, revision
+from unmask.backbone.shapes import load_twin
+from unmask.backbone.structure import text_config
+from unmask.backbone.truth.convert import convert
+from unmask.encoder import TextEncoder
+from unmask.errors import ArtifactError, RecipeError, UnmaskError
+from unmask.files import new_folder, read_json, write_json, write_text
+from unmask.runs.evaluate import check_tasks, evaluate_rung
+from unmask.runs.recipe import load_recipe
+from unmask.runs.rungs import RungPlace, open_rung, split_places, stage_origins
+from unmask.runs.schema import EvaluationSettings, Recipe, TextSource, stage_name
+from unmask.runs.sources import check_files, fingerprint, fingerprints, open_data, used
+from unmask.settings import AttentionMode
+from unmask.training.building import Data, Origin, StageContext
+from unmask.training.config import StageSettings, TrainedStage
+from unmask.training.heap import use_one_heap
+from unmask.training.processes import check_launcher, make_accelerator
+from unmask.training.stages.run import check_stage, run_stage
+
+logger = logging.getLogger(__name__)
+
+_PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers")
+Evaluate = Callable[[TextEncoder], dict[str, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """One rung of the ladder.
+
+    Attributes:
+        name: for example `Bi+MNTP`.
+        encoder: model name or encoder folder.
+        attention: how it is opened.
+        figures: task -> figure.
+    """
+
+    name: str
+    encoder: str
+    attention: AttentionMode
+    figures: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What a run left behind: its rungs, the final encoder folder and the seconds this call took."""
+
+    rungs: list[Rung]
+    encoder: Path
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        rungs = [{"name": rung.name, **rung.figures} for rung in self.rungs]
+        return {"rungs": rungs, "encoder": str(self.encoder), "seconds": round(self.seconds, 1)}
+
+
+def train(recipe: Recipe, out: str | Path, *, progress: bool = False, evaluate: Evaluate | None = None) -> RunResult:
+    """Run a recipe in a folder; a folder with the same recipe is gone on with.
+
+    Args:
+        recipe: what `load_recipe` made.
+        out: run folder.
+        progress: show bars.
+        evaluate: scores an encoder, instead of the recipe's own evaluation.
+
+    Raises:
+        RecipeError: missing files, or a folder that holds a run of another recipe.
+        TrainingError: a stage had to stop.
+    """
+    started = time.perf_counter()
+    check_launcher()
+    use_one_heap()
+    check_files(recipe)
+    data = open_data(recipe)
+    _preflight(recipe, data)
+    folder = Path(out)
+    accelerator = make_accelerator(resolve_precision(recipe.precision), folder) if recipe.stages else None
+    run = Run(
+        recipe,
+        folder,
+        data,
+        accelerator,
+        progress,
+        evaluate or _own_evaluation(recipe, data, progress),
+    )
+    fresh = run.main and _claim(folder, recipe)
+    if accelerator is not None:
+        accelerator.wait_for_everyone()
+    try:
+        rungs, encoder = _climb(recipe, run)
+    except UnmaskError:
+        if fresh and not any(folder.glob("stages/*/checkpoints/step-*")):
+            shutil.rmtree(folder)  # nothing was trained; the corrected recipe starts in a clean place
+        raise
+    result = RunResult(rungs, encoder, time.perf_counter() - started)
+    if run.main:
+        write_json(folder / "results.json", result.to_dict())
+    if accelerator is not None:
+        accelerator.end_training()
+    return result
+
+
+def _own_evaluation(recipe: Recipe, data: Data, progress: bool) -> Evaluate | None:
+    """The recipe's tasks; None if it has none."""
+    if recipe.evaluation == EvaluationSettings():
+        return None
+    return lambda encoder: evaluate_rung(encoder, recipe, data.texts, progress=progress)
+
+
+def _preflight(recipe: Recipe, data: Data) -> None:
+    """Read everything a run will read except weights, so that what is wrong is said at once."""
+    load_tokenizer(recipe.model.name)
+    shape = empty_model(recipe.model.name, head=True)
+    twin = _check_conversion(recipe)
+    for name, source in used(recipe).items():
+        data.texts(name) if isinstance(source, TextSource) else data.pairs(name)
+    for stage in recipe.stages:
+        if isinstance(stage, TrainedStage):
+            check_stage(stage, data, int(text_config(shape).hidden_size), twin)
+    check_tasks(recipe)
+
+
+def _check_conversion(recipe: Recipe) -> Any | None:
+    """Convert a tiny twin of the model, so that a refusal comes before any weight is loaded; the twin, if there is one.
+
+    Raises:
+        ConversionError: the family, or the options it needs.
+    """
+    spec = recipe.model.attention_spec()
+    try:
+        twin = load_twin(recipe.model.name)
+        if recipe.model.attention_implementation:
+            twin.set_attn_implementation(recipe.model.attention_implementation)
+    except (ArtifactError, ValueError, ImportError):
+        return None  # sizes that do not shrink together; the model itself will tell
+    if spec.attention != "causal":
+        convert(twin, recurrent=spec.recurrent, window=spec.window)
+    return twin
+
+
+def _climb(recipe: Recipe, run: "Run") -> tuple[list[Rung], Path]:
+    """Every stage and every rung; what an earlier call finished is read, not done again.
+
+    One process scores a rung as soon as it is there. Several train to the end first: they would wait for the one that
+    scores, and give up waiting.
+    """
+    untrained, trained = split_places(recipe, run.folder)
+    places = [*untrained, *trained]
+    alone = run.accelerator is None or run.accelerator.num_processes == 1
+    for place in untrained if alone else []:
+        run.rung(place)
+    start = recipe.model.name
+    lineage = _origin(recipe) if run.main else {"stages": []}  # hashing weights and data is work for one process
+    lineage["processes"] = 1 if run.accelerator is None else run.accelerator.num_processes
+    before: tuple[TrainedStage, StageContext] | None = None
+    stages = zip(trained, recipe.stages, stage_origins(recipe, run.folder), strict=True)
+    for number, (place, stage, origin) in enumerate(stages, 1):
+        if run.main:
+            lineage = {**lineage, "stages": [*lineage["stages"], _stage_lineage(recipe, stage)]}
+        context = run.context(number, Path(place.encoder).parent, origin, lineage)
+        start = str(run_stage(stage, context, Path(place.encoder).parent, before))
+        before = (stage, context) if isinstance(stage, TrainedStage) else None
+        if alone:
+            run.rung(place)
+    if not run.main:
+        return [], run.folder / "encoder"
+    write_json(run.folder / "lineage.json", lineage)
+    encoder = _final_encoder(run.folder, start, recipe, lineage)
+    return [run.rung(place) for place in places], encoder
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What the parts of one run share."""
+
+    recipe: Recipe
+    folder: Path
+    data: Data
+    accelerator: Any
+    progress: bool
+    score: Evaluate | None
+
+    @property
+    def main(self) -> bool:
+        """True in the process that writes."""
+        return self.accelerator is None or bool(self.accelerator.is_main_process)
+
+    def context(self, number: int, stage_folder: Path, origin: Origin, lineage: dict[str, Any]) -> StageContext:
+        """What one stage is given."""
+        self.accelerator.project_configuration.logging_dir = str(stage_folder / "logs")
+        return StageContext(
+            origin=origin,
+            encoder=self.recipe.model.encoder_settings(),
+            data=self.data,
+            seed=self.recipe.seed,
+            number=number,
+            lineage=lineage,
+            accelerator=self.accelerator,
+            progress=self.progress,
+        )
+
+    def rung(self, place: RungPlace) -> Rung:
+        """Evaluate a rung, or read what an earlier call found."""
+        path = self.folder / "rungs" / f"{place.name}.json"
+        if path.is_file():
+            return Rung(place.name, place.encoder, place.attention, read_json(path))
+        if self.score is None:  # nothing to score, so nothing to open
+            return Rung(place.name, place.encoder, place.attention, {})
+        logger.info("%s: evaluating", place.name)
+        figures = self.score(open_rung(self.recipe, place))
+        logger.info("%s: %s", place.name, ", ".join(f"{key} {value:.2f}" for key, value in figures.items()))
+        path.parent.mkdir(exist_ok=True)
+        write_json(path, figures)
+        return Rung(place.name, place.encoder, place.attention, figures)
+
+
+def _claim(folder: Path, recipe: Recipe) -> bool:
+    """Make the run folder (True), or see that it holds a run of this very recipe (False)."""
+    path = folder / "recipe.yaml"
+    if path.is_file():
+        if load_recipe(path) != recipe:
+            raise RecipeError(
+                f"{folder} holds a run of another recipe (compare {path}). Choose another --out, or remove the folder."
+            )
+        return False
+    if folder.exists() and (not folder.is_dir() or set(folder.iterdir()) - {path.with_name("recipe.yaml.partial")}):
+        raise ArtifactError(f"{folder} is there already and holds no run. Choose another --out.")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(path, yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+    return True
+
+
+def resolve_precision(wanted: str) -> str:
+    """`auto` is bfloat16 where the hardware multiplies it fast, else float32."""
+    if wanted != "auto":
+        return wanted
+    return "bf16" if multiplies_bf16(default_device()) else "fp32"
+
+
+def _origin(recipe: Recipe) -> dict[str, Any]:
+    """Where a run starts: the base model, the code, the machine's libraries."""
+    source = Path(resolve_model(recipe.model.name))
+    weights = sorted(source.glob("*.safetensors")) if source.is_dir() else []
+    return {
+        "recipe": recipe.name,
+        "seed": recipe.seed,
+        "base": recipe.model.name,
+        "base_revision": revision(recipe.model.name),
+        "base_weights": [fingerprint(path) for path in weights],
+        "attention": recipe.model.attention,
+        "code": {"unmask": __version__, **{name: version(name) for name in _PACKAGES}},
+        "python": sys.version.split()[0],
+        "stages": [],
+    }
+
+
+def _stage_lineage(recipe: Recipe, stage: StageSettings) -> dict[str, Any]:
+    """A stage's settings and the files it reads."""
+    data = {name: fingerprints(recipe, name) for name in stage.sources}
+    return {"name": stage_name(stage), "settings": stage.model_dump(mode="json"), "data": data}
+
+
+def _final_encoder(folder: Path, start: str, recipe: Recipe, lineage: dict[str, Any]) -> Path:
+    """The last stage's encoder as `encoder/`; hard links where the file system has them."""
+    target = folder / "encoder"
+    if target.exists():
+        return target
+    if not recipe.stages:
+        model = recipe.model
+        spec = model.attention_spec()
+        opened = TextEncoder.load(
+            model.name,
+            attention=spec.attention,
+            recurrent=spec.recurrent,
+            window=spec.window,
+            dtype=model.dtype,
+        )
+        encoder = TextEncoder(opened.model, opened.tokenizer, model.encoder_settings())
+        encoder.lineage = lineage
+        encoder.save(target)
+        return target
+    with new_folder(target) as partial:
+        shutil.copytree(start, partial, dirs_exist_ok=True, copy_function=_link)
+    return target
+
+
+def _link(source: str, target: str) -> str:
+    with contextlib.suppress(OSError):
+        os.link(source, target)
+        return target
+    return str(shutil.copy2(source, target))

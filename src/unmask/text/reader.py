@@ -1,0 +1,98 @@
+"""Tokenizer and settings: from texts to tokenized texts to batches. Knows no model."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from unmask.errors import DataError
+from unmask.settings import EncoderSettings
+from unmask.text.batching import Batch, PaddedBatch, PaddingSide, join, pad, pad_token, token_budget
+from unmask.text.prompts import ChatWrapper, render
+from unmask.text.spans import TokenizedText, check_tokenizer, tokenize
+from unmask.text.words import append_eos, checked_words
+
+
+class Reader:
+    """How texts are wrapped, tokenized, cut and put into batches; safe to share between threads.
+
+    Args:
+        tokenizer: a fast transformers tokenizer; for the pooling `eos` it is made to end every text with EOS.
+        settings: of the encoder.
+
+    Raises:
+        ArtifactError: the tokenizer gives no offsets, or has no chat template or EOS token where one is asked for.
+
+    Attributes:
+        padding_side: where padded batches are padded; vectors do not depend on it.
+    """
+
+    def __init__(self, tokenizer: Any, settings: EncoderSettings) -> None:
+        check_tokenizer(tokenizer)
+        self.tokenizer = tokenizer
+        self.settings = settings
+        self.padding_side: PaddingSide = "right"
+        self._chat = ChatWrapper.from_tokenizer(tokenizer) if settings.chat_template else None
+        if settings.pooling == "eos":
+            append_eos(tokenizer)
+
+    def tokenize(
+        self, texts: Sequence[str], prompt: str = "", *, max_length: int | None = None, first: int = 0
+    ) -> list[TokenizedText]:
+        """Texts as the model reads them, with their spans; the same for training and for encoding.
+
+        Args:
+            texts: of any length; what the model will not read is not tokenized.
+            prompt: instruction in front of each.
+            max_length: most tokens of a text; by default as the settings say.
+            first: what the first text is called in messages.
+
+        Raises:
+            DataError: something that is not a string; a prompt that leaves no room for text.
+        """
+        for index, text in enumerate(texts, first):
+            if not isinstance(text, str):
+                raise DataError(f"Text {index} is a {type(text).__name__}, not a string.")
+        limit = max_length or self.settings.max_length
+        return tokenize(
+            self.tokenizer,
+            render(texts, prompt, self._chat),
+            max_length=limit,
+            include_special_tokens=self.settings.include_special_tokens,
+            include_prompt=self.settings.include_prompt,
+        )
+
+    def tokenize_words(self, texts: Sequence[Sequence[str]]) -> list[TokenizedText]:
+        """Texts that are lists of words, as the model reads them: joined by single spaces, without a prompt."""
+        return self.tokenize([" ".join(checked_words(words, index)) for index, words in enumerate(texts)])
+
+    def prompt(self, prompt: str | None, name: str | None) -> str:
+        """The instruction asked for: in words, or by the name of a saved one, or the default.
+
+        Raises:
+            DataError: no saved prompt has that name.
+        """
+        if prompt is not None:
+            return prompt
+        name = name or self.settings.default_prompt_name
+        if name is None:
+            return ""
+        if name not in self.settings.prompts:
+            known = ", ".join(sorted(self.settings.prompts)) or "none"
+            raise DataError(f"This encoder has no prompt named {name!r}; saved prompts: {known}.")
+        return self.settings.prompts[name]
+
+    def batches(
+        self, tokenized: Sequence[TokenizedText], max_tokens: int, device: torch.device, *, padded: bool
+    ) -> Iterator[tuple[list[int], Batch]]:
+        """Batches of at most `max_tokens` on a device, with the numbers of their rows; longest texts first."""
+        for rows in token_budget([len(text) for text in tokenized], max_tokens, padded=padded):
+            yield rows, self.collate([tokenized[row] for row in rows], device, padded=padded)
+
+    def collate(self, texts: Sequence[TokenizedText], device: torch.device, *, padded: bool) -> Batch:
+        """Tokenized texts as one batch on a device, padded or one after the other."""
+        return self.pad(texts, device) if padded else join(texts, fill=device.type == "cpu").to(device)
+
+    def pad(self, texts: Sequence[TokenizedText], device: torch.device) -> PaddedBatch:
+        """Stack tokenized texts into one padded batch on a device."""
+        return pad(texts, pad_id=pad_token(self.tokenizer), padding_side=self.padding_side).to(device)

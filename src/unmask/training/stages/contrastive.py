@@ -1,0 +1,258 @@
+"""The contrastive stages: SimCSE (a text is its own positive) and supervised (pairs with hard negatives)."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from unmask.backbone.dropout import attention_dropout, hidden_dropout, views_differ
+from unmask.backbone.locate import load_tokenizer
+from unmask.backbone.structure import family
+from unmask.backbone.truth.opening import apply_attention
+from unmask.data.pairs import Pair, PairSet
+from unmask.data.sampling import EpochSampler, MixedSampler
+from unmask.encoder import Floats, TextEncoder
+from unmask.errors import DataError, RecipeError
+from unmask.objectives.contrastive import NO_DOCUMENT, Contrastive, ContrastiveBatch, InfoNce, Part
+from unmask.text.batching import deal, token_budget
+from unmask.text.spans import TokenizedText
+from unmask.training.building import Data, StageContext, load_for_training, make_trainable
+from unmask.training.config import ContrastiveSettings, SimcseSettings, SupervisedSettings, TeacherSettings
+from unmask.training.loop import Job
+
+Teach = Callable[[Sequence[tuple[bool, str]]], Floats]
+
+
+@contextmanager
+def simcse_job(settings: SimcseSettings, context: StageContext) -> Iterator[Job]:
+    """Two dropout views of each text, in-batch negatives."""
+    with _encoder(settings, context) as encoder:
+        texts = context.data.texts(settings.data)
+        sampler = EpochSampler(len(texts), settings.batch_size, context.draw("rows"), "texts")
+
+        def batch(step: int) -> tuple[ContrastiveBatch, int]:
+            chosen = [texts[i] for i in sampler.rows(step)]
+            tokenized = encoder.tokenize(chosen)
+            rows = Rows([*tokenized, *tokenized], chosen * 2, len(chosen), views=True)
+            return make_batch(encoder, rows, settings, context)
+
+        yield _job(settings, context, encoder, InfoNce(**_shared(settings)), batch)
+
+
+@contextmanager
+def supervised_job(settings: SupervisedSettings, context: StageContext) -> Iterator[Job]:
+    """Queries, positives and hard negatives, each step from one data set."""
+    sets = pair_sets(settings, context.data)
+    sampler = mixed_sampler(settings, sets, context.draw("rows"))
+    teach = _teacher(settings.teacher, context.accelerator.device) if settings.teacher else None
+    with _encoder(settings, context) as encoder:
+
+        def batch(step: int) -> tuple[ContrastiveBatch, int]:
+            name, rows = sampler.rows(step)
+            chosen, pairs = sets[name], sets[name].take(rows)
+            queries = [pair.query for pair in pairs]
+            negatives = _negatives(pairs, settings, step)
+            others = [pair.positive for pair in pairs] + [text for _, text in negatives]
+            tokenized = [
+                *encoder.tokenize(queries, chosen.query_prompt),
+                *encoder.tokenize(others, chosen.document_prompt),
+            ]
+            step_rows = Rows(
+                tokenized,
+                queries + others,
+                anchors=len(pairs),
+                documents=[pair.document for pair in pairs],
+                negatives_of=[number for number, _ in negatives],
+            )
+            return make_batch(encoder, step_rows, settings, context, teach)
+
+        loss = InfoNce(
+            **_shared(settings),
+            mask_same_document=settings.mask_same_document,
+            false_negative_margin=settings.false_negative_margin,
+        )
+        yield _job(settings, context, encoder, loss, batch)
+
+
+def mixed_sampler(settings: SupervisedSettings, sets: Mapping[str, PairSet], seed: int) -> MixedSampler:
+    """Which set and rows belong to which step."""
+    sizes = {name: len(one) for name, one in sets.items()}
+    return MixedSampler(sizes, {name: one.weight for name, one in sets.items()}, settings.batch_size, seed)
+
+
+def pair_sets(settings: SupervisedSettings, data: Data) -> dict[str, PairSet]:
+    """The data sets of a stage by name.
+
+    Raises:
+        DataError: two of one name.
+    """
+    listed = [one for source in settings.sources for one in data.pairs(source)]
+    named = {one.name: one for one in listed}
+    if len(named) < len(listed):
+        raise DataError(
+            f"Two data sets of this stage have one name; there are {', '.join(one.name for one in listed)}."
+        )
+    return named
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The rows of a step: anchors, the positive of each, hard negatives.
+
+    Attributes:
+        tokenized: as the model reads them.
+        texts: without prompts.
+        anchors: how many anchors.
+        documents: of each positive, where it is known.
+        negatives_of: for each hard negative the number of its anchor.
+        views: equal rows are to differ by dropout; otherwise equal anchors are read once, and equal candidates.
+    """
+
+    tokenized: Sequence[TokenizedText]
+    texts: Sequence[str]
+    anchors: int
+    documents: Sequence[str | None] = ()
+    negatives_of: Sequence[int] = ()
+    views: bool = False
+
+
+def make_batch(
+    encoder: TextEncoder,
+    rows: Rows,
+    settings: ContrastiveSettings,
+    context: StageContext,
+    teach: Teach | None = None,
+) -> tuple[ContrastiveBatch, int]:
+    """This process's share of a step, and the tokens of the whole step.
+
+    Args:
+        encoder: pads.
+        rows: of the whole step.
+        settings: of the stage.
+        context: says which process this is.
+        teach: a teacher, for this process's rows.
+    """
+    processes, index = context.accelerator.num_processes, context.accelerator.process_index
+    sources = list(range(len(rows.tokenized))) if rows.views else _first_of_equals(rows)
+    read = sorted(set(sources))
+    lengths = [len(rows.tokenized[row]) for row in read]
+    budget = settings.micro_batch_tokens
+    if processes > 1:  # one process's share, even where a whole step would fit: all of them are to have work
+        budget = min(budget, -(-len(lengths) // processes) * max(lengths))
+    groups = [[read[i] for i in group] for group in token_budget(lengths, budget, padded=not encoder.padding_free)]
+    own = deal(groups, processes)[index]
+    device = context.accelerator.device
+    parts = [
+        Part(number, encoder.collate([rows.tokenized[i] for i in chosen], device), torch.tensor(chosen, device=device))
+        for number, chosen in own
+    ]
+    taught = None
+    if teach is not None:
+        mine = [(i < rows.anchors, rows.texts[i]) for _, chosen in own for i in chosen]
+        taught = torch.from_numpy(teach(mine)).to(device)
+    known = rows.documents or [None] * rows.anchors
+    documents = [*known, *known, *[None] * (len(sources) - 2 * rows.anchors)]
+    made = ContrastiveBatch(
+        parts,
+        rows.anchors,
+        texts=_numbers(rows.texts, device),
+        documents=_numbers(documents, device),
+        owners=torch.tensor([*range(rows.anchors), *range(rows.anchors), *rows.negatives_of], device=device),
+        sources=torch.tensor(sources, device=device),
+        teacher=taught,
+    )
+    return made, sum(lengths)
+
+
+def _first_of_equals(rows: Rows) -> list[int]:
+    """For each row the first one that the model would read just so; anchors and candidates stay apart."""
+    first: dict[tuple[bool, bytes, bytes], int] = {}
+    read = ((row < rows.anchors, text.ids.tobytes(), text.pooled.tobytes()) for row, text in enumerate(rows.tokenized))
+    return [first.setdefault(key, row) for row, key in enumerate(read)]
+
+
+def _teacher(settings: TeacherSettings, device: torch.device) -> Teach:
+    """A frozen encoder with its own instructions."""
+    encoder = TextEncoder.load(settings.name, device=device)
+
+    def teach(texts: Sequence[tuple[bool, str]]) -> Floats:
+        """Vectors of texts, each marked True if it is a query."""
+        vectors = np.empty((len(texts), encoder.dimension), dtype=np.float32)
+        for is_query, prompt in ((True, settings.query_prompt), (False, settings.document_prompt)):
+            rows = [row for row, (query, _) in enumerate(texts) if query is is_query]
+            if rows:
+                vectors[rows] = encoder.encode([texts[row][1] for row in rows], prompt=prompt)
+        return vectors
+
+    return teach
+
+
+def _numbers(values: Sequence[str | None], device: torch.device) -> torch.Tensor:
+    """Equal values, equal numbers."""
+    known: dict[str | None, int] = {None: NO_DOCUMENT}
+    return torch.tensor([known.setdefault(value, len(known)) for value in values], device=device)
+
+
+def _negatives(pairs: Sequence[Pair], settings: SupervisedSettings, step: int) -> list[tuple[int, str]]:
+    """The hard negatives of all rows with the number of each one's row; of too many, other ones each time."""
+    chosen = []
+    for number, pair in enumerate(pairs):
+        count = len(pair.negatives)
+        wanted = count if settings.hard_negatives is None else min(settings.hard_negatives, count)
+        chosen += [(number, pair.negatives[(step + i) % count]) for i in range(wanted)]
+    return chosen
+
+
+def _shared(settings: ContrastiveSettings) -> dict[str, Any]:
+    return {
+        "scale": settings.scale,
+        "both_directions": settings.both_directions,
+        "mask_duplicates": settings.mask_duplicates,
+        "matryoshka": tuple(settings.matryoshka),
+    }
+
+
+def _job(settings: ContrastiveSettings, context: StageContext, encoder: TextEncoder, loss: InfoNce, batch: Any) -> Job:
+    teacher = getattr(settings, "teacher", None)
+    weights = {"teacher_weight": teacher.weight, "teacher_scale": teacher.scale} if teacher else {}
+    return Job(
+        name=settings.name or str(settings.objective),  # type: ignore[attr-defined]
+        module=encoder.module,
+        objective=Contrastive(loss, grad_cache=settings.grad_cache, kept_graphs=settings.grad_cache_kept, **weights),
+        batch=batch,
+        evaluate=None,
+        evaluate_every=1,
+        seed=context.draw("steps"),
+    )
+
+
+@contextmanager
+def _encoder(settings: ContrastiveSettings, context: StageContext) -> Iterator[TextEncoder]:
+    """The encoder that a stage trains, with the dropout it asks for."""
+    model = load_for_training(settings, context)
+    apply_attention(model, context.origin.attention)
+    make_trainable(model, settings, context.origin.adapter)
+    tokenizer = load_tokenizer(context.origin.base)
+    with ExitStack() as dropout:
+        set_dropout(model, settings, dropout)
+        yield TextEncoder(model, tokenizer, context.encoder.changed(max_length=settings.max_length))
+
+
+def set_dropout(model: nn.Module, settings: ContrastiveSettings, stack: ExitStack) -> None:
+    """Turn on the dropout that makes two views of one text differ, and see that it does.
+
+    Raises:
+        RecipeError: attention dropout was asked for and the family applies none.
+    """
+    if settings.attention_dropout:
+        taken = stack.enter_context(attention_dropout(model, settings.attention_dropout))
+        if not taken or not views_differ(model):
+            raise RecipeError(
+                f"{family(model)} applies no attention dropout, so attention_dropout={settings.attention_dropout} "
+                "would do nothing. Set attention_dropout: 0 and hidden_dropout (for example 0.1) instead."
+            )
+    stack.enter_context(hidden_dropout(model, settings.hidden_dropout))
