@@ -7,8 +7,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from unmask.backbone.families import Family, register_family
     from unmask.backbone.truth.convert import convert
     from unmask.backbone.truth.verify import VerificationReport, verify
+    from unmask.corpus.encode import encode_files
     from unmask.encoder import TextEncoder, TokenVectors
     from unmask.errors import (
         ArtifactError,
@@ -19,7 +21,11 @@ if TYPE_CHECKING:
         TrainingError,
         UnmaskError,
     )
+    from unmask.pooling import Pooling, register_pooling
+    from unmask.runs.recipe import load_recipe
     from unmask.runs.run import train
+    from unmask.runs.schema import Recipe
+    from unmask.settings import EncoderSettings
 
 __version__ = "0.1.0"
 
@@ -27,7 +33,11 @@ _HOMES = {
     "ArtifactError": "unmask.errors",
     "ConversionError": "unmask.errors",
     "DataError": "unmask.errors",
+    "EncoderSettings": "unmask.settings",
     "EncodingError": "unmask.errors",
+    "Family": "unmask.backbone.families",
+    "Pooling": "unmask.pooling",
+    "Recipe": "unmask.runs.schema",
     "RecipeError": "unmask.errors",
     "TextEncoder": "unmask.encoder",
     "TokenVectors": "unmask.encoder",
@@ -35,6 +45,10 @@ _HOMES = {
     "UnmaskError": "unmask.errors",
     "VerificationReport": "unmask.backbone.truth.verify",
     "convert": "unmask.backbone.truth.convert",
+    "encode_files": "unmask.corpus.encode",
+    "load_recipe": "unmask.runs.recipe",
+    "register_family": "unmask.backbone.families",
+    "register_pooling": "unmask.pooling",
     "train": "unmask.runs.run",
     "verify": "unmask.backbone.truth.verify",
 }
@@ -43,7 +57,11 @@ __all__ = [
     "ArtifactError",
     "ConversionError",
     "DataError",
+    "EncoderSettings",
     "EncodingError",
+    "Family",
+    "Pooling",
+    "Recipe",
     "RecipeError",
     "TextEncoder",
     "TokenVectors",
@@ -51,6 +69,10 @@ __all__ = [
     "UnmaskError",
     "VerificationReport",
     "convert",
+    "encode_files",
+    "load_recipe",
+    "register_family",
+    "register_pooling",
     "train",
     "verify",
 ]

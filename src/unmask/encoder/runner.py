@@ -59,7 +59,7 @@ class EncoderModule(nn.Module):
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         states = token_states(self.model, input_ids, mask, positions_of(mask)).flatten(0, 1)
         real = mask.bool().flatten()
-        rows = torch.full((input_ids.shape[0],), input_ids.shape[1], device=states.device)
+        rows = torch.ones_like(mask, dtype=torch.int64).sum(dim=1)
         own = real if pooled is None else pooled.flatten()
         vectors = self.pooling(states.masked_fill(~real[:, None], 0), rows, own, real)
         return vectors

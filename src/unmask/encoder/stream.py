@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from unmask.encoder.runner import Runner
 from unmask.errors import EncodingError
+from unmask.settings import EncoderSettings
 from unmask.text.batching import Batch
 from unmask.text.reader import Reader
 from unmask.text.spans import TokenizedText
@@ -25,6 +26,25 @@ Key = TypeVar("Key")
 
 _WINDOW_TEXTS = 4096  # tokenized and sorted at a time, so that memory does not grow with the input
 _WINDOW_CHARACTERS = 1 << 24
+
+
+class EncodeOptions(TypedDict, total=False):
+    """What a call may say of how its texts are encoded; see `TextEncoder.encode`."""
+
+    prompt: str | None
+    prompt_name: str | None
+    normalize: bool | None
+    max_length: int | None
+    batch_tokens: int | None
+    compile: bool | None
+
+
+def with_saved_prompt(settings: EncoderSettings, names: Sequence[str], asked: EncodeOptions) -> EncodeOptions:
+    """What was asked for, with the first of some prompt names that is saved, unless another prompt is asked for."""
+    known = [name for name in names if name in settings.prompts]
+    if not known or asked.get("prompt") is not None or asked.get("prompt_name") is not None:
+        return asked
+    return {**asked, "prompt_name": known[0]}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +68,31 @@ class StreamOptions:
     compile: bool | None = None
     total: int | None = None
     advance: Callable[[int], object] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        reader: Reader,
+        asked: EncodeOptions,
+        *,
+        total: int | None = None,
+        advance: Callable[[int], object] | None = None,
+    ) -> "StreamOptions":
+        """What a call asked for, and where it said nothing what the settings say.
+
+        Raises:
+            DataError: no saved prompt has the name asked for.
+        """
+        normalize = asked.get("normalize")
+        return cls(
+            prompt=reader.prompt(asked.get("prompt"), asked.get("prompt_name")),
+            max_length=asked.get("max_length"),
+            normalize=reader.settings.normalize if normalize is None else normalize,
+            batch_tokens=asked.get("batch_tokens"),
+            compile=asked.get("compile"),
+            total=total,
+            advance=advance,
+        )
 
 
 def stream_vectors(

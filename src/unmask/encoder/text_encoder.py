@@ -1,26 +1,32 @@
 """TextEncoder: text -> vector, tokens, words. A thin door to the reader, the runner and the folder."""
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 import torch
 from tqdm import tqdm
 from typing_extensions import Unpack
 
-from unmask.backbone.devices import checked_device, saved_dtype, working_dtype
 from unmask.backbone.fast.contract import Availability
-from unmask.backbone.loading import load_model, max_positions
-from unmask.backbone.locate import find_adapters, layout_folder, load_tokenizer
-from unmask.backbone.structure import replace_body
+from unmask.backbone.loading import max_positions
 from unmask.backbone.truth.compatibility import compatibility_gaps
-from unmask.backbone.truth.opening import AttentionSpec, apply_attention, as_causal, attach_adapters
+from unmask.backbone.truth.opening import AttentionSpec
+from unmask.encoder.decoder import causal_decoder
 from unmask.encoder.folder import POOLING_WEIGHTS, write_encoder
+from unmask.encoder.opening import open_model
 from unmask.encoder.runner import EncoderModule, Runner
-from unmask.encoder.saved import read_attention, read_lineage, read_settings
-from unmask.encoder.stream import Floats, Key, StreamOptions, model_batches, stream_vectors
+from unmask.encoder.stream import (
+    EncodeOptions,
+    Floats,
+    Key,
+    StreamOptions,
+    model_batches,
+    stream_vectors,
+    with_saved_prompt,
+)
 from unmask.encoder.tokens import TokenVectors, token_vectors
 from unmask.encoder.words import WordPosition, word_states
 from unmask.errors import ArtifactError
@@ -28,17 +34,6 @@ from unmask.settings import AttentionMode, Dtype, EncoderSettings, Recurrent, Wi
 from unmask.text.batching import Batch, PaddedBatch, PaddingSide
 from unmask.text.reader import Reader
 from unmask.text.spans import TokenizedText
-
-
-class EncodeOptions(TypedDict, total=False):
-    """What a call may say of how its texts are encoded; see `TextEncoder.encode`."""
-
-    prompt: str | None
-    prompt_name: str | None
-    normalize: bool | None
-    max_length: int | None
-    batch_tokens: int | None
-    compile: bool | None
 
 
 class TextEncoder:
@@ -97,8 +92,7 @@ class TextEncoder:
     ) -> "TextEncoder":
         """Open an encoder folder, any sentence-transformers folder of a plain model, or a bare transformers model.
 
-        LoRA adapters bring their attention mode and settings along: those of this package, and those of the released
-        `llm2vec` (folders with `llm2vec_config.json`), which are bidirectional.
+        LoRA adapters bring their attention mode and settings along, those of the released `llm2vec` too.
 
         Args:
             name: folder, hub id, or `pocket`; or an adapter folder, whose base model is opened under it.
@@ -109,7 +103,7 @@ class TextEncoder:
             window: keep sliding windows (two-sided) or lift them; by default as saved, else keep.
             pooling: overrides what was saved; a bare model is mean-pooled.
             max_length: overrides what was saved.
-            chat_template: overrides what was saved.
+            chat_template: overrides what was saved, as does the next.
             include_special_tokens: overrides what was saved.
             dtype: of the weights; by default as saved, but float32 on a CPU that multiplies nothing shorter fast.
             device: by default the GPU if there is one.
@@ -120,32 +114,25 @@ class TextEncoder:
             ArtifactError: the folder is missing, broken, or holds modules this package cannot run.
             ConversionError: bidirectional by its config or by request, but its layers do not see the future.
         """
-        source, folders = find_adapters(str(name), [str(adapter) for adapter in adapters])
-        tokenizer = load_tokenizer(source)
-        place = checked_device(device)
-        working = working_dtype(source, dtype, place)
-        model = load_model(
-            source, head=False, dtype=working, attention_implementation=attention_implementation, device=place
+        opened = open_model(
+            str(name),
+            [str(adapter) for adapter in adapters],
+            AttentionSpec(attention, recurrent, window),
+            merge=merge,
+            dtype=dtype,
+            device=device,
+            attention_implementation=attention_implementation,
         )
-        layout = folders[-1] if folders else layout_folder(source)
-        asked = AttentionSpec(attention, recurrent, window)
-        spec = asked.over(read_attention(folders[-1]) if folders else {})
-        apply_attention(model, spec, verified=(layout / "unmask.json").is_file())
-        wrapper = attach_adapters(model, folders, merge=merge)
-        longest = max_positions(model, tokenizer)
-        settings = read_settings(layout, longest) or EncoderSettings(max_length=longest)
-        settings = settings.changed(
+        settings = opened.settings.changed(
             pooling=pooling,
             max_length=max_length,
             chat_template=chat_template,
             include_special_tokens=include_special_tokens,
         )
-        encoder = cls(model, tokenizer, settings, fast=fast)
-        encoder.runner.load_pooling(layout / POOLING_WEIGHTS)
-        encoder.lineage = read_lineage(layout)
-        encoder._base, encoder._adapter = str(encoder.lineage.get("base") or source), wrapper
-        if working != dtype and not folders:
-            encoder._stored = saved_dtype(source, dtype)
+        encoder = cls(opened.model, opened.tokenizer, settings, fast=fast)
+        encoder.runner.load_pooling(opened.folder / POOLING_WEIGHTS)
+        encoder.lineage = opened.lineage
+        encoder._base, encoder._adapter, encoder._stored = opened.base, opened.adapter, opened.stored
         return encoder
 
     @property
@@ -192,8 +179,7 @@ class TextEncoder:
     def padding_free(self) -> Availability:
         """Whether texts lie one after the other in a batch, and if not why; true or false like a bool.
 
-        By default where the family can (docs/support.md). Set it to False to pad. Raises ArtifactError when set to True
-        for a model that cannot.
+        By default where the family can (docs/support.md). False pads; True is an ArtifactError where a model cannot.
         """
         return self.runner.padding_free
 
@@ -234,30 +220,25 @@ class TextEncoder:
         """
         listed = [texts] if isinstance(texts, str) else texts
         with tqdm(total=len(listed), unit="text", disable=not progress, desc="encoding") as bar:
-            options = self._options(
-                len(listed),
-                bar.update,
-                prompt=prompt,
-                prompt_name=prompt_name,
-                normalize=normalize,
-                max_length=max_length,
-                batch_tokens=batch_tokens,
-                compile=compile,
-            )
+            asked: EncodeOptions = {
+                **{"prompt": prompt, "prompt_name": prompt_name, "normalize": normalize, "max_length": max_length},
+                **{"batch_tokens": batch_tokens, "compile": compile},
+            }
+            options = StreamOptions.of(self.reader, asked, total=len(listed), advance=bar.update)
             blocks = [block for _, block in stream_vectors(self.reader, self.runner, enumerate(listed), options)]
         vectors: Floats = np.concatenate(blocks) if blocks else np.empty((0, self.dimension), dtype=np.float32)
         return vectors[0] if isinstance(texts, str) else vectors
 
     def encode_query(self, texts: str | Sequence[str], **options: Unpack[EncodeOptions]) -> Floats:
         """Like `encode`, with the saved prompt `query` where there is one and no other is asked for."""
-        return self.encode(texts, **self._with_prompt(("query",), options))
+        return self.encode(texts, **with_saved_prompt(self.settings, ("query",), options))
 
     def encode_document(self, texts: str | Sequence[str], **options: Unpack[EncodeOptions]) -> Floats:
         """Like `encode`, with the saved prompt `document` (or `passage`, `corpus`) where no other is asked for."""
-        return self.encode(texts, **self._with_prompt(("document", "passage", "corpus"), options))
+        return self.encode(texts, **with_saved_prompt(self.settings, ("document", "passage", "corpus"), options))
 
     def stream(self, texts: Iterable[str], **options: Unpack[EncodeOptions]) -> Iterator[Floats]:
-        """Encode any number of texts in bounded memory.
+        """Encode any number of texts in bounded memory; errors as in `encode`.
 
         Args:
             texts: read in this thread as they are needed, and tokenized ahead in another.
@@ -265,10 +246,6 @@ class TextEncoder:
 
         Yields:
             Vectors float32 [some thousand texts, width], in the order of the texts.
-
-        Raises:
-            DataError: something that is not a string, or an unknown prompt name.
-            EncodingError: a vector that is not finite, with the numbers of the texts.
         """
         for _, vectors in self.stream_keyed(((None, text) for text in texts), **options):
             yield vectors
@@ -277,18 +254,14 @@ class TextEncoder:
         self, texts: Iterable[tuple[Key, str]], *, total: int | None = None, **options: Unpack[EncodeOptions]
     ) -> Iterator[tuple[list[Key], Floats]]:
         """Like `stream`, with a key of any kind beside each text, and `total` texts to come where that is known."""
-        yield from stream_vectors(self.reader, self.runner, texts, self._options(total, None, **options))
+        yield from stream_vectors(self.reader, self.runner, texts, StreamOptions.of(self.reader, options, total=total))
 
     def encode_tokens(self, texts: Sequence[str], *, batch_tokens: int | None = None) -> list[TokenVectors]:
         """The states of each text's own tokens (no prompt, template or special tokens), with their offsets."""
         return token_vectors(self, texts, batch_tokens=batch_tokens)
 
     def encode_words(
-        self,
-        texts: Sequence[Sequence[str]],
-        *,
-        position: WordPosition = "same",
-        batch_tokens: int | None = None,
+        self, texts: Sequence[Sequence[str]], *, position: WordPosition = "same", batch_tokens: int | None = None
     ) -> list[Floats]:
         """One vector a word: the mean of its tokens' states.
 
@@ -299,10 +272,7 @@ class TextEncoder:
             batch_tokens: most tokens in a batch.
 
         Returns:
-            For each text float32 [words, width].
-
-        Raises:
-            DataError: a text that is longer than `max_length` tokens, or not a list of words.
+            For each text float32 [words, width]. A text longer than `max_length` tokens is a DataError.
         """
         found: list[Floats] = [np.empty((0, self.dimension), dtype=np.float32)] * len(texts)
         for row, vectors in word_states(self, texts, positions=(position,), batch_tokens=batch_tokens):
@@ -340,8 +310,8 @@ class TextEncoder:
         """The causal language model that the base was, on the same weights, for as long as the block lasts.
 
         Unmerged adapters are switched off, attention is causal, one-sided layers read forward. The logits are those of
-        the untouched base if its weights were not changed: an encoder that was only converted, or one opened with
-        `merge=False`. The head comes from the base model, which must still be where it was.
+        the base if its weights were not changed (only converted, or opened with `merge=False`). The head comes from the
+        base model, which must still be where it was.
 
         Yields:
             A transformers model with its head; `.generate` works.
@@ -352,14 +322,8 @@ class TextEncoder:
         """
         if self._base is None:
             raise ArtifactError("as_decoder needs the base model for its head; open the encoder with TextEncoder.load.")
-        causal_lm = load_model(self._base, head=True, device=self.device).to(self.model.dtype)
-        try:
-            with as_causal(self.model), self._adapter.disable_adapter() if self._adapter else nullcontext():
-                replace_body(causal_lm, self.model)
-                yield causal_lm
-        finally:
-            if self._adapter:
-                self.model.requires_grad_(False)  # peft turns its weights' gradients on again
+        with causal_decoder(self.model, self._base, self._adapter) as causal_lm:
+            yield causal_lm
 
     def save(self, folder: str | Path) -> None:
         """Write an encoder folder that sentence-transformers opens without this package.
@@ -383,22 +347,3 @@ class TextEncoder:
             )
         finally:
             self.model.to(running)
-
-    def _options(self, total: int | None, advance: Any, **asked: Unpack[EncodeOptions]) -> StreamOptions:
-        normalize = asked.get("normalize")
-        return StreamOptions(
-            prompt=self.reader.prompt(asked.get("prompt"), asked.get("prompt_name")),
-            max_length=asked.get("max_length"),
-            normalize=self.settings.normalize if normalize is None else normalize,
-            batch_tokens=asked.get("batch_tokens"),
-            compile=asked.get("compile"),
-            total=total,
-            advance=advance,
-        )
-
-    def _with_prompt(self, names: Sequence[str], asked: EncodeOptions) -> EncodeOptions:
-        """The first of some prompt names that this encoder has saved, unless another prompt is asked for."""
-        known = [name for name in names if name in self.settings.prompts]
-        if not known or asked.get("prompt") is not None or asked.get("prompt_name") is not None:
-            return asked
-        return {**asked, "prompt_name": known[0]}

@@ -57,7 +57,7 @@ def pool(
         weights = weights * _counted(text, lengths, real)
     elif how != "mean":
         assert_never(how)
-    return averaged(states, weights, text, len(lengths))
+    return averaged(states, weights, text, lengths.shape[0])
 
 
 def averaged(states: torch.Tensor, weights: torch.Tensor, text: torch.Tensor, texts: int) -> torch.Tensor:
@@ -69,23 +69,23 @@ def averaged(states: torch.Tensor, weights: torch.Tensor, text: torch.Tensor, te
 
 def _text_of_token(states: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     """Number of the text that each token belongs to, int64 [tokens]."""
-    texts = torch.arange(len(lengths), device=states.device)
-    return torch.repeat_interleave(texts, lengths, output_size=len(states))
+    texts = torch.arange(lengths.shape[0], device=states.device)
+    return torch.repeat_interleave(texts, lengths, output_size=states.shape[0])
 
 
 def _counted(text: torch.Tensor, lengths: torch.Tensor, real: torch.Tensor | None) -> torch.Tensor:
     """1, 2, 3 ... from the first token of each text that the model reads, [tokens]."""
     starts = lengths.cumsum(0) - lengths
     if real is None:
-        return torch.arange(len(text), device=text.device) - starts[text] + 1
+        return torch.arange(text.shape[0], device=text.device) - starts[text] + 1
     counts = real.cumsum(0)
     return counts - (counts - real.long())[starts][text]
 
 
 def _one_each(marked: torch.Tensor, lengths: torch.Tensor, *, last: bool) -> torch.Tensor:
     """The first or last marked token of each text, int64 [texts]."""
-    tokens = torch.arange(len(marked), device=marked.device)
-    found = torch.where(marked, tokens, -1 if last else len(marked))
-    start = torch.zeros(len(lengths), dtype=torch.int64, device=marked.device)
+    tokens = torch.arange(marked.shape[0], device=marked.device)
+    found = torch.where(marked, tokens, -1 if last else marked.shape[0])
+    start = torch.zeros(lengths.shape[0], dtype=torch.int64, device=marked.device)
     text = _text_of_token(marked, lengths)
     return start.scatter_reduce(0, text, found, "amax" if last else "amin", include_self=False)

@@ -1,0 +1,76 @@
+"""Opening what an encoder is made of: a model as it should attend, its tokenizer, and what the folder says of both."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unmask.backbone.devices import checked_device, saved_dtype, working_dtype
+from unmask.backbone.loading import load_model, max_positions
+from unmask.backbone.locate import find_adapters, layout_folder, load_tokenizer
+from unmask.backbone.truth.opening import AttentionSpec, apply_attention, attach_adapters
+from unmask.encoder.saved import read_attention, read_lineage, read_settings
+from unmask.settings import Dtype, EncoderSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenedModel:
+    """A model ready to encode, and where it came from.
+
+    Attributes:
+        model: without head, on its device, attending as asked for.
+        tokenizer: its fast tokenizer.
+        settings: as saved; those of a bare model are defaults.
+        folder: that says so.
+        lineage: where the weights came from, as saved.
+        base: the model that the lineage begins with.
+        adapter: the peft wrapper of adapters that were not merged.
+        stored: dtype of the weights in the folder, where they run in another.
+    """
+
+    model: Any
+    tokenizer: Any
+    settings: EncoderSettings
+    folder: Path
+    lineage: dict[str, Any]
+    base: str
+    adapter: Any | None
+    stored: torch.dtype | None
+
+
+def open_model(
+    name: str,
+    adapters: Sequence[str],
+    asked: AttentionSpec,
+    *,
+    merge: bool,
+    dtype: Dtype,
+    device: str | torch.device | None,
+    attention_implementation: str | None,
+) -> OpenedModel:
+    """See `TextEncoder.load`."""
+    source, folders = find_adapters(name, adapters)
+    tokenizer = load_tokenizer(source)
+    place = checked_device(device)
+    working = working_dtype(source, dtype, place)
+    model = load_model(
+        source, head=False, dtype=working, attention_implementation=attention_implementation, device=place
+    )
+    layout = folders[-1] if folders else layout_folder(source)
+    spec = asked.over(read_attention(folders[-1]) if folders else {})
+    apply_attention(model, spec, verified=(layout / "unmask.json").is_file())
+    wrapper = attach_adapters(model, folders, merge=merge)
+    longest = max_positions(model, tokenizer)
+    lineage = read_lineage(layout)
+    return OpenedModel(
+        model=model,
+        tokenizer=tokenizer,
+        settings=read_settings(layout, longest) or EncoderSettings(max_length=longest),
+        folder=layout,
+        lineage=lineage,
+        base=str(lineage.get("base") or source),
+        adapter=wrapper,
+        stored=saved_dtype(source, dtype) if working != dtype and not folders else None,
+    )
