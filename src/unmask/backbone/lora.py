@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from unmask.backbone.fast.lora_branch import use_own_branch
+from unmask.backbone.fast.lora_branch import LoraBranch
 from unmask.errors import ArtifactError, RecipeError
 
 
@@ -46,7 +46,7 @@ def add_lora(
     except ValueError as error:
         names = sorted({name.rpartition(".")[2] for name, m in base.named_modules() if isinstance(m, nn.Linear)})
         raise RecipeError(f"LoRA targets {wanted!r} fit no layer; linear layers here: {names}.") from error
-    use_own_branch(wrapped)
+    LoraBranch().attach(wrapped)
     return wrapped
 
 
@@ -96,7 +96,7 @@ def load_lora(
         )
     peft.set_peft_model_state_dict(onto, found, adapter_name=name)
     if dropout is not None:
-        use_own_branch(onto)
+        LoraBranch().attach(onto)
     return onto
 
 

@@ -4,6 +4,8 @@ import argparse
 import logging
 import os
 import sys
+import traceback
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -26,31 +28,62 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in COMMANDS:
         import_module(f"unmask.cli.{name}").add_parser(commands)
+    _add_debug(parser)
     return parser
 
 
+def _add_debug(parser: argparse.ArgumentParser) -> None:
+    """`--debug` on every command, before or behind its name."""
+    parser.add_argument(
+        "--debug", action="store_true", default=argparse.SUPPRESS, help="show where an error comes from, and all logs"
+    )
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command in dict.fromkeys(action.choices.values()):
+                _add_debug(command)
+
+
+def _set_up_logging(debug: bool) -> None:
+    """Our own notes on stderr; of other libraries only errors, unless everything is asked for."""
+    for name, level in (("unmask", logging.WARNING if process_number() else logging.INFO), ("", logging.ERROR)):
+        logger = logging.getLogger(name)
+        for old in [handler for handler in logger.handlers if getattr(handler, "of_the_command_line", False)]:
+            logger.removeHandler(old)
+        handler = logging.StreamHandler(sys.stderr)
+        handler.of_the_command_line = True  # type: ignore[attr-defined]
+        handler.setLevel(logging.DEBUG if debug else level)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        handler.addFilter(lambda record, name=name: bool(name) or not record.name.startswith("unmask"))  # type: ignore[misc]
+        logger.addHandler(handler)
+    logging.getLogger("unmask").setLevel(logging.DEBUG if debug else logging.INFO)
+    # DeepSpeed, where it is installed, logs to stdout from its import on, which would break `--json`.
+    logging.getLogger("DeepSpeed").addFilter(_not_on_stdout)
+    if not debug:
+        os.environ.setdefault("TORCH_LOGS", "-all")  # torch has handlers of its own; this leaves its errors
+        warnings.simplefilter("ignore")
+
+
 def _not_on_stdout(record: logging.LogRecord) -> bool:
-    """DeepSpeed, where it is installed, logs to stdout from its import on, which would break `--json`."""
-    if record.filename != "real_accelerator.py":  # on a CPU it says so each time
-        logging.getLogger().handle(record)
+    logging.getLogger().handle(record)
     return False
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     arguments = build_parser().parse_args(argv)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("DeepSpeed").addFilter(_not_on_stdout)
-    logging.getLogger("unmask").setLevel(logging.WARNING if process_number() else logging.INFO)
+    debug = getattr(arguments, "debug", False) or os.environ.get("UNMASK_DEBUG", "0") not in ("", "0")
+    _set_up_logging(debug)
     try:
         code: int = arguments.run(arguments)
     except UnmaskError as error:
+        if debug:
+            traceback.print_exc()
         number = process_number()
         print(f"unmask{f' (process {number})' if number else ''}: {error}", file=sys.stderr)
         return 1 if isinstance(error, TrainingError) else 2
     except KeyboardInterrupt:
-        goes_on = " The same command goes on from the last checkpoint." if arguments.command == "train" else ""
-        print(f"unmask: stopped.{goes_on}", file=sys.stderr)
+        resumes = " The same command resumes from the last checkpoint." if arguments.command == "train" else ""
+        print(f"unmask: stopped.{resumes}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output went away (`| head`)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

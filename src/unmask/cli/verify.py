@@ -40,6 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     from unmask.backbone.shapes import load_twin
     from unmask.backbone.truth.compatibility import compatibility_gaps
     from unmask.backbone.truth.verify import verify
+    from unmask.encoder.runner import Runner
 
     if arguments.config_only:
         model = load_twin(arguments.model)
@@ -51,10 +52,11 @@ def run(arguments: argparse.Namespace) -> int:
         set_attention_mode(model, "bidirectional")  # the switches that a config cannot hold, as TextEncoder.load does
     report = verify(model, backends=arguments.backend)
     gaps = compatibility_gaps(model)
+    paths = {name: str(taken) for name, taken in Runner(model, "mean").paths().items()}
     if arguments.json:
-        print_json(report.to_dict() | {"config_only": arguments.config_only, "other_runtimes": gaps})
+        more = {"config_only": arguments.config_only, "other_runtimes": gaps, "fast_paths": paths}
+        print_json(report.to_dict() | more)
     else:
         print(report.table())
-        for gap in gaps:
-            print(gap)
+        print("\n".join([*(f"fast path {name}: {taken}" for name, taken in paths.items()), *gaps]))
     return 0 if report.bidirectional else 1

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from unmask.backbone.fast.contract import wanted
+from unmask.backbone.fast.contract import Availability, wanted
 from unmask.backbone.fast.random_masks import Dropout
 
 _SHORT = 128  # tokens; up to here float32 products are faster than torch's kernel in bfloat16
@@ -106,3 +106,28 @@ def _filled(
         seen[:length, :length] = visible
     filled = [nn.functional.pad(x, (0, 0, 0, filler)) for x in (query, key, value)]
     return filled[0], filled[1], filled[2], seen
+
+
+class Products:
+    """Attention as products around a softmax, as a fast path; it comes and goes with flat attention."""
+
+    name = "products"
+
+    def available(self, model: nn.Module) -> Availability:
+        """On a CPU."""
+        if next(model.parameters()).device.type != "cpu":
+            return Availability(False, "torch's kernels are faster than products on a GPU")
+        return wanted(self.name)
+
+    def attach(self, model: nn.Module) -> None:
+        """Nothing to do."""
+
+    def detach(self, model: nn.Module) -> None:
+        """Nothing to do."""
+
+    def self_test(self) -> float:
+        """Products against torch's kernel."""
+        query, key, value = torch.randn(2, 4, 9, 8), torch.randn(2, 2, 9, 8), torch.randn(2, 2, 9, 8)
+        expected = nn.functional.scaled_dot_product_attention(query, key, value, enable_gqa=True)
+        found = attend_by_products(query, key, value, scale=None, visible=None, dropout=0.0)
+        return float((found - expected).norm() / expected.norm())

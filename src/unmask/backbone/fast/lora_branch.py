@@ -9,7 +9,9 @@ import functools
 from typing import Any
 
 import torch
+from torch import nn
 
+from unmask.backbone.fast.contract import Availability, wanted
 from unmask.backbone.fast.random_masks import masked, random_mask
 
 
@@ -47,13 +49,38 @@ class LowRankBranch(torch.autograd.Function):
         return for_x, for_a.to(a.dtype), for_b.to(b.dtype), None, None
 
 
-def use_own_branch(wrapped: Any) -> None:
-    """Let peft's plain LoRA layers run the branch this way, in place; others (DoRA, four bits) stay as they are."""
-    from peft.tuners.lora.layer import Linear
+class LoraBranch:
+    """The branch as one step, as a fast path of peft's plain LoRA layers; others (DoRA, four bits) stay as they are."""
 
-    for module in wrapped.modules():
-        if type(module) is Linear:
-            module.__class__ = _layer_class()
+    name = "lora"
+
+    def available(self, model: nn.Module) -> Availability:
+        """Everywhere."""
+        return wanted(self.name)
+
+    def attach(self, model: nn.Module) -> None:
+        """Let a model's LoRA layers run it in training, in place; `model` is peft's wrapper."""
+        from peft.tuners.lora.layer import Linear
+
+        for module in model.modules() if self.available(model) else ():
+            if type(module) is Linear:
+                module.__class__ = _layer_class()
+
+    def detach(self, model: nn.Module) -> None:
+        """Peft's own layers again."""
+        for module in model.modules():
+            if type(module) is _layer_class():
+                module.__class__ = _layer_class().__base__  # type: ignore[assignment]
+
+    def self_test(self) -> float:
+        """The branch's gradients against those of the same in single steps."""
+        x, a, b = torch.randn(5, 8), torch.randn(2, 8, requires_grad=True), torch.randn(6, 2, requires_grad=True)
+        (x @ a.T @ b.T * 2).pow(2).sum().backward()
+        expected = torch.cat([a.grad.flatten(), b.grad.flatten()])  # type: ignore[union-attr]
+        a.grad = b.grad = None
+        LowRankBranch.apply(x, a, b, 2.0, 0.0).pow(2).sum().backward()  # type: ignore[no-untyped-call]
+        found = torch.cat([a.grad.flatten(), b.grad.flatten()])  # type: ignore[attr-defined]
+        return float((found - expected).norm() / expected.norm())
 
 
 @functools.cache

@@ -30,13 +30,16 @@ def _dtypes() -> tuple[torch.dtype, ...]:
     return (*single, torch.bfloat16) if operators.multiplies_bf16_on_cpu() else single
 
 
+_DTYPES = _dtypes()
+
+
 class PrepackedLinear(nn.Linear):
     """A linear layer that multiplies by a laid-out copy in inference mode, and is itself otherwise."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Like nn.Linear, up to the order of sums."""
         weight = self.weight
-        alike = input.dtype == weight.dtype and not torch.is_autocast_enabled("cpu")
+        alike = input.dtype == weight.dtype and weight.dtype in _DTYPES and not torch.is_autocast_enabled("cpu")
         if weight.device.type != "cpu" or not alike or torch.is_grad_enabled() or not _is_plain(weight):
             return super().forward(input)
         multiply = torch.ops.unmask.prepacked_linear.default if torch.compiler.is_compiling() else _multiply
@@ -107,8 +110,10 @@ class PrepackedLayers:
         place = next(model.parameters())
         if place.device.type != "cpu":
             return Availability(False, "weights are laid out for CPUs alone")
-        if place.dtype not in _dtypes():
+        if place.dtype not in _DTYPES:
             return Availability(False, f"this CPU and torch have no laid-out products in {place.dtype}")
+        if self._release is not None:
+            return Availability(True)
         size = sum(layer.weight.nbytes for layer in _linear(model))
         if size > _MOST_BYTES:
             return Availability(False, f"a second copy of the weights would take {size / 1e9:.0f} GB")

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from unmask.backbone.fast import operators
-from unmask.backbone.fast.contract import wanted
+from unmask.backbone.fast.contract import Availability, wanted
 
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -46,3 +47,28 @@ class Dropout(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
         """The gradient where nothing was dropped."""
         return masked(gradients[0], *ctx.saved_tensors), None
+
+
+class RandomMasks:
+    """Masks from raw random bits, as a fast path; what drops by them asks at each draw."""
+
+    name = "masks"
+
+    def available(self, model: nn.Module) -> Availability:
+        """On a CPU."""
+        if next(model.parameters()).device.type != "cpu":
+            return Availability(False, "a GPU draws fast enough")
+        return wanted(self.name)
+
+    def attach(self, model: nn.Module) -> None:
+        """Nothing to do."""
+
+    def detach(self, model: nn.Module) -> None:
+        """Nothing to do."""
+
+    def self_test(self) -> float:
+        """What is kept is untouched: the distance of the kept values from their own."""
+        values = torch.randn(64, 64)
+        mask = random_mask(values, 0.3)
+        expected = torch.where(mask == 0, 0.0, values)
+        return float((masked(values, mask) - expected).norm() / expected.norm())

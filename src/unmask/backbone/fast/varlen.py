@@ -24,6 +24,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from unmask.backbone.families.switches import attention_mode
 from unmask.backbone.fast import operators
+from unmask.backbone.fast.contract import Availability, wanted
 from unmask.backbone.fast.cpu_attention import attend_by_products, suits_products
 from unmask.backbone.structure import FLAT_ATTENTION, backend_in_use, text_config
 from unmask.text.batching import send
@@ -285,3 +286,34 @@ def layout_of(lengths: Sequence[int], model: nn.Module) -> FlatLayout:
     """The layout of texts in a row for a model, on its device."""
     causal = attention_mode(model) == "causal" and any(getattr(m, "is_causal", False) is True for m in model.modules())
     return FlatLayout(tuple(lengths), next(model.parameters()).device, causal)
+
+
+class FlatAttention:
+    """Batches without padding, as a fast path; whether a model can read them is `reads_flat` (truth/flat.py)."""
+
+    name = "flat"
+
+    def available(self, model: nn.Module) -> Availability:
+        """Where a model attends by sdpa; whether its family can is for a proof to say."""
+        backend = backend_in_use(model)
+        if backend != "sdpa":
+            return Availability(False, f"attn_implementation={backend!r} pads its batches; sdpa would not have to")
+        return wanted(self.name)
+
+    def attach(self, model: nn.Module) -> None:
+        """See `use_flat_attention`."""
+        use_flat_attention(model)
+
+    def detach(self, model: nn.Module) -> None:
+        """See `stop_flat_attention`."""
+        stop_flat_attention(model)
+
+    def self_test(self) -> float:
+        """Attention text by text against dense attention with a mask of who sees whom."""
+        lengths = (5, 5, 2)
+        query, key, value = torch.randn(1, 4, 12, 8), torch.randn(1, 2, 12, 8), torch.randn(1, 2, 12, 8)
+        text = torch.repeat_interleave(torch.arange(3), torch.tensor(lengths))
+        mask = text[:, None] == text[None]
+        expected = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=True)
+        found = attend(query, key, value, FlatLayout(lengths, query.device)).transpose(0, 1)
+        return float((found - expected[0]).norm() / expected.norm())

@@ -1,16 +1,12 @@
 """What runtimes without this package make of a converted model's config."""
 
-import logging
-
 from torch import nn
 
 from unmask.backbone.families.switches import attention_mode, lift_windows, window_mode
-from unmask.backbone.structure import backend_in_use, family, text_config
+from unmask.backbone.structure import MODEL_ERRORS, backend_in_use, family, first_line, text_config
 from unmask.backbone.truth.recurrent import installed_mixers, layers_with, recurrent_mode
-from unmask.backbone.truth.twins import tiny_config, tiny_model
+from unmask.backbone.truth.twins import build_twin, tiny_model
 from unmask.backbone.truth.verify import named, verify
-
-logger = logging.getLogger(__name__)
 
 
 def compatibility_gaps(model: nn.Module) -> list[str]:
@@ -27,14 +23,13 @@ def compatibility_gaps(model: nn.Module) -> list[str]:
             f"({named(installed_mixers(model))}); other runtimes run them left to right and give other vectors."
         )
     try:
-        twin = tiny_model(tiny_config(text_config(model)), head=False)
+        twin = build_twin(text_config(model))
         if window_mode(model) == "lift":
             lift_windows(twin)
             twin = tiny_model(text_config(twin), head=False)
         report = verify(twin, backends=[backend_in_use(twin)])
-    except Exception as error:  # sizes that do not shrink together say nothing about the model itself
-        logger.warning("%s: not checked how other runtimes read it (%s).", family(model), error)
-        return gaps
+    except MODEL_ERRORS as error:
+        return [*gaps, f"Not checked how other runtimes read this {family(model)}: {first_line(error)}."]
     mixed = layers_with(model, installed_mixers(model))
     blind = [check for check in report.failures() if check.layer not in mixed]
     if blind:

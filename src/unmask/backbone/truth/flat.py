@@ -1,15 +1,17 @@
 """Whether a model reads texts one after the other as it reads them alone: measured, on a tiny twin of it."""
 
 import copy
+import threading
 from functools import lru_cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
 from unmask.backbone.families.switches import attention_mode, set_attention_mode, window_mode
 from unmask.backbone.fast.contract import Availability
-from unmask.backbone.fast.varlen import layout_of, use_flat_attention
+from unmask.backbone.fast.varlen import FlatAttention, layout_of, use_flat_attention
 from unmask.backbone.forward import flat_states, token_states
 from unmask.backbone.structure import MODEL_ERRORS, RECURRENT_KEY, backend_in_use, family, first_line, text_config
 from unmask.backbone.truth.twins import build_twin
@@ -17,21 +19,29 @@ from unmask.backbone.truth.twins import build_twin
 _TWIN_LENGTHS = (40, 21, 9, 9, 3)  # beyond a twin's windows, within them, two alike
 _EXACT = 1e-4  # relative to the size of the states, in float32
 _NEAR = 5e-2  # in the model's own dtype, by other kernels
+# What was found of a model in each state that it was asked in; writing out a whole config takes longer than asking.
+_ANSWERS: WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], Availability]] = WeakKeyDictionary()
+_LOCK = threading.Lock()
 
 
 def reads_flat(model: nn.Module) -> Availability:
     """Whether a model's texts get the same states one after the other in a row as alone, and if not why.
 
     Asked for at every use: the answer belongs to the attention implementation, mode, windows, device and dtype that the
-    model has now, and is kept for as long as its config stays the same.
+    model has now; models of equal config share a proof.
     """
     config, place = text_config(model), next(model.parameters())
-    backend = backend_in_use(model)
-    if backend != "sdpa":
-        return Availability(False, f"attn_implementation={backend!r} pads its batches; sdpa would not have to")
+    possible = FlatAttention().available(model)
+    if not possible:
+        return possible
     if getattr(config, RECURRENT_KEY, None):
         return Availability(False, f"{family(model)} has layers other than attention that mix tokens")
-    return _proof(_Key(config), attention_mode(model), window_mode(model), place.device, place.dtype)
+    now = (id(config), attention_mode(model), window_mode(model), place.device, place.dtype)
+    known = _ANSWERS.setdefault(model, {})
+    if now not in known:
+        with _LOCK:  # a twin is drawn with a seed of its own, which two threads would mix up
+            known[now] = _proof(_Key(config), attention_mode(model), place.device, place.dtype)
+    return known[now]
 
 
 class _Key:
@@ -50,7 +60,7 @@ class _Key:
 
 @lru_cache(maxsize=64)
 @torch.no_grad()
-def _proof(key: _Key, mode: str, window: str, device: torch.device, dtype: torch.dtype) -> Availability:
+def _proof(key: _Key, mode: str, device: torch.device, dtype: torch.dtype) -> Availability:
     name = str(key.config.model_type)
     try:
         twin = build_twin(copy.deepcopy(key.config))

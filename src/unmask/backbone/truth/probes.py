@@ -161,21 +161,35 @@ def layer_reach(model: nn.Module, tokens: int = LONG) -> list[tuple[int, int]]:
 
 
 @torch.no_grad()
-def padding_shift(model: nn.Module) -> float:
-    """How far padding moves a text's states, relative to their size (Frobenius norms): 0 up to rounding."""
+def alone_states(model: nn.Module) -> list[torch.Tensor]:
+    """States [1, tokens, width] of three texts, a long one, one within windows and a short one, each by itself."""
+    lengths, longest = _lengths(model)
+    batch = _padded(model, lengths, longest, "right")
+    return [token_states(model, *_alone(batch, row, length)) for row, length in enumerate(lengths)]
+
+
+def distance(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """How far states are from others, relative to the size of these (Frobenius norms); 1 where they are not finite."""
+    change = (found.float() - expected.float()).norm() / expected.float().norm()
+    return float(change.nan_to_num(1.0))
+
+
+def _lengths(model: nn.Module) -> tuple[list[int], int]:
     longest = min(LONG, int(getattr(text_config(model), "max_position_embeddings", None) or LONG))
-    lengths = [longest, longest * 2 // 3 - 1, LENGTH - 1]
-    alone = [
-        token_states(model, *_alone(_padded(model, lengths, longest, "right"), row, n)) for row, n in enumerate(lengths)
-    ]
+    return [longest, longest * 2 // 3 - 1, LENGTH - 1], longest
+
+
+@torch.no_grad()
+def padding_shift(model: nn.Module) -> float:
+    """How far padding moves a text's states, relative to their size: 0 up to rounding."""
+    lengths, longest = _lengths(model)
+    alone = alone_states(model)
     shift = 0.0
     for side in ("left", "right"):
         batch = _padded(model, lengths, longest, side)
         states = token_states(model, batch.input_ids, batch.attention_mask, batch.position_ids)
         for row, expected in enumerate(alone):
-            found = states[row, batch.attention_mask[row].bool()].float()
-            change = (found - expected[0].float()).norm() / expected.float().norm()
-            shift = max(shift, float(change.nan_to_num(1.0)))
+            shift = max(shift, distance(states[row, batch.attention_mask[row].bool()], expected[0]))
     return shift
 
 

@@ -25,13 +25,23 @@ from unmask.backbone.structure import (
     family,
     first_line,
 )
-from unmask.backbone.truth.probes import CASES, layer_gradients, look_back, padding_shift, probe_batch
+from unmask.backbone.truth.probes import (
+    CASES,
+    alone_states,
+    distance,
+    layer_gradients,
+    look_back,
+    padding_shift,
+    probe_batch,
+)
 from unmask.backbone.truth.recurrent import one_sided_mixers
 from unmask.errors import ConversionError
 
 BACKENDS = ("eager", "sdpa")
-_ROUNDING = {torch.float32: 1e-3, torch.float64: 1e-3}  # largest shift that is no dependence on padding
-_HALF_ROUNDING = 0.1  # sixteen bits add up over layers; `convert` looks closer, at a float32 twin
+_EXACT = 1e-3  # largest shift in float32 that is no dependence on padding
+# In sixteen bits rounding adds up over layers: this much at least, or three times what the model itself shows between
+# two attention implementations. `convert` looks closer, at a float32 twin.
+_HALF, _HALF_FACTOR = 0.1, 3.0
 
 
 @dataclass(slots=True)
@@ -95,7 +105,7 @@ class VerificationReport:
     checks: list[LayerCheck]
     unusable: dict[str, str]
     padding_shift: dict[str, float] = field(default_factory=dict)
-    padding_limit: float = _HALF_ROUNDING
+    padding_limit: float = _EXACT
     one_sided: list[str] = field(default_factory=list)
 
     @property
@@ -177,8 +187,7 @@ def verify(model: nn.Module, *, backends: Sequence[str] | None = None) -> Verifi
     current = backend_in_use(model)
     if backends is None:
         backends = [current, *(b for b in BACKENDS if b != current)]
-    dtype = next(model.parameters()).dtype
-    report = VerificationReport(family(model), [], {}, padding_limit=_ROUNDING.get(dtype, _HALF_ROUNDING))
+    report = VerificationReport(family(model), [], {})
     with evaluation_mode(model):
         try:
             for backend in backends:
@@ -191,6 +200,8 @@ def verify(model: nn.Module, *, backends: Sequence[str] | None = None) -> Verifi
                     raise
                 except MODEL_ERRORS as error:  # a backend that a class does not support fails in many ways
                     report.unusable[backend] = first_line(error)[:200]
+            if next(model.parameters()).dtype in (torch.bfloat16, torch.float16):
+                report.padding_limit = max(_HALF, _HALF_FACTOR * _rounding(model, current))
             _set_backend(model, current)
             if report.checks and not report.failures(current) and current not in report.unusable:
                 report.one_sided = one_sided_mixers(model)
@@ -208,6 +219,18 @@ def first_sees_last(model: nn.Module) -> bool:
         same, again, changed = token_states(model, ids)[:, 0].float()
     # Rows of a batch may be rounded differently: two equal ones show by how much.
     return bool((changed - same).norm() > 10 * (again - same).norm())
+
+
+def _rounding(model: nn.Module, current: str) -> float:
+    """How far the states of lone texts are apart in two attention implementations; 0 where only one runs."""
+    states = []
+    for backend in dict.fromkeys((current, *BACKENDS)):
+        try:
+            _set_backend(model, backend)
+            states.append(alone_states(model))
+        except MODEL_ERRORS:  # of no consequence: the limit is then the smallest
+            continue
+    return max((distance(a, b) for a, b in zip(states[0], states[1], strict=True)), default=0.0) if states[1:] else 0.0
 
 
 def _set_backend(model: nn.Module, backend: str) -> None:
