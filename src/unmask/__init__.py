@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         TrainingError,
         UnmaskError,
     )
+    from unmask.evaluation.tasks import Measure, Task, register_task
     from unmask.runs.run import train
 
 __version__ = "0.1.0"
@@ -28,13 +29,16 @@ _HOMES = {
     "ConversionError": "unmask.errors",
     "DataError": "unmask.errors",
     "EncodingError": "unmask.errors",
+    "Measure": "unmask.evaluation.tasks",
     "RecipeError": "unmask.errors",
+    "Task": "unmask.evaluation.tasks",
     "TextEncoder": "unmask.encoder",
     "TokenVectors": "unmask.encoder",
     "TrainingError": "unmask.errors",
     "UnmaskError": "unmask.errors",
     "VerificationReport": "unmask.backbone.truth.verify",
     "convert": "unmask.backbone.truth.convert",
+    "register_task": "unmask.evaluation.tasks",
     "train": "unmask.runs.run",
     "verify": "unmask.backbone.truth.verify",
 }
@@ -44,13 +48,16 @@ __all__ = [
     "ConversionError",
     "DataError",
     "EncodingError",
+    "Measure",
     "RecipeError",
+    "Task",
     "TextEncoder",
     "TokenVectors",
     "TrainingError",
     "UnmaskError",
     "VerificationReport",
     "convert",
+    "register_task",
     "train",
     "verify",
 ]

@@ -2,15 +2,46 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
+from pydantic import Field
 
-from unmask.data.ranking import Beir, Candidates, Judgements
-from unmask.encoder import TextEncoder, search
+from unmask.data.ranking import Beir, Candidates, Judgements, read_beir, read_candidates
 from unmask.errors import DataError
+from unmask.evaluation.tasks.record import InputFile, InputFolder, Measure, Task
+from unmask.settings import Settings
+
+if TYPE_CHECKING:
+    from unmask.encoder import TextEncoder
 
 Run = Mapping[str, Mapping[str, float]]  # query id -> document id -> score
 _DEPTH = 1000
+_QueryPrompt = Annotated[str | None, Field(description="instruction put in front of queries")]
+_DocumentPrompt = Annotated[str | None, Field(description="instruction put in front of documents; the paper has none")]
+
+
+class RetrievalSettings(Settings):
+    """A BEIR folder."""
+
+    folder: InputFolder = Field(
+        description="folder with corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv; or a hub data set name@split"
+    )
+    split: str = Field("test", description="whose judgements (default: test)")
+    prompt: _QueryPrompt = None
+    document_prompt: _DocumentPrompt = None
+    ignore_identical_ids: bool = Field(False, description="ArguAna, Quora: a query is a document")
+    max_length: int | None = Field(None, ge=1, description="cut documents and queries shorter than the encoder does")
+
+
+class RerankingSettings(Settings):
+    """Queries with candidates."""
+
+    file: InputFile = Field(
+        description="jsonl with query, positive[], negative[]; on the command line also a hub data set of that form"
+    )
+    prompt: _QueryPrompt = None
+    document_prompt: _DocumentPrompt = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +74,7 @@ class RetrievalResult:
 
 
 def evaluate_beir(
-    encoder: TextEncoder,
+    encoder: "TextEncoder",
     data: Beir,
     *,
     prompt: str | None = None,
@@ -65,6 +96,8 @@ def evaluate_beir(
         ignore_identical: drop a document that has its query's id (ArguAna, Quora).
         progress: show a bar.
     """
+    from unmask.encoder import search
+
     names = list(data.queries)
     texts = list(data.queries.values())
     queries = encoder.encode(texts, prompt=prompt, normalize=True, max_length=max_length, progress=progress)
@@ -89,7 +122,7 @@ def evaluate_beir(
 
 
 def evaluate_candidates(
-    encoder: TextEncoder,
+    encoder: "TextEncoder",
     data: Sequence[Candidates],
     *,
     prompt: str | None = None,
@@ -134,7 +167,7 @@ def rank_measures(run: Run, judgements: Judgements, documents: int) -> RankingRe
 
 
 def evaluate_retrieval(
-    encoder: TextEncoder, queries: Sequence[str], documents: Sequence[str], *, progress: bool = False
+    encoder: "TextEncoder", queries: Sequence[str], documents: Sequence[str], *, progress: bool = False
 ) -> RetrievalResult:
     """Rank all documents for each query by cosine; document i is the right one for query i.
 
@@ -151,3 +184,39 @@ def evaluate_retrieval(
     ranks = (scores >= own).sum(axis=1)  # the document itself is one of them
     reciprocal = np.where(ranks <= 10, 1.0 / ranks, 0.0)
     return RetrievalResult(100 * float((ranks == 1).mean()), 100 * float(reciprocal.mean()), len(queries))
+
+
+def _left_out(data: Beir) -> str | None:
+    said = f"{data.left_out} queries without judgements in this split are left out; {len(data.queries)} are scored."
+    return said if data.left_out else None
+
+
+RETRIEVAL = Task(
+    name="retrieval",
+    help="a BEIR folder: nDCG@10, MAP, MRR@10, recall@100 of exact search",
+    settings=RetrievalSettings,
+    read=lambda settings: read_beir(settings.folder, settings.split),
+    score=lambda encoder, data, settings, progress: evaluate_beir(
+        encoder,
+        data,
+        prompt=settings.prompt,
+        document_prompt=settings.document_prompt,
+        max_length=settings.max_length,
+        ignore_identical=settings.ignore_identical_ids,
+        progress=progress,
+    ).to_dict(),
+    measures=(Measure("ndcg_at_10", "nDCG@10, %", " nDCG@10"),),
+    example="retrieval pocket-bi --data scifact --prompt 'Given a claim, find its source: '",
+    note=_left_out,
+)
+RERANKING = Task(
+    name="reranking",
+    help="queries with candidates: MAP, MRR@10, nDCG@10",
+    settings=RerankingSettings,
+    read=lambda settings: read_candidates(settings.file),
+    score=lambda encoder, data, settings, progress: evaluate_candidates(
+        encoder, data, prompt=settings.prompt, document_prompt=settings.document_prompt, progress=progress
+    ).to_dict(),
+    measures=(Measure("map", "mean average precision, %", " MAP"),),
+    example="reranking pocket-bi --data candidates.jsonl",
+)
