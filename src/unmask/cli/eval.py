@@ -15,7 +15,6 @@ from unmask.cli.console import (
     table,
 )
 
-_METAVARS = {"file": "FILE", "folder": "DIR"}
 _SETTING = "setting "  # in front of a setting's name among the parsed arguments; no option is called like that
 
 
@@ -40,37 +39,32 @@ def _add_tasks(parser: argparse.ArgumentParser) -> None:
 
 def _add_task(tasks: Any, task: Any) -> None:
     """An option for each setting; a setting that the encoder has too, such as max_length, is left to it."""
-    from unmask.evaluation.tasks import inputs
-
     example = f"example: unmask eval {task.example}" if task.example else None
     parser = tasks.add_parser(task.name, help=task.help, epilog=example)
     parser.add_argument("encoder", metavar="ENCODER")
-    metavars = {name: {"metavar": _METAVARS[kind]} for name, kind in inputs(task.settings)}
     for name, setting in task.settings.model_fields.items():
         if name not in ENCODER_OPTIONS:
             parser.add_argument(
-                "--data" if name in _METAVARS else f"--{name.replace('_', '-')}",
+                "--data" if name in ("file", "folder") else f"--{name.replace('_', '-')}",
                 dest=_SETTING + name,
                 default=argparse.SUPPRESS,
                 required=setting.is_required(),
                 help=(setting.description or "").replace("%", "%%"),
-                **_shape(setting.annotation) or metavars.get(name) or {"metavar": name.upper()},
+                **_shape(name, setting.annotation),
             )
     parser.set_defaults(run=run)
     add_encoder_options(parser)
     add_json(parser)
 
 
-def _shape(annotation: Any) -> dict[str, Any]:
-    """How many values an option takes."""
+def _shape(name: str, annotation: Any) -> dict[str, Any]:
+    """How many values an option takes, and what they are called."""
     for kind in (annotation, *get_args(annotation)):
         if kind is bool:
             return {"action": "store_true"}
-        if get_origin(kind) is list:
-            return {"nargs": "+"}
-        if get_origin(kind) is tuple:
-            return {"nargs": len(get_args(kind)), "metavar": "NAME"}
-    return {}
+        if get_origin(kind) in (list, tuple):
+            return {"nargs": "+" if get_origin(kind) is list else len(get_args(kind)), "metavar": "NAME"}
+    return {"metavar": name.upper()}
 
 
 def run(arguments: argparse.Namespace) -> int:

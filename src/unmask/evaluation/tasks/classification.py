@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +12,7 @@ from pydantic import Field
 from unmask.data.sources import LabelledTexts, read_labelled_texts
 from unmask.errors import DataError
 from unmask.evaluation.quiet import quiet
-from unmask.evaluation.tasks.record import SOURCE, InputFile, Measure, Prompt, Task
+from unmask.evaluation.tasks.record import SOURCE, InputFile, Measure, Prompt, Task, scored_by
 from unmask.settings import Settings
 
 if TYPE_CHECKING:
@@ -43,10 +43,6 @@ class ClassificationResult:
     texts: int
     classes: int
     draws: int
-
-    def to_dict(self) -> dict[str, float]:
-        """For `--json`."""
-        return asdict(self)
 
 
 def check_classes(train: LabelledTexts, test: LabelledTexts) -> None:
@@ -146,9 +142,9 @@ CLASSIFICATION = Task(
     help="texts with labels: accuracy of a logistic regression",
     settings=ClassificationSettings,
     read=_read,
-    score=lambda encoder, data, settings, progress: evaluate_classification(
-        encoder, *data, shots=settings.shots, draws=settings.draws, prompt=settings.prompt, progress=progress
-    ).to_dict(),
+    score=scored_by(
+        lambda encoder, data, **rest: evaluate_classification(encoder, *data, **rest), "shots", "draws", "prompt"
+    ),
     measures=(Measure("accuracy", "classification accuracy, %", " accuracy"),),
     example="classification pocket-bi --train train.csv --test test.csv --shots 8",
 )

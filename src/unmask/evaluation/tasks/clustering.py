@@ -1,14 +1,14 @@
 """Clustering of texts: do the clusters of their vectors match their labels?"""
 
 import statistics
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from unmask.data.sources import LabelledTexts, read_labelled_texts
 from unmask.evaluation.quiet import quiet
-from unmask.evaluation.tasks.record import SOURCE, InputFile, Measure, Prompt, Task
+from unmask.evaluation.tasks.record import SOURCE, InputFile, Measure, Prompt, Task, scored_by
 from unmask.settings import Settings
 
 if TYPE_CHECKING:
@@ -35,10 +35,6 @@ class ClusteringResult:
     texts: int
     clusters: int
     seeds: int
-
-    def to_dict(self) -> dict[str, float]:
-        """For `--json`."""
-        return asdict(self)
 
 
 def evaluate_clustering(
@@ -68,9 +64,7 @@ CLUSTERING = Task(
     help="texts with labels: V-measure of k-means",
     settings=ClusteringSettings,
     read=lambda settings: read_labelled_texts(settings.file, settings.columns),
-    score=lambda encoder, data, settings, progress: evaluate_clustering(
-        encoder, data, seeds=settings.seeds, prompt=settings.prompt, progress=progress
-    ).to_dict(),
+    score=scored_by(evaluate_clustering, "seeds", "prompt"),
     measures=(Measure("v_measure", "V-measure, %", " V-measure"),),
     example="clustering pocket-bi --data topics.csv",
 )

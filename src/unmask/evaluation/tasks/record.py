@@ -1,7 +1,7 @@
 """The record of an evaluation task: all that recipes, runs, the command line and reports know of it."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 InputFile = Annotated[str, "file"]
 InputFolder = Annotated[str, "folder"]
 Prompt = Annotated[str | None, Field(description="instruction put in front of every text")]
+Score = Callable[["TextEncoder", Any, Any, bool], Mapping[str, float | None]]
 SOURCE = "csv, tsv, jsonl or parquet; on the command line also a hub data set name[:config]@split"
 
 
@@ -59,7 +60,7 @@ class Task:
     help: str
     settings: type[Settings]
     read: Callable[[Any], Any]
-    score: Callable[["TextEncoder", Any, Any, bool], Mapping[str, float | None]]
+    score: Score
     measures: tuple[Measure, ...]
     example: str = ""
     note: Callable[[Any], str | None] = lambda data: None
@@ -71,6 +72,16 @@ class Task:
         found = self.score(encoder, self.read(settings), settings, progress)
         values = {one.figure(name): found.get(f"{one.key}{one.variant}") for one in self.measures}
         return {figure: value for figure, value in values.items() if value is not None}
+
+
+def scored_by(evaluate: Callable[..., Any], *options: str) -> Score:
+    """The `score` of a task whose function takes settings by their names and returns a dataclass."""
+
+    def score(encoder: "TextEncoder", data: Any, settings: Any, progress: bool) -> dict[str, float | None]:
+        given = {name: getattr(settings, name) for name in options}
+        return asdict(evaluate(encoder, data, progress=progress, **given))
+
+    return score
 
 
 def inputs(settings: type[Settings]) -> Iterator[tuple[str, str]]:

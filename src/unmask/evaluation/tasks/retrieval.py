@@ -1,7 +1,7 @@
 """Retrieval and reranking: are the right documents near the top? Measures by trec_eval."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
@@ -9,7 +9,7 @@ from pydantic import Field
 
 from unmask.data.ranking import Beir, Candidates, Judgements, read_beir, read_candidates
 from unmask.errors import DataError
-from unmask.evaluation.tasks.record import InputFile, InputFolder, Measure, Task
+from unmask.evaluation.tasks.record import InputFile, InputFolder, Measure, Task, scored_by
 from unmask.settings import Settings
 
 if TYPE_CHECKING:
@@ -55,10 +55,6 @@ class RankingResult:
     queries: int
     documents: int
 
-    def to_dict(self) -> dict[str, float]:
-        """For `--json`."""
-        return asdict(self)
-
 
 @dataclass(frozen=True, slots=True)
 class RetrievalResult:
@@ -68,10 +64,6 @@ class RetrievalResult:
     mrr_at_10: float
     queries: int
 
-    def to_dict(self) -> dict[str, float]:
-        """For `--json`."""
-        return asdict(self)
-
 
 def evaluate_beir(
     encoder: "TextEncoder",
@@ -80,7 +72,7 @@ def evaluate_beir(
     prompt: str | None = None,
     document_prompt: str | None = None,
     max_length: int | None = None,
-    ignore_identical: bool = False,
+    ignore_identical_ids: bool = False,
     progress: bool = False,
 ) -> RankingResult:
     """Exact search by cosine over the whole corpus; the 1,000 best documents of each query are scored.
@@ -93,7 +85,7 @@ def evaluate_beir(
         prompt: instruction put in front of queries.
         document_prompt: instruction put in front of documents; the paper has none.
         max_length: most tokens of a query or document; by default as the encoder's settings say.
-        ignore_identical: drop a document that has its query's id (ArguAna, Quora).
+        ignore_identical_ids: drop a document that has its query's id (ArguAna, Quora).
         progress: show a bar.
     """
     from unmask.encoder import search
@@ -114,7 +106,7 @@ def evaluate_beir(
         name: {
             document: float(score)
             for document, score in zip(ids[row], scores[row], strict=True)
-            if document is not None and not (ignore_identical and document == name)
+            if document is not None and not (ignore_identical_ids and document == name)
         }
         for row, name in enumerate(names)
     }
@@ -196,15 +188,7 @@ RETRIEVAL = Task(
     help="a BEIR folder: nDCG@10, MAP, MRR@10, recall@100 of exact search",
     settings=RetrievalSettings,
     read=lambda settings: read_beir(settings.folder, settings.split),
-    score=lambda encoder, data, settings, progress: evaluate_beir(
-        encoder,
-        data,
-        prompt=settings.prompt,
-        document_prompt=settings.document_prompt,
-        max_length=settings.max_length,
-        ignore_identical=settings.ignore_identical_ids,
-        progress=progress,
-    ).to_dict(),
+    score=scored_by(evaluate_beir, "prompt", "document_prompt", "max_length", "ignore_identical_ids"),
     measures=(Measure("ndcg_at_10", "nDCG@10, %", " nDCG@10"),),
     example="retrieval pocket-bi --data scifact --prompt 'Given a claim, find its source: '",
     note=_left_out,
@@ -214,9 +198,7 @@ RERANKING = Task(
     help="queries with candidates: MAP, MRR@10, nDCG@10",
     settings=RerankingSettings,
     read=lambda settings: read_candidates(settings.file),
-    score=lambda encoder, data, settings, progress: evaluate_candidates(
-        encoder, data, prompt=settings.prompt, document_prompt=settings.document_prompt, progress=progress
-    ).to_dict(),
+    score=scored_by(evaluate_candidates, "prompt", "document_prompt"),
     measures=(Measure("map", "mean average precision, %", " MAP"),),
     example="reranking pocket-bi --data candidates.jsonl",
 )

@@ -1,8 +1,7 @@
 """Sentence pairs: does the cosine of two vectors follow people's scores, or tell pairs that belong together?"""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ from pydantic import Field
 from unmask.data.records import check_file, csv_lists, read_lines
 from unmask.data.sources import is_hub, open_rows
 from unmask.errors import DataError
-from unmask.evaluation.tasks.record import SOURCE, InputFile, Measure, Prompt, Task
+from unmask.evaluation.tasks.record import SOURCE, InputFile, Measure, Prompt, Task, scored_by
 from unmask.settings import Settings
 
 if TYPE_CHECKING:
@@ -48,10 +47,6 @@ class SimilarityResult:
     pearson: float
     pairs: int
 
-    def to_dict(self) -> dict[str, float]:
-        """For `--json`."""
-        return asdict(self)
-
 
 @dataclass(frozen=True, slots=True)
 class PairResult:
@@ -62,10 +57,6 @@ class PairResult:
     f1: float
     pairs: int
     positive: int
-
-    def to_dict(self) -> dict[str, float]:
-        """For `--json`."""
-        return asdict(self)
 
 
 def read_pairs(source: str | Path, *, columns: tuple[str, str, str] | None = None, score: str = "score") -> ScoredPairs:
@@ -180,18 +171,12 @@ def _headless_rows(path: Path) -> Iterator[tuple[str, tuple[Any, ...]]]:
         yield f"{path}:{line}", tuple(row)
 
 
-def _read(settings: PairsSettings, score: str) -> ScoredPairs:
-    return read_pairs(settings.file, columns=settings.columns, score=score)
-
-
 STS = Task(
     name="sts",
     help="sentence pairs with scores: Spearman and Pearson correlation of the cosine",
     settings=PairsSettings,
-    read=partial(_read, score="score"),
-    score=lambda encoder, data, settings, progress: evaluate_similarity(
-        encoder, data, prompt=settings.prompt, progress=progress
-    ).to_dict(),
+    read=lambda settings: read_pairs(settings.file, columns=settings.columns),
+    score=scored_by(evaluate_similarity, "prompt"),
     measures=(Measure("spearman", "Spearman correlation of the cosine, x 100"),),
     example="sts pocket-bi --data stsb-en-dev.csv",
 )
@@ -199,10 +184,8 @@ PAIRS = Task(
     name="pairs",
     help="sentence pairs labelled 1 (belong together) or 0: average precision of the cosine",
     settings=PairsSettings,
-    read=partial(_read, score="label"),
-    score=lambda encoder, data, settings, progress: evaluate_pairs(
-        encoder, data, prompt=settings.prompt, progress=progress
-    ).to_dict(),
+    read=lambda settings: read_pairs(settings.file, columns=settings.columns, score="label"),
+    score=scored_by(evaluate_pairs, "prompt"),
     measures=(Measure("average_precision", "average precision, %", " AP"),),
     example="pairs pocket-bi --data duplicates.csv --columns question1 question2 duplicate",
 )
