@@ -35,7 +35,7 @@ ARROWS = {
         *("runs", "<package>"),
     },
 }
-FACTS = ("pooling", "families")  # rooms whose __init__ holds a table
+FACTS = ("pooling", "families", "tasks")  # rooms whose __init__ holds a table
 MODULES = sorted(SOURCE.rglob("*.py"))
 
 

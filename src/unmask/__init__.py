@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         TrainingError,
         UnmaskError,
     )
+    from unmask.evaluation.tasks import Measure, Task, register_task
     from unmask.pooling import Pooling, register_pooling
     from unmask.runs.recipe import load_recipe
     from unmask.runs.run import train
@@ -36,9 +37,11 @@ _HOMES = {
     "EncoderSettings": "unmask.settings",
     "EncodingError": "unmask.errors",
     "Family": "unmask.backbone.families",
+    "Measure": "unmask.evaluation.tasks",
     "Pooling": "unmask.pooling",
     "Recipe": "unmask.runs.schema",
     "RecipeError": "unmask.errors",
+    "Task": "unmask.evaluation.tasks",
     "TextEncoder": "unmask.encoder",
     "TokenVectors": "unmask.encoder",
     "TrainingError": "unmask.errors",
@@ -49,6 +52,7 @@ _HOMES = {
     "load_recipe": "unmask.runs.recipe",
     "register_family": "unmask.backbone.families",
     "register_pooling": "unmask.pooling",
+    "register_task": "unmask.evaluation.tasks",
     "train": "unmask.runs.run",
     "verify": "unmask.backbone.truth.verify",
 }
@@ -60,9 +64,11 @@ __all__ = [
     "EncoderSettings",
     "EncodingError",
     "Family",
+    "Measure",
     "Pooling",
     "Recipe",
     "RecipeError",
+    "Task",
     "TextEncoder",
     "TokenVectors",
     "TrainingError",
@@ -73,6 +79,7 @@ __all__ = [
     "load_recipe",
     "register_family",
     "register_pooling",
+    "register_task",
     "train",
     "verify",
 ]

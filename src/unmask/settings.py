@@ -11,6 +11,7 @@ AttentionMode = Literal["causal", "bidirectional"]
 Window = Literal["keep", "lift"]
 Recurrent = Literal["refuse", "forward", "two-way"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Position = Literal["auto", "same", "previous"]  # of a word's states; auto: as the encoder's lineage says
 
 
 class Settings(BaseModel):
@@ -59,14 +60,15 @@ class EncoderSettings(EncoderFields):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise ArtifactError("; ".join(_explained(item) for item in error.errors())) from error
+            raise ArtifactError("; ".join(explained(item) for item in error.errors())) from error
 
     def changed(self, **values: Any) -> "EncoderSettings":
         """The same settings with some of another value; None leaves one as it is."""
         return EncoderSettings(**{**self.model_dump(), **{k: v for k, v in values.items() if v is not None}})
 
 
-def _explained(item: Any) -> str:
+def explained(item: Any) -> str:
+    """One error of pydantic's list as a line: the key, what it holds, what is wrong with that."""
     if item["type"] == "value_error":
         return str(item["ctx"]["error"])
     return f"{'.'.join(map(str, item['loc']))}={item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}"

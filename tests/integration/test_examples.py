@@ -10,7 +10,7 @@ import pytest
 
 from unmask.cli.main import main
 from unmask.data.ranking import read_candidates
-from unmask.evaluation.similarity import read_pairs
+from unmask.evaluation.tasks.similarity import read_pairs
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

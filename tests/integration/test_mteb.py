@@ -9,7 +9,8 @@ import pytest
 from unmask.errors import DataError
 from unmask.evaluation import mteb as bridge_module
 from unmask.evaluation.comparison import subset_tasks
-from unmask.evaluation.mteb import MtebEncoder, evaluate_mteb, load_instructions, select_tasks, task_instructions
+from unmask.evaluation.mteb import MtebEncoder, evaluate_mteb, select_tasks
+from unmask.evaluation.mteb_instructions import load_instructions, task_instructions
 from unmask.evaluation.mteb_plan import plan_tasks
 
 pytestmark = pytest.mark.data

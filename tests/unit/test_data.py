@@ -9,7 +9,7 @@ from unmask.data.sampling import EpochSampler
 from unmask.data.sources import read_labelled_texts, read_texts
 from unmask.data.words import ColumnFile, HubWords, open_corpus, split_words
 from unmask.errors import DataError
-from unmask.evaluation.similarity import read_pairs
+from unmask.evaluation.tasks.similarity import read_pairs
 
 
 def write(folder, name, content):

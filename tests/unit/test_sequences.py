@@ -9,10 +9,10 @@ import pytest
 from unmask.data.ranking import Candidates, read_beir, read_candidates
 from unmask.data.sources import LabelledTexts, read_labelled_texts
 from unmask.errors import DataError
-from unmask.evaluation.classification import _draw, check_classes, evaluate_classification
-from unmask.evaluation.clustering import evaluate_clustering
-from unmask.evaluation.retrieval import evaluate_beir, evaluate_candidates, rank_measures
-from unmask.evaluation.similarity import ScoredPairs, evaluate_pairs, read_pairs
+from unmask.evaluation.tasks.classification import _draw, check_classes, evaluate_classification
+from unmask.evaluation.tasks.clustering import evaluate_clustering
+from unmask.evaluation.tasks.retrieval import evaluate_beir, evaluate_candidates, rank_measures
+from unmask.evaluation.tasks.similarity import ScoredPairs, evaluate_pairs, read_pairs
 
 ANIMALS = ["The cat sleeps.", "A cat is asleep.", "The kitten naps.", "Cats like to sleep.", "A sleepy cat dozes."]
 MARKETS = ["Stocks fell sharply.", "Share prices dropped.", "The market lost value.", "Bonds rose.", "Investors sold."]

@@ -155,7 +155,7 @@ def _pairs(path: str | None) -> list[tuple[str, str]]:
     """The pairs of a file whose score is in the top fifth of its range."""
     if path is None:
         return []
-    from unmask.evaluation.similarity import read_pairs
+    from unmask.evaluation.tasks.similarity import read_pairs
 
     pairs = read_pairs(path)
     low, high = min(pairs.scores), max(pairs.scores)

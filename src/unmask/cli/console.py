@@ -4,11 +4,24 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from unmask.errors import ArtifactError
+
+
+class LazyParser(argparse.ArgumentParser):
+    """A parser that may get its arguments when it is first used, if what tells them takes time to load."""
+
+    fill: Callable[[argparse.ArgumentParser], None] | None = None
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As ever, after `fill`."""
+        if self.fill is not None:
+            fill, self.fill = self.fill, None
+            fill(self)
+        return super().parse_known_args(args, namespace)
 
 
 def print_json(value: Any) -> None:

@@ -1,14 +1,107 @@
-"""`unmask eval TASK ENCODER ...`: what an encoder is worth."""
+"""`unmask eval TASK ENCODER ...`: what an encoder is worth. The options of a task are its settings."""
 
-from importlib import import_module
-from typing import Any
+import argparse
+import sys
+from typing import Any, get_args, get_origin
 
-TASKS = ("words", "sts", "pairs", "classification", "clustering", "retrieval", "reranking", "mteb")
+from unmask.cli import eval_mteb, eval_words
+from unmask.cli.console import (
+    ENCODER_OPTIONS,
+    add_encoder_options,
+    add_json,
+    open_encoder,
+    print_json,
+    progress_wanted,
+    table,
+)
+
+_SETTING = "setting "  # in front of a setting's name among the parsed arguments; no option is called like that
 
 
 def add_parser(commands: Any) -> None:
-    """Add the command and its tasks; each family of tasks has a module of its own."""
-    parser = commands.add_parser("eval", help=f"evaluate an encoder: {', '.join(TASKS)}")
+    """Add the command; its tasks are looked up when it is used."""
+    parser = commands.add_parser(
+        "eval", help="evaluate an encoder: labelled words, sentence pairs, labelled texts, retrieval, MTEB"
+    )
+    parser.fill = _add_tasks
+
+
+def _add_tasks(parser: argparse.ArgumentParser) -> None:
+    from unmask.evaluation.tasks import TASKS
+
     tasks = parser.add_subparsers(dest="task", required=True, metavar="TASK")
-    for module in ("words", "sequences", "mteb"):
-        import_module(f"unmask.cli.eval_{module}").add_tasks(tasks)
+    eval_words.add_tasks(tasks, TASKS["words"].help)
+    for task in TASKS.values():
+        if task.name != "words":
+            _add_task(tasks, task)
+    eval_mteb.add_tasks(tasks)
+
+
+def _add_task(tasks: Any, task: Any) -> None:
+    """An option for each setting; a setting that the encoder has too, such as max_length, is left to it."""
+    example = f"example: unmask eval {task.example}" if task.example else None
+    parser = tasks.add_parser(task.name, help=task.help, epilog=example)
+    parser.add_argument("encoder", metavar="ENCODER")
+    for name, setting in task.settings.model_fields.items():
+        if name not in ENCODER_OPTIONS:
+            parser.add_argument(
+                "--data" if name in ("file", "folder") else f"--{name.replace('_', '-')}",
+                dest=_SETTING + name,
+                default=argparse.SUPPRESS,
+                required=setting.is_required(),
+                help=(setting.description or "").replace("%", "%%"),
+                **_shape(name, setting.annotation),
+            )
+    parser.set_defaults(run=run)
+    add_encoder_options(parser)
+    add_json(parser)
+
+
+def _shape(name: str, annotation: Any) -> dict[str, Any]:
+    """How many values an option takes, and what they are called."""
+    for kind in (annotation, *get_args(annotation)):
+        if kind is bool:
+            return {"action": "store_true"}
+        if get_origin(kind) in (list, tuple):
+            return {"nargs": "+" if get_origin(kind) is list else len(get_args(kind)), "metavar": "NAME"}
+    return {"metavar": name.upper()}
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Read the data, then load the encoder."""
+    from unmask.evaluation.tasks import TASKS, inputs
+
+    task = TASKS[arguments.task]
+    settings = _settings(arguments, task.settings)
+    data = task.read(settings)
+    note = task.note(data)
+    if note:
+        print(note, file=sys.stderr)
+    figures = task.score(open_encoder(arguments), data, settings, progress_wanted())
+    if arguments.json:
+        scored = [getattr(settings, name) for name, _ in inputs(task.settings)]  # what is tested on comes last
+        head = {"encoder": arguments.encoder, "task": task.name, "data": scored[-1] if scored else None}
+        print_json({**head, **figures})
+        return 0
+    print(table([task.name, ""], [[key, _cell(value)] for key, value in figures.items()]))
+    return 0
+
+
+def _settings(arguments: argparse.Namespace, known: Any) -> Any:
+    """The settings that the options say, checked as those of a recipe are."""
+    from pydantic import ValidationError
+
+    from unmask.errors import RecipeError
+    from unmask.settings import explained
+
+    given = {key.removeprefix(_SETTING): value for key, value in vars(arguments).items() if key.startswith(_SETTING)}
+    try:
+        return known.model_validate(given, strict=False)
+    except ValidationError as error:
+        raise RecipeError("; ".join(explained(item) for item in error.errors())) from error
+
+
+def _cell(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.2f}" if isinstance(value, float) else f"{value:,}"

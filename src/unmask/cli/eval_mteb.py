@@ -41,7 +41,8 @@ def add_tasks(tasks: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Say how long it takes, run, and report failures at the end."""
     from unmask.errors import RecipeError
-    from unmask.evaluation.mteb import evaluate_mteb, finished_tasks, load_instructions, select_tasks
+    from unmask.evaluation.mteb import evaluate_mteb, finished_tasks, select_tasks
+    from unmask.evaluation.mteb_instructions import load_instructions
     from unmask.evaluation.mteb_plan import plan_tasks
 
     if not arguments.out and not arguments.dry_run:

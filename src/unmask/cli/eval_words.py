@@ -19,11 +19,11 @@ from unmask.cli.console import (
 from unmask.errors import RecipeError
 
 
-def add_tasks(tasks: Any) -> None:
+def add_tasks(tasks: Any, what: str) -> None:
     """Add `words`."""
     words = tasks.add_parser(
         "words",
-        help="labelled words: accuracy of a linear probe, and F1 of whole spans for BIO labels",
+        help=what,
         epilog="example: unmask eval words pocket-bi --train train.txt --test test.txt --label-column pos=1 "
         "--label-column chunk=2 --layers all",
     )

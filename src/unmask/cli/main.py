@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from unmask import __version__
-from unmask.cli.console import process_number
+from unmask.cli.console import LazyParser, process_number
 from unmask.errors import TrainingError, UnmaskError
 
 COMMANDS = ("demo", "convert", "verify", "train", "recipes", "mine", "encode", "eval", "tag", "analyze", "report")
@@ -18,7 +18,7 @@ COMMANDS = ("demo", "convert", "verify", "train", "recipes", "mine", "encode", "
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands; each command's module adds its own."""
-    parser = argparse.ArgumentParser(
+    parser = LazyParser(
         prog="unmask",
         description="Turn a decoder-only language model into a text encoder (LLM2Vec, arXiv 2404.05961).",
         epilog="Start with `unmask demo`: two minutes on a CPU, nothing downloaded. MODEL and ENCODER are a folder, "

@@ -20,7 +20,7 @@ from unmask.demo.texts import DemoTexts, chunk_sentences, collect_texts
 from unmask.encoder import TextEncoder
 from unmask.errors import ArtifactError
 from unmask.evaluation.masked import evaluate_masked
-from unmask.evaluation.retrieval import evaluate_retrieval
+from unmask.evaluation.tasks.retrieval import evaluate_retrieval
 from unmask.evaluation.words import cross_validate
 from unmask.runs.recipe import load_recipe
 from unmask.runs.run import train

@@ -14,23 +14,13 @@ from typing import Any
 import yaml
 
 from unmask.errors import DataError, UnmaskError
+from unmask.evaluation.tasks import TASKS
 from unmask.files import read_json
 
-_WORDS = "token accuracy, %"
-_F1 = "F1 of whole spans, %"
 _MASKED = "masked tokens (loss in nats, accuracy in %)"
 _MTEB = "MTEB main scores, %"
 _OTHER = "other figures"
 _CONLL = " on CoNLL-2003"
-# Kind of task -> how its figure is called in a run's results, its key in `unmask eval ... --json`, and the measure.
-_KINDS = {
-    "sts": ("", "spearman", "Spearman correlation of the cosine, x 100"),
-    "pairs": (" AP", "average_precision", "average precision, %"),
-    "classification": (" accuracy", "accuracy", "classification accuracy, %"),
-    "clustering": (" V-measure", "v_measure", "V-measure, %"),
-    "retrieval": (" nDCG@10", "ndcg_at_10", "nDCG@10, %"),
-    "reranking": (" MAP", "map", "mean average precision, %"),
-}
 _CATEGORIES = {
     "Retrieval": "retrieval",
     "Reranking": "reranking",
@@ -40,7 +30,7 @@ _CATEGORIES = {
     "STS": "sts",
     "Summarization": "summarization",
 }
-_PUBLISHED_MEASURES = {"table4": _WORDS, "table11": _MTEB, "table12": _MTEB}
+_PUBLISHED_MEASURES = {"table4": TASKS["words"].measures[0].title, "table11": _MTEB, "table12": _MTEB}
 _BROKEN = (KeyError, TypeError, AttributeError, ValueError, yaml.YAMLError)
 
 
@@ -193,13 +183,10 @@ def _measures(recipe: Path) -> dict[str, tuple[str, str]]:
     if not recipe.is_file():
         return found
     evaluation = (yaml.safe_load(recipe.read_text(encoding="utf-8")) or {}).get("evaluation") or {}
-    for kind, (ending, _, measure) in _KINDS.items():
-        found |= {f"{name}{ending}": (measure, name) for name in evaluation.get(kind) or {}}
-    for name, task in (evaluation.get("words") or {}).items():
-        corpus = _corpus(str(task.get("test")))
-        for asked in ["", *(f" ({position})" for position in (task.get("positions") or [])[1:])]:
-            found[f"{name}{asked}"] = (_WORDS, f"{name}{asked}{corpus}")
-            found[f"{name}{asked} F1"] = (_F1, f"{name}{asked}{corpus}")
+    for kind, task in TASKS.items():
+        for name, settings in (evaluation.get(kind) or {}).items():
+            corpus = _corpus(str(settings.get("test")))
+            found |= {one.figure(name): (one.title, f"{name}{one.variant}{corpus}") for one in task.measures}
     return found
 
 
@@ -233,19 +220,22 @@ def _saved(path: Path, source: str) -> Iterator[Row]:
     """What `unmask eval ... --json` printed; figures from different data have different columns."""
     found = read_json(path)
     task = found["task"]
-    if task == "words":
-        for measure, key in ((_WORDS, "accuracy"), (_F1, "f1")):
-            for place in dict.fromkeys((one["layer"], one["position"]) for one in found["results"]):
-                own = [r for r in found["results"] if (r["layer"], r["position"]) == place and r[key] is not None]
-                if own:
-                    label = f"{found['encoder']} (layer {place[0]}, {place[1]})"
-                    data = _named(found)
-                    yield Row(label, measure, {f"{one['task']}{data}": one[key] for one in own}, source)
-    elif task == "mteb":
+    if task == "mteb":
         yield from _mteb_rows(found, source)
-    else:
-        _, key, measure = _KINDS[task]
-        yield Row(str(found["encoder"]), measure, {f"{task}{_named(found)}": found[key]}, source)
+        return
+    rows = found.get("results", [found])  # of several probes on words, or one
+    for measure in [one for one in TASKS[task].measures if not one.variant]:
+        for label in dict.fromkeys(_label(found, row) for row in rows):
+            own = [row for row in rows if _label(found, row) == label and row[measure.key] is not None]
+            if own:
+                values = {f"{row['task']}{_named(found)}": row[measure.key] for row in own}
+                yield Row(label, measure.title, values, source)
+
+
+def _label(found: Mapping[str, Any], row: Mapping[str, Any]) -> str:
+    """The encoder, and where in it the words of a probe were read."""
+    place = f" (layer {row['layer']}, {row['position']})" if "layer" in row else ""
+    return f"{found['encoder']}{place}"
 
 
 def _named(found: Mapping[str, Any]) -> str:

@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -17,6 +16,7 @@ from tqdm import tqdm
 from unmask.encoder import Floats, TextEncoder
 from unmask.errors import DataError, MissingExtraError
 from unmask.evaluation.comparison import subset_tasks
+from unmask.evaluation.mteb_instructions import Instructions, load_instructions, task_instructions
 from unmask.evaluation.quiet import quiet
 from unmask.evaluation.tagger import weights_fingerprint
 from unmask.files import read_json, write_json
@@ -29,10 +29,7 @@ try:
 except ImportError as missing:
     raise MissingExtraError("MTEB needs the package mteb: pip install 'unmask[mteb]'") from missing
 
-Instructions = Literal["paper", "none"] | str
 _PAPER = "MTEB(eng, v1)"
-_RENAMED = {"Touche2020Retrieval": "Touche2020", "SummEvalSummarization": "SummEval"}
-_VARIANT = re.compile(r"(HardNegatives|\.v\d+)+$")
 _PACKAGES = ("mteb", "torch", "transformers", "tokenizers", "numpy", "scikit-learn", "unmask")
 _MEMO_BYTES = 1 << 30
 
@@ -103,56 +100,6 @@ def _known_elsewhere(name: str) -> list[Any]:
         return [mteb.get_task(name, languages=["eng"], exclusive_language_filter=True)]
     except (KeyError, ValueError) as error:
         raise DataError(f"mteb knows no task or benchmark {name!r} ({str(error).splitlines()[0][:200]}).") from error
-
-
-def task_instructions(wanted: Instructions, tasks: Sequence[Any]) -> dict[str, str]:
-    """What stands in front of the texts of each task, and of each part of a task that has parts.
-
-    With `paper`, a later version of one of its tasks has that task's instruction; others have mteb's own, if any.
-
-    Raises:
-        DataError: a file that lacks one of the tasks, or cannot be read.
-    """
-    texts = load_instructions(wanted)
-    if wanted == "none":
-        return {}
-    parts = [part.metadata for task in tasks for part in (task, *getattr(task, "tasks", []))]
-    found = {part.name: _instruction(part, texts, own=wanted == "paper") for part in parts}
-    missing = [task.metadata.name for task in tasks if found[task.metadata.name] is None]
-    if missing and wanted != "paper":
-        raise DataError(f"{wanted} has no instruction for {', '.join(missing)}; an empty text stands for none.")
-    return {name: text or "" for name, text in found.items()}
-
-
-def _instruction(task: Any, texts: Mapping[str, str], *, own: bool) -> str | None:
-    base = _VARIANT.sub("", task.name)
-    for name in (task.name, base, _RENAMED.get(base, base)):
-        if name in texts:
-            return texts[name]
-    prompt = task.prompt.get("query") if isinstance(task.prompt, dict) else task.prompt
-    return f"{prompt}: " if own and prompt else None
-
-
-def load_instructions(wanted: Instructions) -> dict[str, str]:
-    """Task -> instruction as it stands in front of a text.
-
-    Args:
-        wanted: `paper` for Table 10, `none`, or a JSON file of task -> text that is used as it is.
-
-    Raises:
-        DataError: no such file, or something else in it.
-    """
-    if wanted == "none":
-        return {}
-    if wanted == "paper":
-        data = json.loads((files("unmask") / "evaluation" / "instructions.json").read_text(encoding="utf-8"))
-        return {task: text + data["separator"] for task, text in data["tasks"].items()}
-    if not Path(wanted).is_file():
-        raise DataError(f"--instructions {wanted!r}: choose paper, none, or a JSON file of task -> text.")
-    found = read_json(Path(wanted))
-    if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
-        raise DataError(f"{wanted}: expected one JSON object of task -> text.")
-    return found
 
 
 class MtebEncoder(AbsEncoder):  # type: ignore[misc]

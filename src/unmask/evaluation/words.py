@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,9 +26,9 @@ from unmask.evaluation.probe import (
     standardise,
 )
 from unmask.evaluation.spans import Scheme, span_f1, span_scheme
+from unmask.settings import Position
 
 logger = logging.getLogger(__name__)
-Position = Literal["auto", "same", "previous"]
 
 
 @dataclass(frozen=True, slots=True)

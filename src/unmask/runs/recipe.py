@@ -8,8 +8,19 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from unmask.errors import RecipeError
+from unmask.evaluation.tasks import TASKS
 from unmask.runs.raw import nearest, override, read_raw
-from unmask.runs.schema import KIND, SOURCES, E5Source, PairSource, Recipe, TextSource, stage_name
+from unmask.runs.schema import (
+    KIND,
+    SOURCES,
+    E5Source,
+    EvaluationSettings,
+    PairSource,
+    Recipe,
+    TextSource,
+    evaluation_class,
+    stage_name,
+)
 from unmask.training.config import STAGES, AverageSettings, MergeSettings, SupervisedSettings, TrainedStage
 
 
@@ -57,11 +68,22 @@ def _reference_mistakes(raw: Mapping[str, Any]) -> list[str]:
         if isinstance(name, str) and name not in sources
     ]
     tasks = tasks if isinstance(tasks, dict) else {}
-    named = [set(tasks.get(kind) or {}) for kind in ("sts", "words") if isinstance(tasks.get(kind) or {}, dict)]
-    mistakes += [f"evaluation: sts and words both have {name!r}" for name in sorted(set.intersection(*named))]
+    mistakes += _figure_mistakes({kind: named for kind, named in tasks.items() if isinstance(named, dict)})
     names = [str(stage.get("name") or stage.get("objective")) for stage in stages]
     twice = sorted({name for name in names if names.count(name) > 1})
     return mistakes + [f"stages: two are named {name!r}; give them names" for name in twice]
+
+
+def _figure_mistakes(tasks: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Tasks whose figures would have one name in a run's results."""
+    owner: dict[str, str] = {}
+    mistakes = []
+    for kind, task in TASKS.items():
+        for figure in [one.figure(name) for name in tasks.get(kind, {}) for one in task.measures if not one.variant]:
+            before = owner.setdefault(figure, kind)
+            if before != kind:
+                mistakes.append(f"evaluation: {before} and {kind} both have {figure!r}")
+    return mistakes
 
 
 def _kind_mistakes(recipe: Recipe) -> list[str]:
@@ -132,11 +154,12 @@ def _known_keys(model: Any, location: list[Any]) -> list[str]:
             continue
         if isinstance(model, type) and issubclass(model, BaseModel) and part in model.model_fields:
             model = _inner_class(model.model_fields[part].annotation) or model
+            model = evaluation_class() if model is EvaluationSettings else model
     return list(model.model_fields)
 
 
 def _inner_class(annotation: Any) -> type[BaseModel] | None:
-    """The settings class inside an annotation such as `dict[str, StsTask]` or `MaskedTask | None`."""
+    """The settings class inside an annotation such as `dict[str, PairsSettings]` or `MaskedTask | None`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next((found for arg in get_args(annotation) if (found := _inner_class(arg))), None)

@@ -31,7 +31,7 @@ from unmask.files import new_folder, read_json, write_json, write_text
 from unmask.runs.evaluate import check_tasks, evaluate_rung
 from unmask.runs.recipe import load_recipe
 from unmask.runs.rungs import RungPlace, open_rung, split_places, stage_origins
-from unmask.runs.schema import EvaluationSettings, Recipe, TextSource, stage_name
+from unmask.runs.schema import Recipe, TextSource, stage_name
 from unmask.runs.sources import check_files, fingerprint, fingerprints, open_data, used
 from unmask.settings import AttentionMode
 from unmask.training.building import Data, Origin, StageContext
@@ -125,7 +125,7 @@ def train(recipe: Recipe, out: str | Path, *, progress: bool = False, evaluate: 
 
 def _own_evaluation(recipe: Recipe, data: Data, progress: bool) -> Evaluate | None:
     """The recipe's tasks; None if it has none."""
-    if recipe.evaluation == EvaluationSettings():
+    if recipe.evaluation == type(recipe.evaluation)():
         return None
     return lambda encoder: evaluate_rung(encoder, recipe, data.texts, progress=progress)
 

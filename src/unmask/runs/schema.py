@@ -1,12 +1,14 @@
 """What a recipe may say: one pydantic class for each part, on which the YAML maps one to one."""
 
+from collections.abc import Iterator
+from functools import cache
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import BeforeValidator, Discriminator, Field, SerializeAsAny, Tag, create_model
 
 from unmask.backbone.truth.opening import AttentionSpec
 from unmask.data.pairs import PairColumns
-from unmask.evaluation.words import Position
+from unmask.evaluation.tasks import TASKS, Task
 from unmask.settings import AttentionMode, Dtype, EncoderFields, Recurrent, Settings, Window
 from unmask.training.config import AnyStage, StageSettings
 
@@ -102,79 +104,30 @@ class MaskedTask(Settings):
     mask_token: str = "_"
 
 
-class StsTask(Settings):
-    """Sentence pairs with scores, or (as `pairs`) with labels 0 and 1."""
-
-    file: str
-    columns: tuple[str, str, str] | None = Field(None, strict=False)
-    prompt: str | None = Field(None, description="in front of both texts")
-
-
-class WordsTask(Settings):
-    """Labelled words for a linear probe."""
-
-    train: str
-    test: str
-    word_column: int | None = None
-    label_column: int | None = None
-    limit: int | None = Field(None, ge=1, description="train the probe on the first so many sentences")
-    positions: list[Position] = Field(["same"], min_length=1, description="same, previous or auto; the first names it")
-
-
-class ClassificationTask(Settings):
-    """Texts with labels for a logistic regression."""
-
-    train: str
-    test: str
-    columns: tuple[str, str] = Field(("text", "label"), strict=False)
-    shots: int | None = Field(None, ge=1, description="train on so many texts a class, drawn ten times (MTEB: 8)")
-    prompt: str | None = None
-
-
-class ClusteringTask(Settings):
-    """Texts with labels for k-means."""
-
-    file: str
-    columns: tuple[str, str] = Field(("text", "label"), strict=False)
-    prompt: str | None = None
-
-
-class RetrievalTask(Settings):
-    """A BEIR folder."""
-
-    folder: str
-    split: str = "test"
-    prompt: str | None = Field(None, description="in front of queries")
-    max_length: int | None = Field(None, ge=1, description="cut documents and queries shorter than the encoder does")
-
-
-class RerankingTask(Settings):
-    """Queries with candidates."""
-
-    file: str
-    prompt: str | None = Field(None, description="in front of queries")
-
-
 class EvaluationSettings(Settings):
-    """Tasks by name; each is run at every rung."""
+    """Tasks by kind and name; each is run at every rung. `evaluation_class` adds a key for each kind in the table."""
 
     masked: MaskedTask | None = None
-    sts: dict[str, StsTask] = Field(default_factory=dict)
-    pairs: dict[str, StsTask] = Field(default_factory=dict)
-    classification: dict[str, ClassificationTask] = Field(default_factory=dict)
-    clustering: dict[str, ClusteringTask] = Field(default_factory=dict)
-    retrieval: dict[str, RetrievalTask] = Field(default_factory=dict)
-    reranking: dict[str, RerankingTask] = Field(default_factory=dict)
-    words: dict[str, WordsTask] = Field(default_factory=dict)
 
-    def paths(self) -> dict[str, list[str]]:
-        """`kind.name` of every task -> the files and folders it reads."""
-        found = {}
-        for kind in ("sts", "pairs", "classification", "clustering", "retrieval", "reranking", "words"):
-            for name, task in getattr(self, kind).items():
-                places = [getattr(task, key, None) for key in ("file", "folder", "train", "test")]
-                found[f"{kind}.{name}"] = [place for place in places if place]
-        return found
+    def tasks(self) -> Iterator[tuple[Task, str, Settings]]:
+        """Every task but the masked tokens: its kind, its name, its settings."""
+        for kind, task in TASKS.items():
+            yield from ((task, name, settings) for name, settings in getattr(self, kind, {}).items())
+
+
+def evaluation_class() -> type[EvaluationSettings]:
+    """What `evaluation` may say, as of now: a class with the kinds of tasks that are registered as keys."""
+    return _evaluation_class(tuple((task.name, task.settings) for task in TASKS.values()))
+
+
+@cache
+def _evaluation_class(kinds: tuple[tuple[str, type[Settings]], ...]) -> type[EvaluationSettings]:
+    keys: dict[str, Any] = {name: (dict[str, settings], Field(default_factory=dict)) for name, settings in kinds}  # type: ignore[valid-type]
+    return create_model("EvaluationSettings", __base__=EvaluationSettings, **keys)
+
+
+def _evaluation(given: Any) -> EvaluationSettings:
+    return given if isinstance(given, EvaluationSettings) else evaluation_class().model_validate(given)
 
 
 class Recipe(Settings):
@@ -187,7 +140,9 @@ class Recipe(Settings):
     model: ModelSettings
     data: dict[str, Source]
     stages: list[AnyStage]
-    evaluation: EvaluationSettings = EvaluationSettings()
+    evaluation: Annotated[SerializeAsAny[EvaluationSettings], BeforeValidator(_evaluation)] = Field(
+        default_factory=lambda: evaluation_class()()
+    )
 
 
 def stage_name(stage: StageSettings) -> str:

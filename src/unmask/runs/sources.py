@@ -14,7 +14,9 @@ from unmask.data.pairs import PairSet, read_pairs
 from unmask.data.records import FORMATS
 from unmask.data.sources import is_hub, read_texts
 from unmask.errors import DataError, RecipeError
+from unmask.evaluation.tasks import inputs
 from unmask.runs.schema import E5Source, PairSource, Recipe, TextSource
+from unmask.settings import Settings
 from unmask.training.building import Data
 
 _VARIABLE = re.compile(r"\$\{?(\w+)\}?")
@@ -53,10 +55,16 @@ def _named(recipe: Recipe) -> list[tuple[str, str, str]]:
             named.append((f"data.{name}", source.folder, "e5"))
         else:
             named += [(f"data.{name}", path, "data") for path in source.files]
-    for name, places in recipe.evaluation.paths().items():
-        kind = "folder" if name.startswith("retrieval.") else "file"
-        named += [(f"evaluation.{name}", path, kind) for path in places]
+    for task, name, settings in recipe.evaluation.tasks():
+        for key, kind in inputs(task.settings):
+            named.append((f"evaluation.{task.name}.{name}", getattr(settings, key), kind))
     return named
+
+
+def with_paths(task: Settings) -> Settings:
+    """The settings of an evaluation task with its files and folders found."""
+    read = {"file": lambda path: str(resolve_path(path)), "folder": local_source}
+    return task.model_copy(update={key: read[kind](getattr(task, key)) for key, kind in inputs(type(task))})
 
 
 def _mistakes(path: str, kind: str) -> list[str]:

@@ -1,18 +1,33 @@
 """Sentence pairs: does the cosine of two vectors follow people's scores, or tell pairs that belong together?"""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import Field
 
 from unmask.data.records import check_file, csv_lists, read_lines
 from unmask.data.sources import is_hub, open_rows
-from unmask.encoder import Floats, TextEncoder
 from unmask.errors import DataError
+from unmask.evaluation.tasks.record import SOURCE, InputFile, Measure, Prompt, Task, scored_by
+from unmask.settings import Settings
+
+if TYPE_CHECKING:
+    from unmask.encoder import Floats, TextEncoder
 
 _NAMES = ("sentence1", "sentence2")
+
+
+class PairsSettings(Settings):
+    """Sentence pairs with scores, or with labels 0 and 1."""
+
+    file: InputFile = Field(description=SOURCE)
+    columns: tuple[str, str, str] | None = Field(
+        None, strict=False, description="names of the columns or keys: first text, second text, score or label"
+    )
+    prompt: Prompt = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +47,6 @@ class SimilarityResult:
     pearson: float
     pairs: int
 
-    def to_dict(self) -> dict[str, float]:
-        """For `--json`."""
-        return asdict(self)
-
 
 @dataclass(frozen=True, slots=True)
 class PairResult:
@@ -46,10 +57,6 @@ class PairResult:
     f1: float
     pairs: int
     positive: int
-
-    def to_dict(self) -> dict[str, float]:
-        """For `--json`."""
-        return asdict(self)
 
 
 def read_pairs(source: str | Path, *, columns: tuple[str, str, str] | None = None, score: str = "score") -> ScoredPairs:
@@ -87,7 +94,7 @@ def read_pairs(source: str | Path, *, columns: tuple[str, str, str] | None = Non
 
 
 def evaluate_similarity(
-    encoder: TextEncoder, pairs: ScoredPairs, *, prompt: str | None = None, progress: bool = False
+    encoder: "TextEncoder", pairs: ScoredPairs, *, prompt: str | None = None, progress: bool = False
 ) -> SimilarityResult:
     """Spearman and Pearson correlation (times 100) of cosine similarity with the scores.
 
@@ -109,7 +116,7 @@ def evaluate_similarity(
 
 
 def evaluate_pairs(
-    encoder: TextEncoder, pairs: ScoredPairs, *, prompt: str | None = None, progress: bool = False
+    encoder: "TextEncoder", pairs: ScoredPairs, *, prompt: str | None = None, progress: bool = False
 ) -> PairResult:
     """Average precision of the cosine as a score for the label 1 against 0.
 
@@ -139,7 +146,7 @@ def evaluate_pairs(
     )
 
 
-def _cosines(encoder: TextEncoder, pairs: ScoredPairs, prompt: str | None, progress: bool) -> Floats:
+def _cosines(encoder: "TextEncoder", pairs: ScoredPairs, prompt: str | None, progress: bool) -> "Floats":
     """Cosine of every pair; a text that stands in several pairs is encoded once."""
     numbers: dict[str, int] = {}
     rows = [[numbers.setdefault(text, len(numbers)) for text in side] for side in (pairs.first, pairs.second)]
@@ -162,3 +169,23 @@ def _headless_rows(path: Path) -> Iterator[tuple[str, tuple[Any, ...]]]:
                 "Name the columns with --columns if there are more."
             )
         yield f"{path}:{line}", tuple(row)
+
+
+STS = Task(
+    name="sts",
+    help="sentence pairs with scores: Spearman and Pearson correlation of the cosine",
+    settings=PairsSettings,
+    read=lambda settings: read_pairs(settings.file, columns=settings.columns),
+    score=scored_by(evaluate_similarity, "prompt"),
+    measures=(Measure("spearman", "Spearman correlation of the cosine, x 100"),),
+    example="sts pocket-bi --data stsb-en-dev.csv",
+)
+PAIRS = Task(
+    name="pairs",
+    help="sentence pairs labelled 1 (belong together) or 0: average precision of the cosine",
+    settings=PairsSettings,
+    read=lambda settings: read_pairs(settings.file, columns=settings.columns, score="label"),
+    score=scored_by(evaluate_pairs, "prompt"),
+    measures=(Measure("average_precision", "average precision, %", " AP"),),
+    example="pairs pocket-bi --data duplicates.csv --columns question1 question2 duplicate",
+)

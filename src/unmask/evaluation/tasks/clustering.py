@@ -1,13 +1,29 @@
 """Clustering of texts: do the clusters of their vectors match their labels?"""
 
 import statistics
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from unmask.data.sources import LabelledTexts
-from unmask.encoder import TextEncoder
+from pydantic import Field
+
+from unmask.data.sources import LabelledTexts, read_labelled_texts
 from unmask.evaluation.quiet import quiet
+from unmask.evaluation.tasks.record import SOURCE, InputFile, Measure, Prompt, Task, scored_by
+from unmask.settings import Settings
+
+if TYPE_CHECKING:
+    from unmask.encoder import TextEncoder
 
 _BATCH = 512
+
+
+class ClusteringSettings(Settings):
+    """Texts with labels for k-means."""
+
+    file: InputFile = Field(description=SOURCE)
+    columns: tuple[str, str] = Field(("text", "label"), strict=False, description="names of the text and of the label")
+    seeds: int = Field(10, ge=1, description="of k-means (default: 10)")
+    prompt: Prompt = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,13 +36,9 @@ class ClusteringResult:
     clusters: int
     seeds: int
 
-    def to_dict(self) -> dict[str, float]:
-        """For `--json`."""
-        return asdict(self)
-
 
 def evaluate_clustering(
-    encoder: TextEncoder,
+    encoder: "TextEncoder",
     data: LabelledTexts,
     *,
     seeds: int = 10,
@@ -45,3 +57,14 @@ def evaluate_clustering(
             means = MiniBatchKMeans(clusters, batch_size=_BATCH, n_init="auto", random_state=seed).fit(vectors)
         found.append(100 * float(v_measure_score(data.labels, means.labels_)))
     return ClusteringResult(statistics.fmean(found), (max(found) - min(found)) / 2, len(data.texts), clusters, seeds)
+
+
+CLUSTERING = Task(
+    name="clustering",
+    help="texts with labels: V-measure of k-means",
+    settings=ClusteringSettings,
+    read=lambda settings: read_labelled_texts(settings.file, settings.columns),
+    score=scored_by(evaluate_clustering, "seeds", "prompt"),
+    measures=(Measure("v_measure", "V-measure, %", " V-measure"),),
+    example="clustering pocket-bi --data topics.csv",
+)

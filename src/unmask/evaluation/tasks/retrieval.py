@@ -1,16 +1,47 @@
 """Retrieval and reranking: are the right documents near the top? Measures by trec_eval."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
+from pydantic import Field
 
-from unmask.data.ranking import Beir, Candidates, Judgements
-from unmask.encoder import TextEncoder, search
+from unmask.data.ranking import Beir, Candidates, Judgements, read_beir, read_candidates
 from unmask.errors import DataError
+from unmask.evaluation.tasks.record import InputFile, InputFolder, Measure, Task, scored_by
+from unmask.settings import Settings
+
+if TYPE_CHECKING:
+    from unmask.encoder import TextEncoder
 
 Run = Mapping[str, Mapping[str, float]]  # query id -> document id -> score
 _DEPTH = 1000
+_QueryPrompt = Annotated[str | None, Field(description="instruction put in front of queries")]
+_DocumentPrompt = Annotated[str | None, Field(description="instruction put in front of documents; the paper has none")]
+
+
+class RetrievalSettings(Settings):
+    """A BEIR folder."""
+
+    folder: InputFolder = Field(
+        description="folder with corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv; or a hub data set name@split"
+    )
+    split: str = Field("test", description="whose judgements (default: test)")
+    prompt: _QueryPrompt = None
+    document_prompt: _DocumentPrompt = None
+    ignore_identical_ids: bool = Field(False, description="ArguAna, Quora: a query is a document")
+    max_length: int | None = Field(None, ge=1, description="cut documents and queries shorter than the encoder does")
+
+
+class RerankingSettings(Settings):
+    """Queries with candidates."""
+
+    file: InputFile = Field(
+        description="jsonl with query, positive[], negative[]; on the command line also a hub data set of that form"
+    )
+    prompt: _QueryPrompt = None
+    document_prompt: _DocumentPrompt = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +55,6 @@ class RankingResult:
     queries: int
     documents: int
 
-    def to_dict(self) -> dict[str, float]:
-        """For `--json`."""
-        return asdict(self)
-
 
 @dataclass(frozen=True, slots=True)
 class RetrievalResult:
@@ -37,19 +64,15 @@ class RetrievalResult:
     mrr_at_10: float
     queries: int
 
-    def to_dict(self) -> dict[str, float]:
-        """For `--json`."""
-        return asdict(self)
-
 
 def evaluate_beir(
-    encoder: TextEncoder,
+    encoder: "TextEncoder",
     data: Beir,
     *,
     prompt: str | None = None,
     document_prompt: str | None = None,
     max_length: int | None = None,
-    ignore_identical: bool = False,
+    ignore_identical_ids: bool = False,
     progress: bool = False,
 ) -> RankingResult:
     """Exact search by cosine over the whole corpus; the 1,000 best documents of each query are scored.
@@ -62,9 +85,11 @@ def evaluate_beir(
         prompt: instruction put in front of queries.
         document_prompt: instruction put in front of documents; the paper has none.
         max_length: most tokens of a query or document; by default as the encoder's settings say.
-        ignore_identical: drop a document that has its query's id (ArguAna, Quora).
+        ignore_identical_ids: drop a document that has its query's id (ArguAna, Quora).
         progress: show a bar.
     """
+    from unmask.encoder import search
+
     names = list(data.queries)
     texts = list(data.queries.values())
     queries = encoder.encode(texts, prompt=prompt, normalize=True, max_length=max_length, progress=progress)
@@ -81,7 +106,7 @@ def evaluate_beir(
         name: {
             document: float(score)
             for document, score in zip(ids[row], scores[row], strict=True)
-            if document is not None and not (ignore_identical and document == name)
+            if document is not None and not (ignore_identical_ids and document == name)
         }
         for row, name in enumerate(names)
     }
@@ -89,7 +114,7 @@ def evaluate_beir(
 
 
 def evaluate_candidates(
-    encoder: TextEncoder,
+    encoder: "TextEncoder",
     data: Sequence[Candidates],
     *,
     prompt: str | None = None,
@@ -134,7 +159,7 @@ def rank_measures(run: Run, judgements: Judgements, documents: int) -> RankingRe
 
 
 def evaluate_retrieval(
-    encoder: TextEncoder, queries: Sequence[str], documents: Sequence[str], *, progress: bool = False
+    encoder: "TextEncoder", queries: Sequence[str], documents: Sequence[str], *, progress: bool = False
 ) -> RetrievalResult:
     """Rank all documents for each query by cosine; document i is the right one for query i.
 
@@ -151,3 +176,29 @@ def evaluate_retrieval(
     ranks = (scores >= own).sum(axis=1)  # the document itself is one of them
     reciprocal = np.where(ranks <= 10, 1.0 / ranks, 0.0)
     return RetrievalResult(100 * float((ranks == 1).mean()), 100 * float(reciprocal.mean()), len(queries))
+
+
+def _left_out(data: Beir) -> str | None:
+    said = f"{data.left_out} queries without judgements in this split are left out; {len(data.queries)} are scored."
+    return said if data.left_out else None
+
+
+RETRIEVAL = Task(
+    name="retrieval",
+    help="a BEIR folder: nDCG@10, MAP, MRR@10, recall@100 of exact search",
+    settings=RetrievalSettings,
+    read=lambda settings: read_beir(settings.folder, settings.split),
+    score=scored_by(evaluate_beir, "prompt", "document_prompt", "max_length", "ignore_identical_ids"),
+    measures=(Measure("ndcg_at_10", "nDCG@10, %", " nDCG@10"),),
+    example="retrieval pocket-bi --data scifact --prompt 'Given a claim, find its source: '",
+    note=_left_out,
+)
+RERANKING = Task(
+    name="reranking",
+    help="queries with candidates: MAP, MRR@10, nDCG@10",
+    settings=RerankingSettings,
+    read=lambda settings: read_candidates(settings.file),
+    score=scored_by(evaluate_candidates, "prompt", "document_prompt"),
+    measures=(Measure("map", "mean average precision, %", " MAP"),),
+    example="reranking pocket-bi --data candidates.jsonl",
+)

@@ -2,17 +2,34 @@
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
-from unmask.data.sources import LabelledTexts
-from unmask.encoder import Floats, TextEncoder
+from unmask.data.sources import LabelledTexts, read_labelled_texts
 from unmask.errors import DataError
 from unmask.evaluation.quiet import quiet
+from unmask.evaluation.tasks.record import SOURCE, InputFile, Measure, Prompt, Task, scored_by
+from unmask.settings import Settings
+
+if TYPE_CHECKING:
+    from unmask.encoder import Floats, TextEncoder
 
 _MAX_ITERATIONS = 100  # as MTEB does
+
+
+class ClassificationSettings(Settings):
+    """Texts with labels for a logistic regression."""
+
+    train: InputFile = Field(description=SOURCE)
+    test: InputFile = Field(description="of the same form")
+    columns: tuple[str, str] = Field(("text", "label"), strict=False, description="names of the text and of the label")
+    shots: int | None = Field(None, ge=1, description="train on so many texts a class, drawn anew each time (MTEB: 8)")
+    draws: int = Field(10, ge=1, description="of those texts (default: 10)")
+    prompt: Prompt = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +43,6 @@ class ClassificationResult:
     texts: int
     classes: int
     draws: int
-
-    def to_dict(self) -> dict[str, float]:
-        """For `--json`."""
-        return asdict(self)
 
 
 def check_classes(train: LabelledTexts, test: LabelledTexts) -> None:
@@ -45,7 +58,7 @@ def check_classes(train: LabelledTexts, test: LabelledTexts) -> None:
 
 
 def evaluate_classification(
-    encoder: TextEncoder,
+    encoder: "TextEncoder",
     train: LabelledTexts,
     test: LabelledTexts,
     *,
@@ -107,10 +120,31 @@ def _draw(labels: Sequence[str], shots: int, generator: np.random.Generator) -> 
     return np.asarray(sorted(row for own in taken.values() for row in own))
 
 
-def _fit_and_score(train: Floats, labels: NDArray[np.str_], test: Floats, truth: Sequence[str]) -> tuple[float, float]:
+def _fit_and_score(
+    train: "Floats", labels: NDArray[np.str_], test: "Floats", truth: Sequence[str]
+) -> tuple[float, float]:
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import accuracy_score, f1_score
 
     with quiet():
         predicted = LogisticRegression(max_iter=_MAX_ITERATIONS).fit(train, labels).predict(test)
     return float(accuracy_score(truth, predicted)), float(f1_score(truth, predicted, average="macro"))
+
+
+def _read(settings: ClassificationSettings) -> tuple[LabelledTexts, LabelledTexts]:
+    train, test = (read_labelled_texts(source, settings.columns) for source in (settings.train, settings.test))
+    check_classes(train, test)
+    return train, test
+
+
+CLASSIFICATION = Task(
+    name="classification",
+    help="texts with labels: accuracy of a logistic regression",
+    settings=ClassificationSettings,
+    read=_read,
+    score=scored_by(
+        lambda encoder, data, **rest: evaluate_classification(encoder, *data, **rest), "shots", "draws", "prompt"
+    ),
+    measures=(Measure("accuracy", "classification accuracy, %", " accuracy"),),
+    example="classification pocket-bi --train train.csv --test test.csv --shots 8",
+)
