@@ -13,7 +13,9 @@ from torch import nn
 from unmask.backbone.dropout import hidden_dropout
 from unmask.errors import DataError
 from unmask.objectives.base import LocalEngine
-from unmask.objectives.contrastive import NO_DOCUMENT, Contrastive, ContrastiveBatch, InfoNce, Part
+from unmask.objectives.batch import NO_DOCUMENT, ContrastiveBatch, Part
+from unmask.objectives.contrastive import Contrastive
+from unmask.objectives.losses import TEACHER, Distillation, InfoNce, Matryoshka, Sum
 from unmask.text.batching import deal, token_budget
 from unmask.training.config import SupervisedSettings
 from unmask.training.stages.contrastive import Rows, make_batch
@@ -79,9 +81,9 @@ def test_the_loss_is_cross_entropy_over_scaled_cosines():
 def test_chunks_of_anchors_give_the_same_gradients(monkeypatch):
     found = []
     for chunk in (1024, 2):
-        monkeypatch.setattr("unmask.objectives.contrastive._ANCHORS_AT_ONCE", chunk)
+        monkeypatch.setattr("unmask.objectives.losses.base.ANCHORS_AT_ONCE", chunk)
         batch, weights = table(*random(5, 5, 3))
-        found.append(run(batch, weights, InfoNce(both_directions=True, matryoshka=(4,))))
+        found.append(run(batch, weights, Matryoshka(InfoNce(both_directions=True), (4,))))
     assert found[0][0].loss == pytest.approx(found[1][0].loss, rel=1e-6)
     torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-4, atol=1e-7)
 
@@ -96,7 +98,7 @@ def test_both_directions_average_the_two_losses():
 def test_matryoshka_averages_over_the_widths():
     first, second = random(5, 5)
     batch, weights = table(first, second)
-    out, gradient = run(batch, weights, InfoNce(matryoshka=(2, 4)))
+    out, gradient = run(batch, weights, Matryoshka(InfoNce(), (2, 4)))
     expected = [float(plain(first[:, :width], second[:, :width])) for width in (2, 4, 8)]
     assert out.loss == pytest.approx(sum(expected) / 3, rel=1e-5)
     assert (gradient.abs() > 0).all()
@@ -148,8 +150,8 @@ def test_a_teacher_of_another_width_is_followed():
     first, second = random(5, 5)
     teacher = torch.randn(10, 3, generator=torch.Generator().manual_seed(1))
     batch, weights = table(first, second)
-    batch = replace(batch, teacher=teacher)
-    out, _ = run(batch, weights, teacher_weight=0.5, teacher_scale=10.0)
+    batch = replace(batch, extra={TEACHER: teacher})
+    out, _ = run(batch, weights, Sum(((InfoNce(), 1.0), (Distillation(teacher_scale=10.0), 0.5))))
     student = (20 * nn.functional.cosine_similarity(first[:, None], second[None], dim=-1)).log_softmax(1)
     wanted = (10 * nn.functional.cosine_similarity(teacher[:5, None], teacher[None, 5:], dim=-1)).softmax(1)
     distance = float((wanted * (wanted.log() - student)).sum(1).mean())
@@ -236,7 +238,7 @@ def test_what_is_equal_is_read_once_with_the_same_gradients(module, cached):
     assert_alike(*found, 2e-4)
 
 
-@pytest.mark.parametrize("loss", [InfoNce(), InfoNce(both_directions=True, matryoshka=(64,), scale=50)])
+@pytest.mark.parametrize("loss", [InfoNce(), Matryoshka(InfoNce(both_directions=True, scale=50), (64,))])
 def test_grad_cache_gives_the_plain_gradients_with_dropout_on(module, loss):
     groups = [[5, 1], [2, 6, 9, 0], [4, 3, 7, 8, 10, 11]]
     found, outs = [], []

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from unmask.settings import Settings
+from unmask.training.losses import AnyLoss, InfoNceSettings, LossSettings
 
 Schedule = Literal["linear", "cosine", "constant"]
 Tuning = Literal["lora", "dora", "qlora", "full"]
@@ -116,11 +117,28 @@ class ContrastiveSettings(TrainedStage):
     scale: float = Field(20.0, gt=0, description="factor on the cosine, 1 / temperature")
     both_directions: bool = Field(False, description="positives also look for their query")
     mask_duplicates: bool = Field(True, description="a text equal to the query or its positive is no negative")
+    loss: AnyLoss | None = Field(None, description="another loss than InfoNCE with the keys of this stage")
     matryoshka: list[int] = Field([], description="also train the first so many dimensions")
     grad_cache: bool = Field(False, description="memory of one micro-batch for any batch, at a third more time")
     grad_cache_kept: int = Field(1, ge=0, description="micro-batches whose graph is kept even so, and not run again")
     attention_dropout: float = Field(0.0, ge=0, lt=1)
     hidden_dropout: float = Field(0.0, ge=0, lt=1, description="on what each layer adds to the residual stream")
+
+    @property
+    def own_loss(self) -> LossSettings:
+        """The loss that is named, or InfoNCE with this stage's keys."""
+        return self.loss or InfoNceSettings(**{key: getattr(self, key) for key in self._loss_keys()})
+
+    @classmethod
+    def _loss_keys(cls) -> list[str]:
+        return [key for key in InfoNceSettings.model_fields if key in cls.model_fields]
+
+    @model_validator(mode="after")
+    def _one_loss(self) -> "ContrastiveSettings":
+        for key in self._loss_keys() if self.loss else ():
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"{key} belongs to InfoNCE; with loss: {{kind: {self.loss.kind}}} say it there")  # type: ignore[union-attr]
+        return self
 
 
 class SimcseSettings(ContrastiveSettings):

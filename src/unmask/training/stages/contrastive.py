@@ -17,7 +17,9 @@ from unmask.data.pairs import Pair, PairSet
 from unmask.data.sampling import EpochSampler, MixedSampler
 from unmask.encoder import Floats, TextEncoder
 from unmask.errors import DataError, RecipeError
-from unmask.objectives.contrastive import NO_DOCUMENT, Contrastive, ContrastiveBatch, InfoNce, Part
+from unmask.objectives.batch import NO_DOCUMENT, ContrastiveBatch, Part
+from unmask.objectives.contrastive import Contrastive
+from unmask.objectives.losses import TEACHER, Distillation, Loss, Matryoshka, Sum
 from unmask.text.batching import deal, token_budget
 from unmask.text.spans import TokenizedText
 from unmask.training.building import Data, StageContext, load_for_training, make_trainable
@@ -40,7 +42,7 @@ def simcse_job(settings: SimcseSettings, context: StageContext) -> Iterator[Job]
             rows = Rows([*tokenized, *tokenized], chosen * 2, len(chosen), views=True)
             return make_batch(encoder, rows, settings, context)
 
-        yield _job(settings, context, encoder, InfoNce(**_shared(settings)), batch)
+        yield _job(settings, context, encoder, batch)
 
 
 @contextmanager
@@ -70,12 +72,7 @@ def supervised_job(settings: SupervisedSettings, context: StageContext) -> Itera
             )
             return make_batch(encoder, step_rows, settings, context, teach)
 
-        loss = InfoNce(
-            **_shared(settings),
-            mask_same_document=settings.mask_same_document,
-            false_negative_margin=settings.false_negative_margin,
-        )
-        yield _job(settings, context, encoder, loss, batch)
+        yield _job(settings, context, encoder, batch)
 
 
 def mixed_sampler(settings: SupervisedSettings, sets: Mapping[str, PairSet], seed: int) -> MixedSampler:
@@ -163,7 +160,7 @@ def make_batch(
         documents=_numbers(documents, device),
         owners=torch.tensor([*range(rows.anchors), *range(rows.anchors), *rows.negatives_of], device=device),
         sources=torch.tensor(sources, device=device),
-        teacher=taught,
+        extra={} if taught is None else {TEACHER: taught},
     )
     return made, sum(lengths)
 
@@ -207,22 +204,23 @@ def _negatives(pairs: Sequence[Pair], settings: SupervisedSettings, step: int) -
     return chosen
 
 
-def _shared(settings: ContrastiveSettings) -> dict[str, Any]:
-    return {
-        "scale": settings.scale,
-        "both_directions": settings.both_directions,
-        "mask_duplicates": settings.mask_duplicates,
-        "matryoshka": tuple(settings.matryoshka),
-    }
-
-
-def _job(settings: ContrastiveSettings, context: StageContext, encoder: TextEncoder, loss: InfoNce, batch: Any) -> Job:
+def build_loss(settings: ContrastiveSettings) -> Loss:
+    """The loss of a stage: its own, a teacher's beside it, at all widths asked for."""
+    loss: Loss = settings.own_loss.build()
     teacher = getattr(settings, "teacher", None)
-    weights = {"teacher_weight": teacher.weight, "teacher_scale": teacher.scale} if teacher else {}
+    if teacher is not None:
+        follow = Distillation(scale=settings.scale, teacher_scale=teacher.scale)
+        loss = Sum(((loss, 1.0), (follow, teacher.weight)))
+    return Matryoshka(loss, tuple(settings.matryoshka)) if settings.matryoshka else loss
+
+
+def _job(settings: ContrastiveSettings, context: StageContext, encoder: TextEncoder, batch: Any) -> Job:
     return Job(
         name=settings.name or str(settings.objective),  # type: ignore[attr-defined]
         module=encoder.module,
-        objective=Contrastive(loss, grad_cache=settings.grad_cache, kept_graphs=settings.grad_cache_kept, **weights),
+        objective=Contrastive(
+            build_loss(settings), grad_cache=settings.grad_cache, kept_graphs=settings.grad_cache_kept
+        ),
         batch=batch,
         evaluate=None,
         evaluate_every=1,
