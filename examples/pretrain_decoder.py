@@ -21,7 +21,7 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast, Qwen3_5TextConfig
 
 from unmask.data.sources import read_texts
-from unmask.training.config import OptimSettings
+from unmask.training.base_settings import OptimSettings
 from unmask.training.optim import adamw, learning_rate, trainable
 
 SPECIAL = ["<pad>", "<s>", "</s>", "<mask>"]

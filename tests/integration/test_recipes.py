@@ -16,7 +16,8 @@ from unmask.runs.raw import read_raw, shipped, variants_of
 from unmask.runs.recipe import load_recipe
 from unmask.runs.run import train
 from unmask.runs.schema import E5Source, PairSource
-from unmask.training.config import ContrastiveSettings, MntpSettings, TrainedStage
+from unmask.training.base_settings import TrainedStage
+from unmask.training.config import ContrastiveSettings, MntpSettings
 from unmask.training.monitor import read_metrics
 
 # What architecture each hub id stands for; the hub is not asked.

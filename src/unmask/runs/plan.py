@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -9,12 +10,12 @@ import torch
 
 from unmask.backbone.devices import default_device, saved_dtype
 from unmask.backbone.locate import load_tokenizer
-from unmask.data.sources import read_texts
 from unmask.errors import ArtifactError
 from unmask.runs.run import resolve_precision
-from unmask.runs.schema import Recipe, TextSource, stage_name
-from unmask.runs.sources import local_source, open_data
-from unmask.training.config import ContrastiveSettings, MntpSettings, SupervisedSettings, TrainedStage
+from unmask.runs.schema import Recipe, stage_name
+from unmask.runs.sources import open_data
+from unmask.training.base_settings import TrainedStage
+from unmask.training.building import Data
 from unmask.training.memory import Memory, Shape, estimate_memory
 
 _SAMPLED_TEXTS = 1000
@@ -99,11 +100,10 @@ def make_plan(recipe: Recipe) -> Plan:
     bf16 = resolve_precision(recipe.precision) == "bf16"
     rate = _matrix_rate(device, torch.bfloat16 if bf16 else torch.float32)
     dtype = saved_dtype(recipe.model.name, recipe.model.dtype)
+    data = open_data(recipe, _SAMPLED_TEXTS)
     stages = []
-    for stage in recipe.stages:
-        if not isinstance(stage, TrainedStage):
-            continue
-        tokens, shape = _shape(recipe, stage, tokenizer)
+    for stage in filter(None, (one.trained() for one in recipe.stages)):
+        tokens, shape = _shape(stage, data, tokenizer)
         causal = recipe.model.attention == "causal"
         try:
             memory = estimate_memory(recipe.model.name, dtype, stage, shape, bf16=bf16, causal=causal)
@@ -114,19 +114,16 @@ def make_plan(recipe: Recipe) -> Plan:
     return Plan(recipe.model_dump(mode="json"), stages, str(device), device_memory(device))
 
 
-def _shape(recipe: Recipe, stage: TrainedStage, tokenizer: Any) -> tuple[int, Shape]:
-    """Tokens of a step, and its forward passes; texts are sampled where lengths vary."""
-    if isinstance(stage, MntpSettings):
-        rows = max(1, min(stage.micro_batch_tokens, stage.batch_tokens) // stage.block_size)
-        passes = -(-stage.batch_size // rows)
-        return stage.batch_size * stage.block_size, Shape(rows, stage.block_size, _share(passes))
-    assert isinstance(stage, ContrastiveSettings)
-    texts, columns = _sample(recipe, stage)
-    lengths = [min(len(ids), stage.max_length) for ids in tokenizer(texts, verbose=False)["input_ids"]]  # with prompts
-    mean = max(1, round(sum(lengths) / len(lengths)))
-    tokens = round(stage.batch_size * columns * sum(lengths) / len(lengths))
-    rows = max(1, min(stage.micro_batch_tokens, tokens) // mean)
-    return tokens, Shape(rows, mean, _share(-(-tokens // (rows * mean))))
+def _shape(stage: TrainedStage, data: Data, tokenizer: Any) -> tuple[int, Shape]:
+    """Tokens of a step, and its forward passes."""
+
+    def lengths(texts: Sequence[str]) -> list[int]:  # of the texts with their prompts
+        return [len(ids) for ids in tokenizer(list(texts), verbose=False)["input_ids"]]
+
+    exact, length = stage.step_tokens(data, lengths)
+    tokens = round(exact)
+    rows = max(1, min(stage.micro_batch_tokens, tokens) // length)
+    return tokens, Shape(rows, length, _share(-(-tokens // (rows * length))))
 
 
 def _share(passes: int) -> int:
@@ -134,33 +131,10 @@ def _share(passes: int) -> int:
     return -(-passes // int(os.environ.get("WORLD_SIZE", "1")))
 
 
-def _sample(recipe: Recipe, stage: ContrastiveSettings) -> tuple[list[str], float]:
-    """Some texts of a stage, and how many texts a row of its batch has."""
-    if isinstance(stage, SupervisedSettings):
-        data = open_data(recipe, _SAMPLED_TEXTS)
-        sets = [one for source in stage.sources for one in data.pairs(source)]
-        each = _SAMPLED_TEXTS // len(sets) + 1
-        pairs = [(one, pair) for one in sets for pair in one.take(range(min(len(one), each)))]
-        texts = []
-        for one, pair in pairs:
-            texts.append(one.query_prompt + pair.query)
-            others = (pair.positive, *_wanted(pair.negatives, stage))
-            texts += [one.document_prompt + text for text in others]
-        return texts, len(texts) / len(pairs)
-    source = recipe.data[stage.data]
-    assert isinstance(source, TextSource)
-    paths = [local_source(path) for path in source.files[:1]]
-    return read_texts(paths, field=source.field, limit=_SAMPLED_TEXTS), 2.0
-
-
-def _wanted(negatives: tuple[str, ...], stage: SupervisedSettings) -> tuple[str, ...]:
-    return negatives if stage.hard_negatives is None else negatives[: stage.hard_negatives]
-
-
 def _products(stage: TrainedStage, memory: Memory) -> float:
     """Floating-point operations a token: forward 2 a weight, backward 4, or 2 where weights are frozen."""
     backward = 2 if stage.has_adapter else 4
-    again = 2 * (stage.gradient_checkpointing + (isinstance(stage, ContrastiveSettings) and stage.grad_cache))
+    again = 2 * (stage.gradient_checkpointing + stage.runs_again)
     return float((2 + backward + again) * memory.parameters)
 
 

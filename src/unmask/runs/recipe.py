@@ -13,15 +13,12 @@ from unmask.runs.raw import nearest, override, read_raw
 from unmask.runs.schema import (
     KIND,
     SOURCES,
-    E5Source,
     EvaluationSettings,
-    PairSource,
     Recipe,
-    TextSource,
     evaluation_class,
     stage_name,
 )
-from unmask.training.config import STAGES, AverageSettings, MergeSettings, SupervisedSettings, TrainedStage
+from unmask.training.config import STAGES
 
 
 def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
@@ -88,42 +85,21 @@ def _figure_mistakes(tasks: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 def _kind_mistakes(recipe: Recipe) -> list[str]:
     """Stages that are given a data source of the wrong kind."""
-    mistakes = []
-    for stage in recipe.stages:
-        wanted = (PairSource, E5Source) if isinstance(stage, SupervisedSettings) else TextSource
-        for name in stage.sources:
-            source = recipe.data.get(name)
-            if source is not None and not isinstance(source, wanted):
-                kinds = "pairs or e5" if isinstance(stage, SupervisedSettings) else "texts"
-                mistakes.append(f"stages.{stage_name(stage)}: {name!r} is of kind {source.kind}, {kinds} is needed")
-    return mistakes
+    return [
+        f"stages.{stage_name(stage)}: {name!r} is of kind {recipe.data[name].kind}, "
+        f"{' or '.join(stage.reads)} is needed"
+        for stage in recipe.stages
+        for name in stage.sources
+        if name in recipe.data and recipe.data[name].kind not in stage.reads
+    ]
 
 
 def _order_mistakes(recipe: Recipe) -> list[str]:
     """Stages that need another one before them."""
-    mistakes = []
-    for before, stage in zip([None, *recipe.stages], recipe.stages, strict=False):
-        place = f"stages.{stage_name(stage)}"
-        if isinstance(stage, TrainedStage) and stage.has_adapter and stage.lora.start == "previous":
-            alike = ("rank", "alpha", "targets")
-            if not isinstance(before, TrainedStage) or not before.has_adapter:
-                mistakes.append(f"{place}.lora.start: previous needs a stage with an adapter right before it")
-            elif stage.tuning == "dora" or before.tuning == "dora":
-                mistakes.append(f"{place}.lora.start: an adapter of DoRA cannot be gone on with")
-            elif any(getattr(stage.lora, key) != getattr(before.lora, key) for key in alike):
-                mistakes.append(f"{place}.lora: to go on with the adapter before, {', '.join(alike)} must be the same")
-        if isinstance(stage, MergeSettings) and before is None:
-            mistakes.append(f"{place}: there is nothing to merge with the base model before the first stage")
-        if isinstance(stage, AverageSettings):
-            kept = 0
-            if isinstance(before, TrainedStage):
-                kept = min(before.keep_checkpoints, -(-before.steps // before.save_every))
-            if kept < stage.checkpoints:
-                mistakes.append(
-                    f"{place}: the stage before it leaves {kept} checkpoints, {stage.checkpoints} are to be averaged; "
-                    "see its keep_checkpoints and save_every"
-                )
-    return mistakes
+    pairs = zip([None, *recipe.stages], recipe.stages, strict=False)
+    return [
+        f"stages.{stage_name(stage)}{mistake}" for before, stage in pairs for mistake in stage.order_mistakes(before)
+    ]
 
 
 def _explain(item: dict[str, Any]) -> list[str]:

@@ -31,11 +31,11 @@ from unmask.files import new_folder, read_json, write_json, write_text
 from unmask.runs.evaluate import check_tasks, evaluate_rung
 from unmask.runs.recipe import load_recipe
 from unmask.runs.rungs import RungPlace, open_rung, split_places, stage_origins
-from unmask.runs.schema import Recipe, TextSource, stage_name
+from unmask.runs.schema import Recipe, stage_name
 from unmask.runs.sources import check_files, fingerprint, fingerprints, open_data, used
 from unmask.settings import AttentionMode
+from unmask.training.base_settings import StageSettings, TrainedStage
 from unmask.training.building import Data, Origin, StageContext
-from unmask.training.config import StageSettings, TrainedStage
 from unmask.training.heap import use_one_heap
 from unmask.training.processes import check_launcher, make_accelerator
 from unmask.training.stages.run import check_stage, run_stage
@@ -136,10 +136,9 @@ def _preflight(recipe: Recipe, data: Data) -> None:
     shape = empty_model(recipe.model.name, head=True)
     twin = _check_conversion(recipe)
     for name, source in used(recipe).items():
-        data.texts(name) if isinstance(source, TextSource) else data.pairs(name)
+        data.texts(name) if source.kind == "texts" else data.pairs(name)
     for stage in recipe.stages:
-        if isinstance(stage, TrainedStage):
-            check_stage(stage, data, int(text_config(shape).hidden_size), twin)
+        check_stage(stage, data, int(text_config(shape).hidden_size), twin)
     check_tasks(recipe)
 
 
@@ -182,7 +181,7 @@ def _climb(recipe: Recipe, run: "Run") -> tuple[list[Rung], Path]:
             lineage = {**lineage, "stages": [*lineage["stages"], _stage_lineage(recipe, stage)]}
         context = run.context(number, Path(place.encoder).parent, origin, lineage)
         start = str(run_stage(stage, context, Path(place.encoder).parent, before))
-        before = (stage, context) if isinstance(stage, TrainedStage) else None
+        before = None if (own := stage.trained()) is None else (own, context)
         if alone:
             run.rung(place)
     if not run.main:

@@ -14,16 +14,7 @@ from unmask.runs.schema import Recipe, stage_name
 from unmask.settings import AttentionMode
 from unmask.training import checkpoint
 from unmask.training.building import Origin, plain, rebuild
-from unmask.training.config import TrainedStage
 from unmask.training.monitor import read_metrics
-
-_TITLES = {
-    "mntp": "MNTP",
-    "simcse": "SimCSE",
-    "supervised": "Supervised",
-    "merge": "merged",
-    "average": "averaged",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +34,7 @@ def split_places(recipe: Recipe, folder: Path) -> tuple[list[RungPlace], list[Ru
         untrained.append(RungPlace("Bi", recipe.model.name, attention))
     name, trained = untrained[-1].name, []
     for number, stage in enumerate(recipe.stages, 1):
-        name += "+" + (stage.name or _TITLES[stage.objective])
+        name += "+" + (stage.name or stage.title)
         encoder = folder / "stages" / f"{number}-{stage_name(stage)}" / "encoder"
         trained.append(RungPlace(name, str(encoder), attention))
     return untrained, trained
@@ -91,7 +82,7 @@ def stage_origins(recipe: Recipe, folder: Path) -> list[Origin]:
     model = recipe.model
     start, adapter, before = model.name, None, None
     for stage, place in zip(recipe.stages, split_places(recipe, folder)[1], strict=True):
-        if isinstance(stage, TrainedStage) and stage.has_adapter and stage.lora.start == "previous":
+        if stage.continues_adapter:
             assert before is not None
             start, adapter = origins[-1].start, before / "adapter"
         origins.append(
@@ -116,10 +107,11 @@ def checkpoints(recipe: Recipe, folder: Path) -> Iterator[tuple[RungPlace, int, 
     """
     trained = split_places(recipe, folder)[1]
     for place, stage, origin in zip(trained, recipe.stages, stage_origins(recipe, folder), strict=True):
-        if not isinstance(stage, TrainedStage) or not Path(place.encoder).is_dir():
+        trained_stage = stage.trained()
+        if trained_stage is None or not Path(place.encoder).is_dir():
             continue
         for path in checkpoint.kept(Path(place.encoder).parent / "checkpoints"):
-            model = plain(*rebuild(stage, origin, path)).to(default_device())
+            model = plain(*rebuild(trained_stage, origin, path)).to(default_device())
             encoder = TextEncoder(model, load_tokenizer(recipe.model.name), recipe.model.encoder_settings())
             encoder.lineage = read_lineage(Path(place.encoder))
             yield place, checkpoint.step_of(path), encoder

@@ -10,7 +10,8 @@ from unmask.backbone.truth.opening import AttentionSpec
 from unmask.data.pairs import PairColumns
 from unmask.evaluation.tasks import TASKS, Task
 from unmask.settings import AttentionMode, Dtype, EncoderFields, Recurrent, Settings, Window
-from unmask.training.config import AnyStage, StageSettings
+from unmask.training.base_settings import StageSettings
+from unmask.training.config import AnyStage
 
 
 class ModelSettings(EncoderFields):

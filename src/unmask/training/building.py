@@ -16,7 +16,7 @@ from unmask.backbone.truth.opening import AttentionSpec, apply_attention
 from unmask.data.pairs import PairSet
 from unmask.settings import Dtype, EncoderSettings
 from unmask.training import checkpoint
-from unmask.training.config import TrainedStage
+from unmask.training.base_settings import TrainedStage
 from unmask.training.engine import draw
 
 Purpose = Literal["adapter", "rows", "packing", "steps"]

@@ -1,85 +1,22 @@
 """The settings of a stage. YAML maps onto these one to one; unknown keys are refused where the recipe is read."""
 
-from typing import Annotated, Literal
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from unmask.settings import Settings
+from unmask.training.base_settings import StageSettings, TrainedStage
 from unmask.training.losses import AnyLoss, InfoNceSettings, LossSettings
 
-Schedule = Literal["linear", "cosine", "constant"]
-Tuning = Literal["lora", "dora", "qlora", "full"]
-
-
-class LoraSettings(Settings):
-    """LoRA as in the paper: r=16, alpha=32, dropout 0.05, on all linear layers."""
-
-    start: Literal["fresh", "previous"] = Field(
-        "fresh", description="previous: go on with the adapter of the stage before, on the weights it was trained on"
-    )
-    rank: int = Field(16, ge=1)
-    alpha: float = Field(32, gt=0)
-    dropout: float = Field(0.05, ge=0, lt=1)
-    targets: str | list[str] = "all-linear"
-
-
-class OptimSettings(Settings):
-    """AdamW and its learning rate over the steps of one stage."""
-
-    lr: float = Field(gt=0)
-    warmup_steps: int = Field(0, ge=0)
-    schedule: Schedule = "linear"
-    schedule_steps: int | None = Field(None, ge=1, description="steps the schedule is made for; by default all")
-    final_lr_share: float = Field(0.0, ge=0, le=1, description="the schedule ends at this share of lr")
-    weight_decay: float = Field(0.0, ge=0)
-    betas: tuple[float, float] = Field((0.9, 0.999), strict=False)
-    epsilon: float = Field(1e-8, gt=0)
-    clip_norm: float = Field(1.0, gt=0)
-
-
-class StageSettings(Settings):
-    """What every stage has."""
-
-    name: str | None = Field(None, pattern=r"^[\w.-]+$", description="folder and rung name; by default the objective")
-
-    @property
-    def sources(self) -> list[str]:
-        """Names of the data sources it reads."""
-        return []
-
-
-class TrainedStage(StageSettings, OptimSettings):
-    """A stage that trains, whatever it minimises."""
-
-    data: str = Field(description="name of a data source of the recipe")
-    steps: int = Field(ge=1)
-    tuning: Tuning = "lora"
-    lora: LoraSettings = LoraSettings()
-    gradient_checkpointing: bool = False
-    micro_batch_tokens: int = Field(8192, ge=1, description="most tokens in one forward pass")
-    log_every: int = Field(10, ge=1)
-    save_every: int = Field(100, ge=1)
-    keep_checkpoints: int = Field(1, ge=1)
-
-    @property
-    def sources(self) -> list[str]:
-        """Names of the data sources it reads."""
-        return [self.data]
-
-    @property
-    def has_adapter(self) -> bool:
-        """True if it trains an adapter on frozen weights."""
-        return self.tuning != "full"
-
-    @model_validator(mode="after")
-    def _warmup_fits(self) -> "TrainedStage":
-        if self.warmup_steps > self.steps:
-            raise ValueError(f"warmup_steps={self.warmup_steps} is more than steps={self.steps}")
-        return self
+_SAMPLED_ROWS = 1000  # rows whose lengths a plan is made from
 
 
 class MntpSettings(TrainedStage):
     """Masked next-token prediction; defaults as in the paper (section 2.2, appendix D.1.1)."""
+
+    title: ClassVar[str] = "MNTP"
+    reads: ClassVar[tuple[str, ...]] = ("texts",)
 
     objective: Literal["mntp"] = "mntp"
     lr: float = Field(5e-5, gt=0)
@@ -108,6 +45,15 @@ class MntpSettings(TrainedStage):
         """Blocks a step."""
         return self.batch_tokens // self.block_size
 
+    @property
+    def label_share(self) -> float:
+        """Share of the tokens whose logits are computed."""
+        return self.mask_rate
+
+    def step_tokens(self, data: Any, lengths: Callable[[Sequence[str]], list[int]]) -> tuple[float, int]:
+        """Full blocks."""
+        return self.batch_size * self.block_size, self.block_size
+
 
 class ContrastiveSettings(TrainedStage):
     """What SimCSE and supervised training share. The batch is that of a step, of all processes together."""
@@ -123,6 +69,31 @@ class ContrastiveSettings(TrainedStage):
     grad_cache_kept: int = Field(1, ge=0, description="micro-batches whose graph is kept even so, and not run again")
     attention_dropout: float = Field(0.0, ge=0, lt=1)
     hidden_dropout: float = Field(0.0, ge=0, lt=1, description="on what each layer adds to the residual stream")
+
+    @property
+    def dropouts(self) -> tuple[float, float]:
+        """Rates on attention weights and on what layers add to the residual stream."""
+        return self.attention_dropout, self.hidden_dropout
+
+    @property
+    def runs_again(self) -> bool:
+        """True if forward passes are made twice."""
+        return self.grad_cache
+
+    def graphs(self, passes: int) -> int:
+        """All of them, but for GradCache."""
+        return min(passes, max(1, self.grad_cache_kept)) if self.grad_cache else passes
+
+    def sample(self, data: Any) -> tuple[Sequence[str], float]:
+        """Some texts as the model reads them, and how many texts a row of a batch has."""
+        raise NotImplementedError
+
+    def step_tokens(self, data: Any, lengths: Callable[[Sequence[str]], list[int]]) -> tuple[float, int]:
+        """By the mean length of a sample."""
+        texts, columns = self.sample(data)
+        found = [min(length, self.max_length) for length in lengths(texts)]
+        mean = sum(found) / len(found)
+        return self.batch_size * columns * mean, max(1, round(mean))
 
     @property
     def own_loss(self) -> LossSettings:
@@ -144,9 +115,16 @@ class ContrastiveSettings(TrainedStage):
 class SimcseSettings(ContrastiveSettings):
     """Unsupervised SimCSE; defaults as in the paper (section 2.2, appendix D.1.2) and its released code."""
 
+    title: ClassVar[str] = "SimCSE"
+    reads: ClassVar[tuple[str, ...]] = ("texts",)
+
     objective: Literal["simcse"] = "simcse"
     lr: float = Field(3e-5, gt=0)
     attention_dropout: float = Field(0.3, ge=0, lt=1)
+
+    def sample(self, data: Any) -> tuple[Sequence[str], float]:
+        """A text and the same again."""
+        return data.texts(self.data), 2.0
 
     @model_validator(mode="after")
     def _views_can_differ(self) -> "SimcseSettings":
@@ -174,6 +152,9 @@ class TeacherSettings(Settings):
 class SupervisedSettings(ContrastiveSettings):
     """Pairs with hard negatives; defaults as in the paper (section 5.1, appendix G) and its released code."""
 
+    title: ClassVar[str] = "Supervised"
+    reads: ClassVar[tuple[str, ...]] = ("pairs", "e5")
+
     objective: Literal["supervised"] = "supervised"
     data: Sources = Field(  # type: ignore[assignment]
         description="names of data sources of kind pairs or e5; each batch is from one set"
@@ -194,19 +175,51 @@ class SupervisedSettings(ContrastiveSettings):
         """Names of the data sources it reads."""
         return [self.data] if isinstance(self.data, str) else list(self.data)
 
+    def sample(self, data: Any) -> tuple[Sequence[str], float]:
+        """Queries with their positives and hard negatives, as many rows of each data set."""
+        sets = [one for source in self.sources for one in data.pairs(source)]
+        texts: list[str] = []
+        count = 0
+        for one in sets:
+            rows = one.take(range(min(len(one), _SAMPLED_ROWS // len(sets) + 1)))
+            count += len(rows)
+            for pair in rows:
+                others = (pair.positive, *pair.negatives[: self.hard_negatives])
+                texts += [one.query_prompt + pair.query, *(one.document_prompt + text for text in others)]
+        return texts, len(texts) / count
+
 
 class MergeSettings(StageSettings):
     """Weights between the base model's and those so far (BidirLM, arXiv 2604.02045); nothing is trained."""
 
+    title: ClassVar[str] = "merged"
+
     objective: Literal["merge"] = "merge"
     base_share: float = Field(0.5, gt=0, lt=1, description="share of the base model's weights")
+
+    def order_mistakes(self, before: StageSettings | None) -> list[str]:
+        """Something must have been trained."""
+        return [] if before else [": there is nothing to merge with the base model before the first stage"]
 
 
 class AverageSettings(StageSettings):
     """The mean weights of the last checkpoints of the stage before; nothing is trained."""
 
+    title: ClassVar[str] = "averaged"
+
     objective: Literal["average"] = "average"
     checkpoints: int = Field(ge=2)
+
+    def order_mistakes(self, before: StageSettings | None) -> list[str]:
+        """The stage before must leave as many checkpoints."""
+        earlier = before.trained() if before else None
+        kept = min(earlier.keep_checkpoints, -(-earlier.steps // earlier.save_every)) if earlier else 0
+        if kept >= self.checkpoints:
+            return []
+        return [
+            f": the stage before it leaves {kept} checkpoints, {self.checkpoints} are to be averaged; "
+            "see its keep_checkpoints and save_every"
+        ]
 
 
 STAGES: dict[str, type[StageSettings]] = {

@@ -16,7 +16,7 @@ from torch import nn
 from unmask.errors import TrainingError
 from unmask.objectives.base import Objective
 from unmask.training import checkpoint
-from unmask.training.config import TrainedStage
+from unmask.training.base_settings import TrainedStage
 from unmask.training.engine import StepEngine
 from unmask.training.monitor import Monitor
 from unmask.training.optim import adamw, learning_rate, trainable

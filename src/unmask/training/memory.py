@@ -18,8 +18,8 @@ from unmask.backbone.forward import token_states
 from unmask.backbone.loading import empty_model
 from unmask.backbone.shapes import shapes_only
 from unmask.backbone.structure import body, decoder_layers
+from unmask.training.base_settings import TrainedStage
 from unmask.training.building import make_trainable
-from unmask.training.config import ContrastiveSettings, MntpSettings, TrainedStage
 
 _LABELS_AT_ONCE = 2048  # logits of so many labels exist at a time
 _FOUR_BITS = 0.5 + 1 / 16  # a 4-bit weight and its share of the scales, doubly quantised
@@ -85,7 +85,7 @@ def estimate_memory(
         set_attention_mode(model, "bidirectional")
     make_trainable(model, settings, None)
     own = 0
-    if isinstance(settings, MntpSettings) and head is not None:
+    if settings.label_share and head is not None:
         head.requires_grad_(False)
         tied = any(p is q for p in head.parameters() for q in model.parameters())
         own = 0 if tied else _bytes(list(head.parameters()))
@@ -95,9 +95,7 @@ def estimate_memory(
         kept = _saved(model, settings, shape, bf16)
     logits = _logits(model, settings, shape, causal_lm)
     count = sum(p.numel() for p in trained)
-    graphs = 1
-    if isinstance(settings, ContrastiveSettings):
-        graphs = min(shape.passes, max(1, settings.grad_cache_kept)) if settings.grad_cache else shape.passes
+    graphs = settings.graphs(shape.passes)
     activations = kept * graphs + logits
     fixed = weights + 8 * count
     busy = activations + 4 * count if shape.passes > graphs else max(activations, 4 * count)
@@ -137,18 +135,18 @@ def _saved(model: nn.Module, settings: TrainedStage, shape: Shape, bf16: bool) -
 @contextmanager
 def _dropout(model: nn.Module, settings: TrainedStage) -> Iterator[None]:
     with ExitStack() as stack:
-        if isinstance(settings, ContrastiveSettings):
-            if settings.attention_dropout:
-                stack.enter_context(attention_dropout(model, settings.attention_dropout))
-            stack.enter_context(hidden_dropout(model, settings.hidden_dropout))
+        on_attention, on_states = settings.dropouts
+        if on_attention:
+            stack.enter_context(attention_dropout(model, on_attention))
+        stack.enter_context(hidden_dropout(model, on_states))
         yield
 
 
 def _logits(model: nn.Module, settings: TrainedStage, shape: Shape, causal_lm: Any) -> int:
     """Logits, their float32 copy and their gradient, for the labels that are looked at together."""
-    if not isinstance(settings, MntpSettings):
+    if not settings.label_share:
         return 0
-    labels = min(_LABELS_AT_ONCE, int(shape.rows * shape.length * settings.mask_rate))
+    labels = min(_LABELS_AT_ONCE, int(shape.rows * shape.length * settings.label_share))
     return 12 * labels * int(causal_lm.get_output_embeddings().weight.shape[0])
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from unmask.training.config import OptimSettings
+from unmask.training.base_settings import OptimSettings
 
 
 def learning_rate(step: int, steps: int, settings: OptimSettings) -> float:

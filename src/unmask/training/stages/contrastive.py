@@ -1,11 +1,10 @@
-"""The contrastive stages: SimCSE (a text is its own positive) and supervised (pairs with hard negatives)."""
+"""What the contrastive stages share: the encoder that is trained, the batch of a step, the loss, the check."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -13,87 +12,18 @@ from unmask.backbone.dropout import attention_dropout, hidden_dropout, views_dif
 from unmask.backbone.locate import load_tokenizer
 from unmask.backbone.structure import family
 from unmask.backbone.truth.opening import apply_attention
-from unmask.data.pairs import Pair, PairSet
-from unmask.data.sampling import EpochSampler, MixedSampler
 from unmask.encoder import Floats, TextEncoder
-from unmask.errors import DataError, RecipeError
+from unmask.errors import RecipeError
 from unmask.objectives.batch import NO_DOCUMENT, ContrastiveBatch, Part
 from unmask.objectives.contrastive import Contrastive
 from unmask.objectives.losses import TEACHER, Distillation, Loss, Matryoshka, Sum
 from unmask.text.batching import deal, token_budget
 from unmask.text.spans import TokenizedText
-from unmask.training.building import Data, StageContext, load_for_training, make_trainable
-from unmask.training.config import ContrastiveSettings, SimcseSettings, SupervisedSettings, TeacherSettings
+from unmask.training.building import StageContext, load_for_training, make_trainable
+from unmask.training.config import ContrastiveSettings
 from unmask.training.loop import Job
 
 Teach = Callable[[Sequence[tuple[bool, str]]], Floats]
-
-
-@contextmanager
-def simcse_job(settings: SimcseSettings, context: StageContext) -> Iterator[Job]:
-    """Two dropout views of each text, in-batch negatives."""
-    with _encoder(settings, context) as encoder:
-        texts = context.data.texts(settings.data)
-        sampler = EpochSampler(len(texts), settings.batch_size, context.draw("rows"), "texts")
-
-        def batch(step: int) -> tuple[ContrastiveBatch, int]:
-            chosen = [texts[i] for i in sampler.rows(step)]
-            tokenized = encoder.tokenize(chosen)
-            rows = Rows([*tokenized, *tokenized], chosen * 2, len(chosen), views=True)
-            return make_batch(encoder, rows, settings, context)
-
-        yield _job(settings, context, encoder, batch)
-
-
-@contextmanager
-def supervised_job(settings: SupervisedSettings, context: StageContext) -> Iterator[Job]:
-    """Queries, positives and hard negatives, each step from one data set."""
-    sets = pair_sets(settings, context.data)
-    sampler = mixed_sampler(settings, sets, context.draw("rows"))
-    teach = _teacher(settings.teacher, context.accelerator.device) if settings.teacher else None
-    with _encoder(settings, context) as encoder:
-
-        def batch(step: int) -> tuple[ContrastiveBatch, int]:
-            name, rows = sampler.rows(step)
-            chosen, pairs = sets[name], sets[name].take(rows)
-            queries = [pair.query for pair in pairs]
-            negatives = _negatives(pairs, settings, step)
-            others = [pair.positive for pair in pairs] + [text for _, text in negatives]
-            tokenized = [
-                *encoder.tokenize(queries, chosen.query_prompt),
-                *encoder.tokenize(others, chosen.document_prompt),
-            ]
-            step_rows = Rows(
-                tokenized,
-                queries + others,
-                anchors=len(pairs),
-                documents=[pair.document for pair in pairs],
-                negatives_of=[number for number, _ in negatives],
-            )
-            return make_batch(encoder, step_rows, settings, context, teach)
-
-        yield _job(settings, context, encoder, batch)
-
-
-def mixed_sampler(settings: SupervisedSettings, sets: Mapping[str, PairSet], seed: int) -> MixedSampler:
-    """Which set and rows belong to which step."""
-    sizes = {name: len(one) for name, one in sets.items()}
-    return MixedSampler(sizes, {name: one.weight for name, one in sets.items()}, settings.batch_size, seed)
-
-
-def pair_sets(settings: SupervisedSettings, data: Data) -> dict[str, PairSet]:
-    """The data sets of a stage by name.
-
-    Raises:
-        DataError: two of one name.
-    """
-    listed = [one for source in settings.sources for one in data.pairs(source)]
-    named = {one.name: one for one in listed}
-    if len(named) < len(listed):
-        raise DataError(
-            f"Two data sets of this stage have one name; there are {', '.join(one.name for one in listed)}."
-        )
-    return named
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,36 +102,10 @@ def _first_of_equals(rows: Rows) -> list[int]:
     return [first.setdefault(key, row) for row, key in enumerate(read)]
 
 
-def _teacher(settings: TeacherSettings, device: torch.device) -> Teach:
-    """A frozen encoder with its own instructions."""
-    encoder = TextEncoder.load(settings.name, device=device)
-
-    def teach(texts: Sequence[tuple[bool, str]]) -> Floats:
-        """Vectors of texts, each marked True if it is a query."""
-        vectors = np.empty((len(texts), encoder.dimension), dtype=np.float32)
-        for is_query, prompt in ((True, settings.query_prompt), (False, settings.document_prompt)):
-            rows = [row for row, (query, _) in enumerate(texts) if query is is_query]
-            if rows:
-                vectors[rows] = encoder.encode([texts[row][1] for row in rows], prompt=prompt)
-        return vectors
-
-    return teach
-
-
 def _numbers(values: Sequence[str | None], device: torch.device) -> torch.Tensor:
     """Equal values, equal numbers."""
     known: dict[str | None, int] = {None: NO_DOCUMENT}
     return torch.tensor([known.setdefault(value, len(known)) for value in values], device=device)
-
-
-def _negatives(pairs: Sequence[Pair], settings: SupervisedSettings, step: int) -> list[tuple[int, str]]:
-    """The hard negatives of all rows with the number of each one's row; of too many, other ones each time."""
-    chosen = []
-    for number, pair in enumerate(pairs):
-        count = len(pair.negatives)
-        wanted = count if settings.hard_negatives is None else min(settings.hard_negatives, count)
-        chosen += [(number, pair.negatives[(step + i) % count]) for i in range(wanted)]
-    return chosen
 
 
 def build_loss(settings: ContrastiveSettings) -> Loss:
@@ -214,7 +118,8 @@ def build_loss(settings: ContrastiveSettings) -> Loss:
     return Matryoshka(loss, tuple(settings.matryoshka)) if settings.matryoshka else loss
 
 
-def _job(settings: ContrastiveSettings, context: StageContext, encoder: TextEncoder, batch: Any) -> Job:
+def contrastive_job(settings: ContrastiveSettings, context: StageContext, encoder: TextEncoder, batch: Any) -> Job:
+    """The stage as the loop sees it; `batch` is its pure function of the step."""
     return Job(
         name=settings.name or str(settings.objective),  # type: ignore[attr-defined]
         module=encoder.module,
@@ -229,7 +134,7 @@ def _job(settings: ContrastiveSettings, context: StageContext, encoder: TextEnco
 
 
 @contextmanager
-def _encoder(settings: ContrastiveSettings, context: StageContext) -> Iterator[TextEncoder]:
+def encoder_to_train(settings: ContrastiveSettings, context: StageContext) -> Iterator[TextEncoder]:
     """The encoder that a stage trains, with the dropout it asks for."""
     model = load_for_training(settings, context)
     apply_attention(model, context.origin.attention)
@@ -254,3 +159,16 @@ def set_dropout(model: nn.Module, settings: ContrastiveSettings, stack: ExitStac
                 "would do nothing. Set attention_dropout: 0 and hidden_dropout (for example 0.1) instead."
             )
     stack.enter_context(hidden_dropout(model, settings.hidden_dropout))
+
+
+def check_contrastive(settings: ContrastiveSettings, width: int, twin: Any | None) -> None:
+    """Widths that the vectors have, and dropout that the family applies.
+
+    Raises:
+        RecipeError: one of them is not so.
+    """
+    if any(not 0 < dimension < width for dimension in settings.matryoshka):
+        raise RecipeError(f"matryoshka: {settings.matryoshka} must lie between 0 and the vectors' width, {width}.")
+    if twin is not None:
+        with ExitStack() as stack:
+            set_dropout(twin, settings, stack)

@@ -8,8 +8,6 @@ weights and for weights trained in four bits as well.
 
 import copy
 import shutil
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,38 +15,19 @@ from typing import Any
 import torch
 
 from unmask.backbone.devices import saved_dtype
-from unmask.backbone.locate import load_tokenizer, resolve_model
+from unmask.backbone.locate import load_tokenizer
 from unmask.backbone.lora import save_lora
 from unmask.backbone.quantized import four_bit
-from unmask.backbone.truth.opening import apply_attention, attention_of
-from unmask.data.sampling import EpochSampler
+from unmask.backbone.truth.opening import attention_of
 from unmask.encoder import TextEncoder
-from unmask.errors import ArtifactError, RecipeError
 from unmask.files import new_folder, write_json
 from unmask.training import checkpoint
+from unmask.training.base_settings import StageSettings, TrainedStage
 from unmask.training.building import Data, StageContext, make_trainable, plain, rebuild
-from unmask.training.config import (
-    AverageSettings,
-    ContrastiveSettings,
-    MergeSettings,
-    MntpSettings,
-    SimcseSettings,
-    StageSettings,
-    SupervisedSettings,
-    TrainedStage,
-)
 from unmask.training.heap import trim_heap
-from unmask.training.loop import Job, fit
+from unmask.training.loop import fit
 from unmask.training.processes import agreed
-from unmask.training.stages.contrastive import mixed_sampler, pair_sets, set_dropout, simcse_job, supervised_job
-from unmask.training.stages.mntp import mntp_job
-
-Builder = Callable[[Any, StageContext], AbstractContextManager[Job]]
-_JOBS: dict[type[StageSettings], Builder] = {
-    MntpSettings: mntp_job,
-    SimcseSettings: simcse_job,
-    SupervisedSettings: supervised_job,
-}
+from unmask.training.stages.kinds import KINDS
 
 
 def run_stage(
@@ -65,27 +44,23 @@ def run_stage(
     finished, accelerator = folder / "encoder", context.accelerator
     if agreed(accelerator, finished.exists()):
         return finished
-    if isinstance(settings, TrainedStage):
-        _train(settings, context, folder)
+    trained, kind = settings.trained(), KINDS[type(settings)]
+    if trained is not None:
+        _train(trained, context, folder)
         trim_heap()
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        if isinstance(settings, TrainedStage):
-            _finish(settings, context, folder)
-        elif isinstance(settings, MergeSettings):
-            _save(_merged(settings, context), context, finished)
-        elif isinstance(settings, AverageSettings):
-            assert before is not None
-            _save(_averaged(settings, context, *before), context, finished)
+        if trained is not None:
+            _finish(trained, context, folder)
         else:
-            raise RecipeError(f"No stage for {type(settings).__name__}.")
+            _save(kind.weights(settings, context, before), context, finished)
     accelerator.wait_for_everyone()
     return finished
 
 
 def _train(settings: TrainedStage, context: StageContext, folder: Path) -> None:
     torch.manual_seed(context.draw("adapter"))  # fresh LoRA weights are drawn before the loop seeds its steps
-    with _JOBS[type(settings)](settings, context) as job:
+    with KINDS[type(settings)].job(settings, context) as job:
         trim_heap()
         fit(job, settings, folder, context.accelerator, progress=context.progress)
 
@@ -110,46 +85,11 @@ def _save(model: Any, context: StageContext, folder: Path) -> None:
     encoder.save(folder)
 
 
-@torch.no_grad()
-def _merged(settings: MergeSettings, context: StageContext) -> Any:
-    """A share of the base model's weights in those so far."""
-    origin = context.origin
-    model = origin.load(head=False)
-    apply_attention(model, origin.attention)
-    base = dict(origin.load(head=False, name=origin.base).named_parameters())
-    for name, parameter in model.named_parameters():
-        if name not in base:
-            raise ArtifactError(f"{origin.start} has {name!r}, which the base model {origin.base} has not.")
-        parameter.copy_(torch.lerp(parameter.float(), base[name].float(), settings.base_share))
-    return model
-
-
-@torch.no_grad()
-def _averaged(settings: AverageSettings, context: StageContext, before: TrainedStage, given: StageContext) -> Any:
-    """The mean of the stage before at its last checkpoints, adapters folded in first."""
-    origin = context.origin
-    assert origin.before is not None
-    paths = checkpoint.kept(origin.before / "checkpoints")[-settings.checkpoints :]
-    if len(paths) < settings.checkpoints:
-        raise ArtifactError(
-            f"{origin.before} keeps {len(paths)} checkpoints; {settings.checkpoints} are to be averaged."
-        )
-    model: Any = None
-    sums: dict[str, torch.Tensor] = {}
-    for path in paths:
-        model = plain(*rebuild(before, given.origin, path))
-        for name, parameter in model.named_parameters():
-            sums[name] = sums.get(name, 0.0) + parameter.float()
-    for name, parameter in model.named_parameters():
-        parameter.copy_(sums[name] / len(paths))
-    return model
-
-
-def check_stage(settings: TrainedStage, data: Data, width: int, twin: Any | None) -> None:
+def check_stage(stage: StageSettings, data: Data, width: int, twin: Any | None) -> None:
     """See what can be known of a stage before any weight is loaded.
 
     Args:
-        settings: of the stage.
+        stage: its settings.
         data: its rows.
         width: of the model's vectors.
         twin: a small model of the same architecture, if there is one.
@@ -158,19 +98,11 @@ def check_stage(settings: TrainedStage, data: Data, width: int, twin: Any | None
         UnmaskError: too few rows for a step, widths or LoRA targets that the model has not, dropout that it does not
             apply, a teacher or a package that is not there.
     """
+    settings = stage.trained()
+    if settings is None:
+        return
     if settings.tuning == "qlora":
         four_bit(torch.device("cpu"))
     if twin is not None and settings.has_adapter and settings.lora.targets != "all-linear":
         make_trainable(copy.deepcopy(twin), settings, None)
-    if isinstance(settings, ContrastiveSettings):
-        if any(not 0 < dimension < width for dimension in settings.matryoshka):
-            raise RecipeError(f"matryoshka: {settings.matryoshka} must lie between 0 and the vectors' width, {width}.")
-        if twin is not None:
-            with ExitStack() as stack:
-                set_dropout(twin, settings, stack)
-    if isinstance(settings, SupervisedSettings) and settings.teacher:
-        resolve_model(settings.teacher.name)
-    if isinstance(settings, SimcseSettings):
-        EpochSampler(len(data.texts(settings.data)), settings.batch_size, seed=0, what="texts")
-    elif isinstance(settings, SupervisedSettings):
-        mixed_sampler(settings, pair_sets(settings, data), seed=0)
+    KINDS[type(settings)].check(settings, data, width, twin)

@@ -1,0 +1,144 @@
+"""What the settings of every stage share: its name and order, adapters, the optimizer, what a plan asks."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from unmask.settings import Settings
+
+Schedule = Literal["linear", "cosine", "constant"]
+Tuning = Literal["lora", "dora", "qlora", "full"]
+
+
+class LoraSettings(Settings):
+    """LoRA as in the paper: r=16, alpha=32, dropout 0.05, on all linear layers."""
+
+    start: Literal["fresh", "previous"] = Field(
+        "fresh", description="previous: go on with the adapter of the stage before, on the weights it was trained on"
+    )
+    rank: int = Field(16, ge=1)
+    alpha: float = Field(32, gt=0)
+    dropout: float = Field(0.05, ge=0, lt=1)
+    targets: str | list[str] = "all-linear"
+
+
+class OptimSettings(Settings):
+    """AdamW and its learning rate over the steps of one stage."""
+
+    lr: float = Field(gt=0)
+    warmup_steps: int = Field(0, ge=0)
+    schedule: Schedule = "linear"
+    schedule_steps: int | None = Field(None, ge=1, description="steps the schedule is made for; by default all")
+    final_lr_share: float = Field(0.0, ge=0, le=1, description="the schedule ends at this share of lr")
+    weight_decay: float = Field(0.0, ge=0)
+    betas: tuple[float, float] = Field((0.9, 0.999), strict=False)
+    epsilon: float = Field(1e-8, gt=0)
+    clip_norm: float = Field(1.0, gt=0)
+
+
+class StageSettings(Settings):
+    """What every stage has."""
+
+    title: ClassVar[str]
+    reads: ClassVar[tuple[str, ...]] = ()  # kinds of data sources
+
+    name: str | None = Field(None, pattern=r"^[\w.-]+$", description="folder and rung name; by default the objective")
+
+    @property
+    def sources(self) -> list[str]:
+        """Names of the data sources it reads."""
+        return []
+
+    @property
+    def continues_adapter(self) -> bool:
+        """True if it trains the adapter of the stage before, on the weights that adapter was trained on."""
+        return False
+
+    def trained(self) -> "TrainedStage | None":
+        """The stage itself if it trains, else None."""
+        return None
+
+    def order_mistakes(self, before: "StageSettings | None") -> list[str]:
+        """What is wrong with the stage before it, as it follows the name of this one in a message."""
+        return []
+
+
+class TrainedStage(StageSettings, OptimSettings):
+    """A stage that trains, whatever it minimises."""
+
+    data: str = Field(description="name of a data source of the recipe")
+    steps: int = Field(ge=1)
+    tuning: Tuning = "lora"
+    lora: LoraSettings = LoraSettings()
+    gradient_checkpointing: bool = False
+    micro_batch_tokens: int = Field(8192, ge=1, description="most tokens in one forward pass")
+    log_every: int = Field(10, ge=1)
+    save_every: int = Field(100, ge=1)
+    keep_checkpoints: int = Field(1, ge=1)
+
+    @property
+    def sources(self) -> list[str]:
+        """Names of the data sources it reads."""
+        return [self.data]
+
+    @property
+    def has_adapter(self) -> bool:
+        """True if it trains an adapter on frozen weights."""
+        return self.tuning != "full"
+
+    @property
+    def continues_adapter(self) -> bool:
+        """True if it trains the adapter of the stage before, on the weights that adapter was trained on."""
+        return self.has_adapter and self.lora.start == "previous"
+
+    @property
+    def label_share(self) -> float:
+        """Share of the tokens whose logits are computed."""
+        return 0.0
+
+    @property
+    def dropouts(self) -> tuple[float, float]:
+        """Rates on attention weights and on what layers add to the residual stream."""
+        return 0.0, 0.0
+
+    @property
+    def runs_again(self) -> bool:
+        """True if forward passes are made twice."""
+        return False
+
+    def graphs(self, passes: int) -> int:
+        """Of how many of a step's forward passes the graphs are held at once."""
+        return 1
+
+    def trained(self) -> "TrainedStage | None":
+        """The stage itself."""
+        return self
+
+    def step_tokens(self, data: Any, lengths: Callable[[Sequence[str]], list[int]]) -> tuple[float, int]:
+        """Tokens of a step and of one row, estimated from a sample where lengths vary.
+
+        Args:
+            data: the sources of the recipe, cut to a sample.
+            lengths: texts -> tokens of each.
+        """
+        raise NotImplementedError
+
+    def order_mistakes(self, before: StageSettings | None) -> list[str]:
+        """An adapter to continue must be there, and of the same form."""
+        if not self.continues_adapter:
+            return []
+        earlier, alike = before.trained() if before else None, ("rank", "alpha", "targets")
+        if earlier is None or not earlier.has_adapter:
+            return [".lora.start: previous needs a stage with an adapter right before it"]
+        if "dora" in (self.tuning, earlier.tuning):
+            return [".lora.start: an adapter of DoRA cannot be continued"]
+        if any(getattr(self.lora, key) != getattr(earlier.lora, key) for key in alike):
+            return [f".lora: to continue the adapter before, {', '.join(alike)} must be the same"]
+        return []
+
+    @model_validator(mode="after")
+    def _warmup_fits(self) -> "TrainedStage":
+        if self.warmup_steps > self.steps:
+            raise ValueError(f"warmup_steps={self.warmup_steps} is more than steps={self.steps}")
+        return self

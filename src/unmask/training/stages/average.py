@@ -1,0 +1,34 @@
+"""The mean weights of the last checkpoints of the stage before; nothing is trained."""
+
+from typing import Any
+
+import torch
+
+from unmask.errors import ArtifactError
+from unmask.training import checkpoint
+from unmask.training.base_settings import TrainedStage
+from unmask.training.building import StageContext, plain, rebuild
+from unmask.training.config import AverageSettings
+
+
+@torch.no_grad()
+def averaged(settings: AverageSettings, context: StageContext, before: tuple[TrainedStage, StageContext] | None) -> Any:
+    """The mean of the stage before at its last checkpoints, adapters folded in first."""
+    origin = context.origin
+    assert origin.before is not None
+    assert before is not None
+    trained, given = before
+    paths = checkpoint.kept(origin.before / "checkpoints")[-settings.checkpoints :]
+    if len(paths) < settings.checkpoints:
+        raise ArtifactError(
+            f"{origin.before} keeps {len(paths)} checkpoints; {settings.checkpoints} are to be averaged."
+        )
+    model: Any = None
+    sums: dict[str, torch.Tensor] = {}
+    for path in paths:
+        model = plain(*rebuild(trained, given.origin, path))
+        for name, parameter in model.named_parameters():
+            sums[name] = sums.get(name, 0.0) + parameter.float()
+    for name, parameter in model.named_parameters():
+        parameter.copy_(sums[name] / len(paths))
+    return model
