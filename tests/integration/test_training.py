@@ -135,7 +135,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(make, tmp_path, monke
 def test_a_family_without_attention_dropout_is_an_error_not_silence(make, tiny, tokenizer, tmp_path, monkeypatch):
     from unmask.backbone import dropout
 
-    monkeypatch.setattr(dropout, "_RATES", ())
+    monkeypatch.setattr(dropout, "DROPOUT_KEYS", ())
     with pytest.raises(RecipeError, match="applies no attention dropout"):
         train(make({"objective": "simcse"}), tmp_path / "run", evaluate=nothing)
 

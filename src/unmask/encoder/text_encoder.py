@@ -130,7 +130,8 @@ class TextEncoder:
             include_special_tokens=include_special_tokens,
         )
         encoder = cls(opened.model, opened.tokenizer, settings, fast=fast)
-        encoder.runner.load_pooling(opened.folder / POOLING_WEIGHTS)
+        if settings.pooling == opened.settings.pooling:  # another one than was saved begins anew
+            encoder.runner.load_pooling(opened.folder / POOLING_WEIGHTS)
         encoder.lineage = opened.lineage
         encoder._base, encoder._adapter, encoder._stored = opened.base, opened.adapter, opened.stored
         return encoder

@@ -240,7 +240,7 @@ def _claim(folder: Path, recipe: Recipe) -> bool:
     """Make the run folder (True), or see that it holds a run of this very recipe (False)."""
     path = folder / "recipe.yaml"
     if path.is_file():
-        if load_recipe(path) != recipe:
+        if not _is_recipe(path, recipe):
             raise RecipeError(
                 f"{folder} holds a run of another recipe (compare {path}). Choose another --out, or remove the folder."
             )
@@ -250,6 +250,13 @@ def _claim(folder: Path, recipe: Recipe) -> bool:
     folder.mkdir(parents=True, exist_ok=True)
     write_text(path, yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
     return True
+
+
+def _is_recipe(path: Path, recipe: Recipe) -> bool:
+    try:
+        return load_recipe(path) == recipe
+    except RecipeError:
+        return False
 
 
 def resolve_precision(wanted: str) -> str:

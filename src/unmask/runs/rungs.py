@@ -13,7 +13,7 @@ from unmask.runs.recipe import load_recipe
 from unmask.runs.schema import Recipe, stage_name
 from unmask.settings import AttentionMode
 from unmask.training import checkpoint
-from unmask.training.building import Origin, plain, rebuild
+from unmask.training.building import Origin, load_pooling, plain, rebuild
 from unmask.training.monitor import read_metrics
 
 
@@ -113,5 +113,6 @@ def checkpoints(recipe: Recipe, folder: Path) -> Iterator[tuple[RungPlace, int, 
         for path in checkpoint.kept(Path(place.encoder).parent / "checkpoints"):
             model = plain(*rebuild(trained_stage, origin, path)).to(default_device())
             encoder = TextEncoder(model, load_tokenizer(recipe.model.name), recipe.model.encoder_settings())
+            load_pooling(encoder, origin, path)
             encoder.lineage = read_lineage(Path(place.encoder))
             yield place, checkpoint.step_of(path), encoder

@@ -14,6 +14,8 @@ from unmask.backbone.lora import add_lora, load_lora, merge_lora
 from unmask.backbone.quantized import four_bit, let_gradients_through
 from unmask.backbone.truth.opening import AttentionSpec, apply_attention
 from unmask.data.pairs import PairSet
+from unmask.encoder import TextEncoder
+from unmask.encoder.folder import POOLING_WEIGHTS
 from unmask.settings import Dtype, EncoderSettings
 from unmask.training import checkpoint
 from unmask.training.base_settings import TrainedStage
@@ -161,6 +163,15 @@ def rebuild(settings: TrainedStage, origin: Origin, path: Path) -> tuple[nn.Modu
     adapter = make_trainable(model, settings, origin.adapter)
     checkpoint.load_weights(path, {_MODEL + name: p for name, p in model.named_parameters()})
     return model, adapter
+
+
+def load_pooling(encoder: TextEncoder, origin: Origin, path: Path | None = None) -> None:
+    """Put the weights of a learned pooling into an encoder: those of a checkpoint, or else of the stage before."""
+    weights = {} if path is None else checkpoint.pooling_weights(path)
+    if weights:
+        encoder.module.pooling.load_state_dict(weights)
+    elif origin.before is not None:
+        encoder.runner.load_pooling(origin.before / "encoder" / POOLING_WEIGHTS)
 
 
 def plain(model: nn.Module, adapter: Any | None) -> nn.Module:

@@ -17,6 +17,8 @@ from unmask.errors import ArtifactError
 from unmask.files import new_folder, read_json, write_json
 from unmask.training.shards import MOMENTS, Shards
 
+_POOLING = "pooling."  # what a trained encoder calls its pooling
+
 
 def save(folder: Path, step: int, parameters: Mapping[str, nn.Parameter], shards: Shards, keep: int | None) -> None:
     """Write `folder/step-N` for N finished steps and remove all but the newest `keep`.
@@ -62,7 +64,7 @@ def load_weights(path: Path, parameters: Mapping[str, nn.Parameter]) -> int:
     Raises:
         ArtifactError: the checkpoint has weights that the model has not.
     """
-    weights = load_file(path / "weights.safetensors")
+    weights = {n: w for n, w in load_file(path / "weights.safetensors").items() if not n.startswith(_POOLING)}
     strange = sorted(set(weights) - set(parameters))
     if strange:
         raise ArtifactError(f"{path} does not fit this model, which has no {strange[0]!r}.")
@@ -70,6 +72,12 @@ def load_weights(path: Path, parameters: Mapping[str, nn.Parameter]) -> int:
         for name, value in weights.items():
             parameters[name].copy_(value)
     return step_of(path)
+
+
+def pooling_weights(path: Path) -> dict[str, torch.Tensor]:
+    """The weights of a learned pooling at a checkpoint; empty where the pooling has none."""
+    weights = load_file(path / "weights.safetensors")
+    return {name.removeprefix(_POOLING): value for name, value in weights.items() if name.startswith(_POOLING)}
 
 
 def step_of(path: Path) -> int:

@@ -19,7 +19,7 @@ from unmask.objectives.contrastive import Contrastive
 from unmask.objectives.losses import TEACHER, Distillation, Loss, Matryoshka, Sum
 from unmask.text.batching import deal, token_budget
 from unmask.text.spans import TokenizedText
-from unmask.training.building import StageContext, load_for_training, make_trainable
+from unmask.training.building import StageContext, load_for_training, load_pooling, make_trainable
 from unmask.training.config import ContrastiveSettings
 from unmask.training.loop import Job
 
@@ -142,7 +142,9 @@ def encoder_to_train(settings: ContrastiveSettings, context: StageContext) -> It
     tokenizer = load_tokenizer(context.origin.base)
     with ExitStack() as dropout:
         set_dropout(model, settings, dropout)
-        yield TextEncoder(model, tokenizer, context.encoder.changed(max_length=settings.max_length))
+        encoder = TextEncoder(model, tokenizer, context.encoder.changed(max_length=settings.max_length))
+        load_pooling(encoder, context.origin)
+        yield encoder
 
 
 def set_dropout(model: nn.Module, settings: ContrastiveSettings, stack: ExitStack) -> None:

@@ -23,7 +23,7 @@ from unmask.encoder import TextEncoder
 from unmask.files import new_folder, write_json
 from unmask.training import checkpoint
 from unmask.training.base_settings import StageSettings, TrainedStage
-from unmask.training.building import Data, StageContext, make_trainable, plain, rebuild
+from unmask.training.building import Data, StageContext, load_pooling, make_trainable, plain, rebuild
 from unmask.training.heap import trim_heap
 from unmask.training.loop import fit
 from unmask.training.processes import agreed
@@ -67,7 +67,8 @@ def _train(settings: TrainedStage, context: StageContext, folder: Path) -> None:
 
 def _finish(settings: TrainedStage, context: StageContext, folder: Path) -> None:
     """The adapter and the encoder of the stage's last checkpoint."""
-    model, adapter = rebuild(settings, context.origin, checkpoint.kept(folder / "checkpoints")[-1])
+    path = checkpoint.kept(folder / "checkpoints")[-1]
+    model, adapter = rebuild(settings, context.origin, path)
     if adapter is not None:
         shutil.rmtree(folder / "adapter", ignore_errors=True)  # of a try that was killed here
         with new_folder(folder / "adapter") as partial:
@@ -75,12 +76,14 @@ def _finish(settings: TrainedStage, context: StageContext, folder: Path) -> None
             seen = {key: value for key, value in asdict(attention_of(model)).items() if value}
             own = {**seen, "settings": context.encoder.model_dump(), "lineage": dict(context.lineage)}
             write_json(partial / "unmask.json", own)
-    _save(plain(model, adapter), context, folder / "encoder")
+    _save(plain(model, adapter), context, folder / "encoder", path)
 
 
-def _save(model: Any, context: StageContext, folder: Path) -> None:
+def _save(model: Any, context: StageContext, folder: Path, trained: Path | None = None) -> None:
+    """The encoder folder; a learned pooling is that of a checkpoint, or of the stage before."""
     base, dtype = context.origin.base, context.origin.dtype
     encoder = TextEncoder(model.to(saved_dtype(base, dtype)), load_tokenizer(base), context.encoder)
+    load_pooling(encoder, context.origin, trained)
     encoder.lineage = dict(context.lineage)
     encoder.save(folder)
 
