@@ -22,11 +22,14 @@ if TYPE_CHECKING:
         UnmaskError,
     )
     from unmask.evaluation.tasks import Measure, Task, register_task
+    from unmask.objectives.losses import LossOutput
     from unmask.pooling import Pooling, register_pooling
+    from unmask.runs.evaluate import evaluate
     from unmask.runs.recipe import load_recipe
     from unmask.runs.run import train
     from unmask.runs.schema import Recipe
     from unmask.settings import EncoderSettings
+    from unmask.training.losses import LossSettings, register_loss
 
 __version__ = "0.1.0"
 
@@ -37,6 +40,8 @@ _HOMES = {
     "EncoderSettings": "unmask.settings",
     "EncodingError": "unmask.errors",
     "Family": "unmask.backbone.families",
+    "LossOutput": "unmask.objectives.losses",
+    "LossSettings": "unmask.training.losses",
     "Measure": "unmask.evaluation.tasks",
     "Pooling": "unmask.pooling",
     "Recipe": "unmask.runs.schema",
@@ -49,8 +54,10 @@ _HOMES = {
     "VerificationReport": "unmask.backbone.truth.verify",
     "convert": "unmask.backbone.truth.convert",
     "encode_files": "unmask.corpus.encode",
+    "evaluate": "unmask.runs.evaluate",
     "load_recipe": "unmask.runs.recipe",
     "register_family": "unmask.backbone.families",
+    "register_loss": "unmask.training.losses",
     "register_pooling": "unmask.pooling",
     "register_task": "unmask.evaluation.tasks",
     "train": "unmask.runs.run",
@@ -64,6 +71,8 @@ __all__ = [
     "EncoderSettings",
     "EncodingError",
     "Family",
+    "LossOutput",
+    "LossSettings",
     "Measure",
     "Pooling",
     "Recipe",
@@ -76,8 +85,10 @@ __all__ = [
     "VerificationReport",
     "convert",
     "encode_files",
+    "evaluate",
     "load_recipe",
     "register_family",
+    "register_loss",
     "register_pooling",
     "register_task",
     "train",

@@ -159,3 +159,17 @@ def test_settings_of_words_say_which_figures_a_run_keeps(bidirectional, tmp_path
     found = evaluate_rung(bidirectional, load_recipe(recipe(words={"np": data})), lambda name: [])
     assert list(found) == ["np", "np F1", "np (previous)", "np (previous) F1"]
     assert found["np"] == 100.0
+
+
+def test_an_encoder_is_scored_on_tasks_as_a_recipe_says_them(bidirectional, tmp_path):
+    from unmask import evaluate
+
+    path = tmp_path / "pairs.csv"
+    path.write_text("sentence1,sentence2,score\nA cat.,A kitten.,5\nA cat.,Stocks fell.,0\nIt rains.,Rain falls.,4\n")
+    found = evaluate(bidirectional, {"sts": {"own": {"file": str(path)}}})
+    assert set(found) == {"own"}
+    assert -100 <= found["own"] <= 100
+    with pytest.raises(RecipeError, match="stz"):
+        evaluate(bidirectional, {"stz": {"own": {"file": str(path)}}})
+    with pytest.raises(RecipeError, match="masked needs the base model"):
+        evaluate(bidirectional, {"masked": {"data": "x"}})

@@ -1,16 +1,50 @@
 """Evaluating one rung of the ladder on every task of a recipe."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from pydantic import ValidationError
 
 from unmask.backbone.loading import load_model
 from unmask.encoder import TextEncoder
+from unmask.errors import RecipeError
 from unmask.evaluation.masked import evaluate_masked
-from unmask.runs.schema import MaskedTask, Recipe
+from unmask.runs.schema import MaskedTask, Recipe, evaluation_class
 from unmask.runs.sources import with_paths
+from unmask.settings import explained
 
 Texts = Callable[[str], Sequence[str]]
 Figures = dict[str, float]
+
+
+def evaluate(encoder: TextEncoder, tasks: Mapping[str, Mapping[str, Any]], *, progress: bool = False) -> Figures:
+    """Score one encoder on tasks as a recipe's `evaluation` says them, for example `{"sts": {"dev": {"file": ...}}}`.
+
+    Args:
+        encoder: frozen.
+        tasks: kind of task -> name -> settings; every file is read before the encoder runs.
+        progress: show bars.
+
+    Returns:
+        Name of the task (with the measure) -> percent.
+
+    Raises:
+        RecipeError: an unknown kind or key.
+        DataError: data that cannot be used.
+    """
+    try:
+        evaluation = evaluation_class().model_validate(tasks)
+    except ValidationError as error:
+        raise RecipeError("; ".join(explained(item) for item in error.errors())) from error
+    if evaluation.masked:
+        raise RecipeError("masked needs the base model of a run; leave it out, or put it into a recipe.")
+    read = [(task, name, with_paths(settings)) for task, name, settings in evaluation.tasks()]
+    for task, _, settings in read:
+        task.read(settings)
+    figures: Figures = {}
+    for task, name, settings in read:
+        figures |= task.figures(encoder, name, settings, progress=progress)
+    return figures
 
 
 def evaluate_rung(encoder: TextEncoder, recipe: Recipe, texts: Texts, *, progress: bool = False) -> Figures:
