@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 
 from unmask.errors import ConversionError
@@ -16,7 +17,7 @@ FLAT_ATTENTION = "unmask_flat"  # sdpa that also reads texts without padding; se
 # What a model class raises that does not support what it is asked for; anything else is a fault of ours.
 MODEL_ERRORS = (
     *(RuntimeError, ValueError, TypeError, AttributeError, LookupError, ImportError, AssertionError, OSError),
-    *(NotImplementedError, UnboundLocalError, ZeroDivisionError),
+    *(NotImplementedError, UnboundLocalError, ZeroDivisionError, StrictDataclassError),
 )
 
 

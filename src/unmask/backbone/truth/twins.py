@@ -41,6 +41,9 @@ def tiny_config(config: Any, *, layers: int | None = None, **overrides: Any) -> 
     small = _shrink(values, total, keep)
     if {"expand", "num_heads", "head_dim"} <= set(values):  # Mamba-2 ties the three together
         small["num_heads"] = small["hidden_size"] * values["expand"] // small["head_dim"]
+    parts = ("qk_nope_head_dim", "qk_rope_head_dim")
+    if all(values.get(name) for name in parts) and values.get("head_dim") == sum(values[name] for name in parts):
+        small["head_dim"] = sum(small[name] for name in parts)  # Dots 3 refuses anything else
     small |= overrides
     for name in ("model_type", "transformers_version", "architectures", "dtype", "layer_types"):
         if name != "layer_types" or small.get(name) is None:
