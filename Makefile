@@ -82,6 +82,7 @@ bench: $(STAMP) $(ORACLE_STAMP) $(EXPORTS_STAMP)
 		--exports $(abspath $(EXPORTS))/bin/python
 	$(OFFLINE) $(RUN)/python benchmarks/steps.py --oracle $(abspath $(ORACLE))/bin/python
 	$(OFFLINE) $(RUN)/python benchmarks/scaling.py
+	$(OFFLINE) $(RUN)/python benchmarks/fast_paths.py
 	$(OFFLINE) $(RUN)/python benchmarks/words.py --oracle $(abspath $(ORACLE))/bin/python
 
 clean:

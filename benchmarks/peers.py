@@ -140,8 +140,12 @@ def unmask_steps(objective):
     """Steps of a stage as `unmask train` runs them."""
 
     def run(job):
-        from unmask.runs.recipe import load_recipe
-        from unmask.runs.run import train
+        try:
+            from unmask.runs.recipe import load_recipe
+            from unmask.runs.run import train
+        except ImportError:  # an earlier version, to compare with
+            from unmask.ladder.recipe import load_recipe
+            from unmask.ladder.run import train
 
         scratch = Path(tempfile.mkdtemp(dir=job["scratch"]))
         texts = scratch / "texts.jsonl"

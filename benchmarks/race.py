@@ -1,6 +1,7 @@
 """Runs of several libraries by turns, each in a process and an environment of its own; medians and ratios."""
 
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -20,7 +21,7 @@ def race(peers: Mapping[str, tuple[str, str, dict[str, Any]]], rounds: int) -> d
     """Run all peers by turns.
 
     Args:
-        peers: name to show -> (python, function in peers.py, job).
+        peers: name to show -> (python, function in peers.py, job); a job may set environment variables.
         rounds: how often each runs.
 
     Returns:
@@ -34,7 +35,9 @@ def race(peers: Mapping[str, tuple[str, str, dict[str, Any]]], rounds: int) -> d
                 continue
             with tempfile.NamedTemporaryFile("w", suffix=".json", dir=job["scratch"], delete=False) as file:
                 json.dump(job, file)
-            done = subprocess.run([python, str(WORKER), function, file.name], capture_output=True, text=True)
+            environment = os.environ | job.get("environment", {})
+            command = [python, str(WORKER), function, file.name]
+            done = subprocess.run(command, capture_output=True, text=True, env=environment)
             if done.returncode:
                 failed.add(name)
                 print(f"{name} failed: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)

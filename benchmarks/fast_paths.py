@@ -1,0 +1,89 @@
+"""What each fast path wins alone: everything on against everything but that one, by turns, each in its own process.
+
+python benchmarks/fast_paths.py [--shape 135m] [--rounds 3] [--paths flat prepack]
+python benchmarks/fast_paths.py --against CHECKOUT     (this version against another one, everything on)
+
+A path that wins less than a twentieth everywhere it applies is not worth its lines.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from race import machine, median, race
+from shapes import SHAPES, make_model, workload
+
+from unmask.backbone.fast.contract import NAMES
+
+_ENCODING = ("flat", "prepack", "compile")
+_TRAINING = ("flat", "products", "lora", "masks")
+
+
+def main() -> None:
+    """Parse, make the model, race."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=sorted(SHAPES), default="135m")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--texts", type=int, default=96)
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--paths", nargs="+", choices=NAMES, default=list(NAMES))
+    parser.add_argument("--against", type=Path, help="another checkout of this package")
+    arguments = parser.parse_args()
+    print(machine())
+    with tempfile.TemporaryDirectory() as scratch:
+        for workload_name, job in _jobs(arguments, Path(scratch)).items():
+            lines = _lines(workload_name, job, arguments)
+            if len(lines) > 1:
+                _table(f"{arguments.shape}, {workload_name}", race(lines, arguments.rounds))
+
+
+def _jobs(arguments: argparse.Namespace, scratch: Path) -> dict[str, dict[str, Any]]:
+    """What is timed: encoding of paragraphs and of single queries, steps of both objectives."""
+    causal, encoder = scratch / "causal", scratch / "encoder"
+    make_model(arguments.shape, causal, dtype="bfloat16")
+    make_model(arguments.shape, encoder, dtype="bfloat16", head=False, causal=False)
+    encoding = {"model": str(encoder), "dtype": "bfloat16", "scratch": str(scratch), "attention": "bidirectional"}
+    training = {"causal_model": str(causal), "dtype": "bfloat16", "scratch": str(scratch), "steps": arguments.steps}
+    training |= {"documents": workload("long", 40, None), "sentences": workload("short", 200, None)}
+    return {
+        "encode": encoding | {"texts": workload("mixed", arguments.texts, None)},
+        "query": encoding | {"texts": workload("short", 32, None), "latency": True},
+        "mntp": training | {"rows": 4, "length": 512, "micro_tokens": 1024},
+        "simcse": training | {"rows": 16, "length": 128, "micro_tokens": 2048},
+    }
+
+
+def _lines(name: str, job: dict[str, Any], arguments: argparse.Namespace) -> dict[str, tuple[str, str, dict[str, Any]]]:
+    function = f"unmask.{name}" if name in ("mntp", "simcse") else "unmask.encode"
+    lines = {"everything": (sys.executable, function, job | {"environment": {"UNMASK_FAST": "1"}})}
+    if arguments.against:
+        other = os.pathsep.join([str(arguments.against / "src"), os.environ.get("PYTHONPATH", "")])
+        lines[arguments.against.name] = (sys.executable, function, job | {"environment": {"PYTHONPATH": other}})
+        return lines
+    for path in _TRAINING if name in ("mntp", "simcse") else _ENCODING:
+        if path not in arguments.paths:
+            continue
+        if path == "compile":  # it comes by itself only when minutes are left
+            lines["with compile"] = (sys.executable, function, job | {"compile": True})
+            continue
+        rest = ",".join(other for other in NAMES if other != path)
+        lines[f"without {path}"] = (sys.executable, function, job | {"environment": {"UNMASK_FAST": rest}})
+    return lines
+
+
+def _table(title: str, found: dict[str, list[dict[str, Any]]]) -> None:
+    key = "seconds" if "seconds" in found["everything"][0] else "tokens_per_second"
+    base = median(found["everything"], key)
+    print(f"\n{title}\n{'':<20} {key:>18} {'time against everything':>24}")
+    for line, runs in found.items():
+        if runs:
+            value = median(runs, key)
+            ratio = value / base if key == "seconds" else base / value
+            print(f"{line:<20} {value:>18,.3f} {ratio:>23.2f}x", flush=True)
+
+
+if __name__ == "__main__":
+    main()
