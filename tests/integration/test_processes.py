@@ -1,4 +1,4 @@
-"""Two real processes, started as a user starts them, against one: the same weights, a clean end, a run that goes on."""
+"""Two real processes, started as a user starts them, against one: the same weights, a clean end, a run that resumes."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""A run killed with SIGKILL at any moment goes on and ends with the weights of an uninterrupted one."""
+"""A run killed with SIGKILL at any moment resumes and ends with the weights of an uninterrupted one."""
 
 import json
 import os

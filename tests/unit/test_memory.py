@@ -1,4 +1,4 @@
-"""The memory that is foretold: what autograd saves of a model without data is what it saves of the model itself."""
+"""The memory that is estimated: what autograd saves of a model without data is what it saves of the model itself."""
 
 import copy
 

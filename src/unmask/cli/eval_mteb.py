@@ -24,7 +24,7 @@ def add_tasks(tasks: Any) -> None:
         metavar="NAME",
         help="paper (56), paper-15 (default), a benchmark such as 'MTEB(eng, v2)', or names of tasks",
     )
-    parser.add_argument("--out", metavar="DIR", help="results; the same command goes on where it stopped")
+    parser.add_argument("--out", metavar="DIR", help="results; the same command resumes where it stopped")
     parser.add_argument(
         "--instructions",
         default="paper",
@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     from unmask.evaluation.mteb_plan import plan_tasks
 
     if not arguments.out and not arguments.dry_run:
-        raise RecipeError("--out DIR is needed: results are kept there, and a stopped run goes on from it.")
+        raise RecipeError("--out DIR is needed: results are kept there, and a stopped run resumes from it.")
     load_instructions(arguments.instructions)
     logging.getLogger("mteb").setLevel(logging.ERROR)
     tasks = select_tasks(arguments.tasks)

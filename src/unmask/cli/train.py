@@ -19,7 +19,7 @@ def add_parser(commands: Any) -> None:
     """Add the command."""
     parser = commands.add_parser(
         "train",
-        help="run a recipe: train every stage, evaluate every rung; goes on where it was stopped",
+        help="run a recipe: train every stage, evaluate every rung; resumes where it was stopped",
         epilog="example: unmask train pocket-wiki --out runs/first --set seed=1 --set stages.mntp.steps=100",
     )
     parser.add_argument(

@@ -103,7 +103,7 @@ def fetch_file(path: str) -> Path:
     """One file of a data set repository, written `owner/name/path/in/it`, from the hub or its cache.
 
     Raises:
-        DataError: not of that form, or not to be had.
+        DataError: not of that form, or not available.
     """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError

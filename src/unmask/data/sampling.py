@@ -41,7 +41,7 @@ class MixedSampler:
     """Several data sets, each step's rows from one of them; the sets take turns in a fresh random order each epoch.
 
     In an epoch a set has `weight x rows / batch_size` steps. Its own rows go round in epochs of their own, so with a
-    weight below 1 the next epoch goes on where the last one stopped, and every row comes to its turn.
+    weight below 1 the next epoch continues where the last one stopped, and every row comes to its turn.
 
     Args:
         sizes: rows of each set, by name.

@@ -1,7 +1,7 @@
 """Running a recipe from end to end: every stage, every rung evaluated, one encoder folder, one results file.
 
 run folder:  recipe.yaml (resolved)  stages/N-NAME/  rungs/NAME.json  lineage.json  results.json  encoder/
-Every part appears whole or not at all, so the same command goes on where a killed run stopped.
+Every part appears whole or not at all, so the same command resumes a run that was killed.
 """
 
 import contextlib
@@ -78,7 +78,7 @@ class RunResult:
 
 
 def train(recipe: Recipe, out: str | Path, *, progress: bool = False, evaluate: Evaluate | None = None) -> RunResult:
-    """Run a recipe in a folder; a folder with the same recipe is gone on with.
+    """Run a recipe in a folder; a folder with the same recipe is resumed.
 
     Args:
         recipe: what `load_recipe` made.

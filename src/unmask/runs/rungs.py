@@ -19,7 +19,7 @@ from unmask.training.monitor import read_metrics
 
 @dataclass(frozen=True, slots=True)
 class RungPlace:
-    """A rung: its name (`Bi+MNTP`), the model or encoder folder it is opened from, and how it looks at texts."""
+    """A rung: its name (`Bi+MNTP`), the model or encoder folder it is opened from, and how it attends."""
 
     name: str
     encoder: str

@@ -15,7 +15,7 @@ class LoraSettings(Settings):
     """LoRA as in the paper: r=16, alpha=32, dropout 0.05, on all linear layers."""
 
     start: Literal["fresh", "previous"] = Field(
-        "fresh", description="previous: go on with the adapter of the stage before, on the weights it was trained on"
+        "fresh", description="previous: continue the adapter of the stage before, on the weights it was trained on"
     )
     rank: int = Field(16, ge=1)
     alpha: float = Field(32, gt=0)

@@ -40,7 +40,7 @@ class Origin:
     Attributes:
         base: the model the run started from (its head predicts in MNTP).
         start: the plain weights under the stage: `base`, or the encoder folder of an earlier stage.
-        adapter: the adapter that the stage goes on with, trained on `start`; None for a fresh one.
+        adapter: the adapter that the stage continues, trained on `start`; None for a fresh one.
         before: folder of the stage before, if there was one.
         attention: how the model attends while it trains and after.
         dtype: of the weights, in memory and saved.
@@ -118,7 +118,7 @@ def make_trainable(model: Any, settings: TrainedStage, previous: Path | None) ->
     Args:
         model: the body, in place.
         settings: of the stage.
-        previous: an adapter to go on with.
+        previous: an adapter to continue.
 
     Returns:
         The peft wrapper, or None.

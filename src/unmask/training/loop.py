@@ -1,7 +1,7 @@
 """The one training loop, on accelerate. It knows steps, gradients and checkpoints, not what is minimised.
 
 What is random in a step follows from (run seed, step, part of the step), so it depends neither on what ran before nor
-on which process runs which part: a run that was killed goes on from its last checkpoint, also with another number of
+on which process runs which part: a run that was killed resumes from its last checkpoint, also with another number of
 processes, and ends with the weights of an uninterrupted one.
 """
 
