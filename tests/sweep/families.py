@@ -36,8 +36,6 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     },
     "reformer": {"is_decoder": True, "axial_pos_embds_dim": [32, 32], "axial_pos_shape": [8, 16]},
     "xlstm": {"qk_dim_factor": 1.0},
-    "zamba": {"attention_head_dim": 32},
-    "zamba2": {"n_mamba_heads": 8},
 }
 _ENCODERS = "an encoder (bidirectional as it comes); as a decoder only with is_decoder=True"
 _SEQ2SEQ = "the decoder half of an encoder-decoder"
@@ -79,5 +77,4 @@ def _sees_both_sides(name: str) -> bool:
 
 def family_config(name: str) -> Any:
     """A tiny config of a family."""
-    layers = 9 if name == "zamba" else None  # its shared weights need two attention layers
-    return tiny_config(CONFIG_MAPPING[name](), layers=layers, **OVERRIDES.get(name, {}))
+    return tiny_config(CONFIG_MAPPING[name](), **OVERRIDES.get(name, {}))

@@ -42,9 +42,7 @@ def check_launcher() -> None:
         )
     places = [os.environ.get(f"ACCELERATE_DEEPSPEED_OFFLOAD_{what}_DEVICE", "none") for what in ("OPTIMIZER", "PARAM")]
     if set(places) != {"none"}:
-        raise RecipeError(
-            "DeepSpeed's offloading is not supported: a run could not be resumed. Set it to none."
-        )
+        raise RecipeError("DeepSpeed's offloading is not supported: a run could not be resumed. Set it to none.")
 
 
 def _asked_for(variable: str) -> bool:

@@ -3,8 +3,9 @@
 The kinds of switches are in `switches`, the names of sizes in `sizes`. Nothing here is believed: `convert` measures.
 """
 
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from torch import nn
 
@@ -35,11 +36,15 @@ class Family:
         refused: why no option converts it, as the message says.
         flag_elsewhere: other runtimes read `use_bidirectional_attention` in its config instead of `is_causal`.
         switches: kinds of switches that only this family has, besides those that all have.
+        twin: config values of a tiny twin, where shrinking each size by itself gives what the class refuses.
+        twin_layers: fewest layers of a twin, where weights are shared between layers far apart.
     """
 
     refused: str = ""
     flag_elsewhere: bool = False
     switches: tuple[Switch, ...] = ()
+    twin: Mapping[str, Any] = field(default_factory=dict)
+    twin_layers: int = 0
 
 
 FAMILIES: dict[str, Family] = {
@@ -55,6 +60,8 @@ FAMILIES: dict[str, Family] = {
     "mistral": Family(flag_elsewhere=True),
     "qwen2": Family(flag_elsewhere=True),
     "qwen3": Family(flag_elsewhere=True),
+    "zamba": Family(twin={"attention_head_dim": 32}, twin_layers=9),
+    "zamba2": Family(twin={"n_mamba_heads": 8}),
 }
 _UNKNOWN = Family()
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from unmask.backbone.families import facts
 from unmask.backbone.families.sizes import LAYER_COUNTS, LAYER_KINDS, SHARED_HEADS, SMALL
 from unmask.backbone.structure import LIFTED_KEY, MODEL_ERRORS, RECURRENT_KEY, first_line
 from unmask.errors import ConversionError
@@ -37,14 +38,15 @@ def tiny_config(config: Any, *, layers: int | None = None, **overrides: Any) -> 
     values.pop(RECURRENT_KEY, None)
     values |= values.pop(LIFTED_KEY, None) or {}  # the windows as they were
     total = next((values[name] for name in LAYER_COUNTS if isinstance(values.get(name), int)), 1)
-    keep = min(total, layers or _layers_to_keep(values, total))
+    known = facts(str(values.get("model_type")))
+    keep = min(total, layers or max(known.twin_layers, _layers_to_keep(values, total)))
     small = _shrink(values, total, keep)
     if {"expand", "num_heads", "head_dim"} <= set(values):  # Mamba-2 ties the three together
         small["num_heads"] = small["hidden_size"] * values["expand"] // small["head_dim"]
     parts = ("qk_nope_head_dim", "qk_rope_head_dim")
     if all(values.get(name) for name in parts) and values.get("head_dim") == sum(values[name] for name in parts):
         small["head_dim"] = sum(small[name] for name in parts)  # Dots 3 refuses anything else
-    small |= overrides
+    small |= {**known.twin, **overrides}
     for name in ("model_type", "transformers_version", "architectures", "dtype", "layer_types"):
         if name != "layer_types" or small.get(name) is None:
             small.pop(name, None)
