@@ -150,7 +150,7 @@ make support
   change more than the mask; without them the family is refused and the message names them. `float32`: refused in
   bfloat16, in which all others are converted too.
 - *opens elsewhere*: whether plain transformers, and so sentence-transformers, reads the saved folder alike.
-- *packs*: MNTP trains on several documents in a row, each seeing itself only; otherwise one document a row.
+- *packs*: in MNTP the documents of a block see themselves only; in one row, or in padded rows of their own.
 - *batches*: `flat`, texts one after the other without padding, in training and encoding; or `padded`.
 
 | family | backends | layers | needed | opens elsewhere | packs | batches |

@@ -1,6 +1,7 @@
 """MTEB through the `mteb` package: the paper's tasks and instructions, resumable; a failed task costs only itself."""
 
 import json
+import logging
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,7 @@ try:
 except ImportError as missing:
     raise MissingExtraError("MTEB needs the package mteb: pip install 'unmask[mteb]'") from missing
 
+logger = logging.getLogger(__name__)
 _PAPER = "MTEB(eng, v1)"
 _PACKAGES = ("mteb", "torch", "transformers", "tokenizers", "numpy", "scikit-learn", "unmask")
 _MEMO_BYTES = 1 << 30
@@ -184,6 +186,7 @@ def evaluate_mteb(
         try:
             score = _run(bridge, task, cache)
         except Exception as error:  # any fault of one task is told at the end and costs no other
+            logger.debug("%s failed", own, exc_info=True)
             failures[own] = _reason(error)
             continue
         seconds = 0.0 if had else round(time.perf_counter() - started, 1)
