@@ -32,7 +32,7 @@ ARROWS = {
     "demo": {"errors", "analysis", "backbone", "data", "encoder", "evaluation", "runs", "training"},
     "cli": {
         *("errors", "files", "settings", "analysis", "backbone", "corpus", "data", "demo", "encoder", "evaluation"),
-        *("runs", "<package>"),
+        *("pooling", "runs", "<package>"),
     },
 }
 FACTS = ("pooling", "families", "tasks")  # rooms whose __init__ holds a table

@@ -42,7 +42,7 @@ class PullSettings(LossSettings):
         n = batch.anchors
         loss = (vectors[:n] - vectors[n : 2 * n]).pow(2).sum(1).mean() * self.strength
         (loss * weight).backward()
-        return LossOutput(float(loss.detach()), {"distance": float(loss.detach())})
+        return LossOutput(float(loss.detach()), metrics={"distance": float(loss.detach())})
 
 
 @pytest.fixture(autouse=True)
@@ -91,6 +91,16 @@ def test_a_pooling_with_weights_is_trained_carried_on_saved_and_reloaded(recipe,
     np.testing.assert_allclose(encoder.encode(texts), alone, atol=1e-5)
     mean = TextEncoder.load(result.encoder, pooling="mean")
     assert not np.allclose(mean.encode(texts), alone, atol=1e-4)
+    adapter = TextEncoder.load(tmp_path / "run/stages/1-simcse/adapter")
+    assert torch.equal(adapter.module.pooling.score.weight, first["score.weight"])
+    further = load_recipe(
+        {**recipe().model_dump(mode="json"), "model": {"name": str(result.encoder), "pooling": "gate"}}
+    )
+    onward = train(
+        further, tmp_path / "further", evaluate=lambda encoder: {"w": float(encoder.module.pooling.score.bias)}
+    )
+    assert onward.rungs[1].figures["w"] == float(last["score.bias"])  # the base brings its pooling along
+    assert onward.rungs[2].figures["w"] != onward.rungs[1].figures["w"]
     again = train(recipe(), tmp_path / "again", evaluate=lambda _: {})
     same = load_file(again.encoder / "pooling.safetensors")
     assert torch.equal(same["score.weight"], last["score.weight"])
@@ -111,3 +121,8 @@ def test_another_loss_is_named_in_the_recipe(recipe, tmp_path):
             recipe(pooling="mean", **wrong)
     with pytest.raises(RecipeError, match="pooling='gates' is not known"):
         recipe(pooling="gates")
+
+
+def test_a_pooling_that_nothing_has_trained_yet_is_the_same_everywhere():
+    first, second = (TextEncoder.load("pocket", pooling="gate") for _ in range(2))
+    assert torch.equal(first.module.pooling.score.weight, second.module.pooling.score.weight)

@@ -159,6 +159,19 @@ def test_a_teacher_of_another_width_is_followed():
     assert out.loss == pytest.approx(float(plain(first, second)) + 0.5 * distance, rel=1e-5)
 
 
+def test_the_distance_to_a_teacher_is_a_mean_over_widths():
+    first, second = random(5, 5)
+    teacher = torch.randn(10, 3, generator=torch.Generator().manual_seed(1))
+    loss = Sum(((InfoNce(), 1.0), (Distillation(teacher_scale=10.0), 0.5)))
+    found = []
+    for width, own in ((4, loss), (8, loss), (8, Matryoshka(loss, (4,)))):
+        batch, weights = table(first[:, :width], second[:, :width])
+        found.append(run(replace(batch, extra={TEACHER: teacher}), weights, own)[0])
+    for key in ("loss", "distance"):
+        values = [out.loss if key == "loss" else out.metrics["teacher_distance"] for out in found]
+        assert values[2] == pytest.approx((values[0] + values[1]) / 2, rel=1e-5)
+
+
 def test_the_loss_is_float32_under_autocast():
     first = random(4)[0]
     batch, weights = table(first, first + 0.01 * torch.randn(4, 8, generator=torch.Generator().manual_seed(1)))

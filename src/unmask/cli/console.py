@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from unmask.errors import ArtifactError
+from unmask.pooling import POOLINGS
 
 
 class LazyParser(argparse.ArgumentParser):
@@ -114,9 +115,7 @@ def add_encoder_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--recurrent", choices=("refuse", "forward", "two-way"), help="default: as saved, else refuse")
     parser.add_argument("--window", choices=("keep", "lift"), help="default: as saved, else keep")
-    parser.add_argument(
-        "--pooling", choices=("mean", "weighted_mean", "last", "eos", "first"), help="default: as saved"
-    )
+    parser.add_argument("--pooling", choices=tuple(POOLINGS), help="default: as saved")
     parser.add_argument("--max-length", type=positive, metavar="N", help="most tokens of a text (default: as saved)")
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto")
     parser.add_argument("--device", help="for example cpu or cuda:0 (default: the GPU if there is one)")

@@ -5,6 +5,7 @@ import sys
 from typing import Any
 
 from unmask.cli.console import add_json, print_json, quiet_transformers
+from unmask.pooling import POOLINGS
 
 
 def add_parser(commands: Any) -> None:
@@ -16,7 +17,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("model", metavar="MODEL", help="folder, hub id, or `pocket`")
     parser.add_argument("--out", required=True, metavar="DIR", help="new folder for the encoder")
-    parser.add_argument("--pooling", default="mean", choices=("mean", "weighted_mean", "last", "eos", "first"))
+    parser.add_argument("--pooling", default="mean", choices=tuple(POOLINGS))
     parser.add_argument(
         "--max-length", type=int, metavar="N", help="most tokens of a text (default: what the model takes)"
     )

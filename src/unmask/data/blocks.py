@@ -73,9 +73,10 @@ class BlockBatch:
             parts = [(inside.flatten().nonzero()[:, 0], batch)]
         else:
             parts = list(self._padded(input_ids, self.padded_tokens))
-        states = torch.cat([model(batch) for _, batch in parts])
-        everywhere = states.new_zeros(self.pieces.numel(), states.shape[-1])
-        everywhere[torch.cat([places for places, _ in parts])] = states
+        found = [(places, model(batch)) for places, batch in parts]
+        everywhere = found[0][1].new_zeros(self.pieces.numel(), found[0][1].shape[-1])
+        for places, states in found:
+            everywhere[places] = states
         return everywhere.view(*self.pieces.shape, -1)
 
     def _piece_lengths(self) -> list[int]:

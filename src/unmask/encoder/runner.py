@@ -89,7 +89,9 @@ class Runner:
 
     def __init__(self, model: Any, pooling: str, fast: bool | Collection[str] | None = None) -> None:
         self.model = model
-        self.module = BatchEncoder(model, POOLINGS[pooling].build(int(text_config(model).hidden_size)))
+        with torch.random.fork_rng(devices=[]):  # a learned pooling begins alike wherever it is first needed
+            torch.manual_seed(0)
+            self.module = BatchEncoder(model, POOLINGS[pooling].build(int(text_config(model).hidden_size)))
         self.module.pooling.to(next(model.parameters()).device)
         self.fast = FastPaths(model, fast)
         self._padded = False

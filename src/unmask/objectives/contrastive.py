@@ -57,7 +57,7 @@ class Contrastive:
         for number, (part, gradient) in enumerate(zip(parts[:again], wanted[:again], strict=True)):
             with engine.part(part.number, last=number == again - 1):
                 engine.backward((model(part.batch) * gradient).sum())
-        metrics = {**out.metrics, "positive_cosine": _mean_cosine(everything, batch)}
+        metrics = {**out.metrics, **out.terms, "positive_cosine": _mean_cosine(everything, batch)}
         return StepOutput(out.value, batch.anchors, metrics)
 
     def _run(self, model: Model, parts: Sequence[Part], engine: Engine, again: int) -> list[torch.Tensor]:

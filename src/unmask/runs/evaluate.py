@@ -38,12 +38,11 @@ def evaluate(encoder: TextEncoder, tasks: Mapping[str, Mapping[str, Any]], *, pr
         raise RecipeError("; ".join(explained(item) for item in error.errors())) from error
     if evaluation.masked:
         raise RecipeError("masked needs the base model of a run; leave it out, or put it into a recipe.")
-    read = [(task, name, with_paths(settings)) for task, name, settings in evaluation.tasks()]
-    for task, _, settings in read:
-        task.read(settings)
+    asked = [(task, name, with_paths(settings)) for task, name, settings in evaluation.tasks()]
+    read = [(*one, one[0].read(one[2])) for one in asked]
     figures: Figures = {}
-    for task, name, settings in read:
-        figures |= task.figures(encoder, name, settings, progress=progress)
+    for task, name, settings, data in read:
+        figures |= task.figures(encoder, name, settings, data=data, progress=progress)
     return figures
 
 

@@ -1,4 +1,4 @@
-"""The model of a stage: loaded, turned, made trainable; and built again from a checkpoint, merged to plain weights."""
+"""The model of a stage: loaded, converted, made trainable; built again from a checkpoint, merged to plain weights."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from unmask.backbone.fast.varlen import keep_layout
@@ -16,6 +17,7 @@ from unmask.backbone.truth.opening import AttentionSpec, apply_attention
 from unmask.data.pairs import PairSet
 from unmask.encoder import TextEncoder
 from unmask.encoder.folder import POOLING_WEIGHTS
+from unmask.encoder.saved import read_settings
 from unmask.settings import Dtype, EncoderSettings
 from unmask.training import checkpoint
 from unmask.training.base_settings import TrainedStage
@@ -165,13 +167,30 @@ def rebuild(settings: TrainedStage, origin: Origin, path: Path) -> tuple[nn.Modu
     return model, adapter
 
 
-def load_pooling(encoder: TextEncoder, origin: Origin, path: Path | None = None) -> None:
-    """Put the weights of a learned pooling into an encoder: those of a checkpoint, or else of the stage before."""
+def pooling_weights(origin: Origin, pooling: str, path: Path | None = None) -> dict[str, torch.Tensor]:
+    """The weights of a learned pooling: those of a checkpoint, or else of the stage before, or of the base.
+
+    Args:
+        origin: of the stage.
+        pooling: its name; a base folder's weights are of use only if its pooling is the same.
+        path: the checkpoint, if one is asked for.
+
+    Returns:
+        Empty for poolings without weights, and where none have been trained.
+    """
     weights = {} if path is None else checkpoint.pooling_weights(path)
+    folder = Path(origin.start) if origin.before is None else origin.before / "encoder"
+    if weights or not (folder / POOLING_WEIGHTS).is_file():
+        return weights
+    saved = read_settings(folder, default_length=1)
+    return load_file(folder / POOLING_WEIGHTS) if saved is not None and saved.pooling == pooling else {}
+
+
+def load_pooling(encoder: TextEncoder, origin: Origin, path: Path | None = None) -> None:
+    """Put them into an encoder."""
+    weights = pooling_weights(origin, encoder.settings.pooling, path)
     if weights:
         encoder.module.pooling.load_state_dict(weights)
-    elif origin.before is not None:
-        encoder.runner.load_pooling(origin.before / "encoder" / POOLING_WEIGHTS)
 
 
 def plain(model: nn.Module, adapter: Any | None) -> nn.Module:

@@ -65,7 +65,7 @@ def chosen(asked: bool | Collection[str] | None = None) -> frozenset[str]:
         ArtifactError: a name that no path has.
     """
     if asked is None:
-        words = os.environ.get("UNMASK_FAST", "1").replace(",", " ").split()
+        words = (os.environ.get("UNMASK_FAST") or "1").replace(",", " ").split()
         asked = {"1": True, "0": False}.get(words[0], words) if len(words) == 1 else words
     if isinstance(asked, bool):
         return frozenset(NAMES if asked else ())

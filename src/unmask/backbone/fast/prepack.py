@@ -86,7 +86,7 @@ operators.define(
 
 
 _USERS: dict[int, int] = {}  # encoders of a model, by the identity of its first linear layer
-_LOCK = threading.Lock()
+_LOCK = threading.RLock()  # collecting garbage inside may end another encoder of the same thread
 
 
 class PrepackedLayers:
@@ -105,6 +105,10 @@ class PrepackedLayers:
         self._seen = torch.empty(0)
         self._release: Any = None
 
+    @property
+    def _attached(self) -> bool:
+        return self._release is not None and bool(self._release.alive)  # that of a copied encoder is not
+
     def available(self, model: nn.Module) -> Availability:
         """On a CPU, in the dtypes whose kernels gain by it, unless the copies would be large."""
         place = next(model.parameters())
@@ -112,7 +116,7 @@ class PrepackedLayers:
             return Availability(False, "weights are laid out for CPUs alone")
         if place.dtype not in _DTYPES:
             return Availability(False, f"this CPU and torch have no laid-out products in {place.dtype}")
-        if self._release is not None:
+        if self._attached:
             return Availability(True)
         size = sum(layer.weight.nbytes for layer in _linear(model))
         if size > _MOST_BYTES:
@@ -125,7 +129,7 @@ class PrepackedLayers:
         Such a write, as peft merges an adapter, leaves no other trace than the values.
         """
         with _LOCK:
-            if self._release is None:
+            if not self._attached:
                 self._layers = _linear(model)
                 for layer in self._layers:
                     layer.__class__ = PrepackedLinear
@@ -137,9 +141,8 @@ class PrepackedLayers:
 
     def detach(self, model: nn.Module) -> None:
         """Plain layers again, unless another encoder of the model needs them; done by itself when the encoder goes."""
-        if self._release is not None:
+        if self._attached:
             self._release()
-            self._release = None
 
     def self_test(self) -> float:
         """A product by a laid-out copy against the plain one."""

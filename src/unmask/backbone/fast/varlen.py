@@ -268,9 +268,10 @@ def use_flat_attention(model: nn.Module) -> None:
         FlatUnsupportedError: it attends by something else, or its class takes no other implementation.
     """
     config = text_config(model)
-    if config._attn_implementation == "sdpa" and hasattr(model, "set_attn_implementation"):
+    takes_others = getattr(model, "_can_set_attn_implementation", lambda: True)  # asked, because setting it would warn
+    if config._attn_implementation == "sdpa" and hasattr(model, "set_attn_implementation") and takes_others():
         model.set_attn_implementation(FLAT_ATTENTION)  # type: ignore[operator]
-    if text_config(model)._attn_implementation != FLAT_ATTENTION:
+    if config._attn_implementation != FLAT_ATTENTION:
         raise FlatUnsupportedError(
             f"attn_implementation={backend_in_use(model)!r} does not know where a text of a flat batch ends"
         )

@@ -66,10 +66,10 @@ class Task:
     note: Callable[[Any], str | None] = lambda data: None
 
     def figures(
-        self, encoder: "TextEncoder", name: str, settings: Settings, *, progress: bool = False
+        self, encoder: "TextEncoder", name: str, settings: Settings, *, data: Any = None, progress: bool = False
     ) -> dict[str, float]:
-        """Read and score one task of a recipe: the figures that its run keeps, by their names there."""
-        found = self.score(encoder, self.read(settings), settings, progress)
+        """Score one task of a recipe, and read its data if it is not given: the figures that its run keeps, by name."""
+        found = self.score(encoder, self.read(settings) if data is None else data, settings, progress)
         values = {one.figure(name): found.get(f"{one.key}{one.variant}") for one in self.measures}
         return {figure: value for figure, value in values.items() if value is not None}
 

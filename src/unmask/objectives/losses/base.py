@@ -19,10 +19,12 @@ class LossOutput:
 
     Attributes:
         value: mean over the anchors of the step.
-        metrics: more figures to log.
+        terms: parts of the value by name, to log; Matryoshka averages them as it does the value.
+        metrics: more figures to log; Matryoshka keeps those of the whole width.
     """
 
     value: float
+    terms: dict[str, float] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
 
 

@@ -6,7 +6,6 @@ import torch
 
 from unmask.objectives.batch import ContrastiveBatch
 from unmask.objectives.losses.base import Loss, LossOutput
-from unmask.objectives.losses.sum import combined
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,15 +21,16 @@ class Matryoshka:
     widths: tuple[int, ...]
 
     def backward(self, vectors: torch.Tensor, batch: ContrastiveBatch, weight: float = 1.0) -> LossOutput:
-        """One width after the other; metrics are those of the whole width."""
+        """One width after the other."""
         widths = (*self.widths, vectors.shape[1])
         share = 1 / len(widths)
         gradient = torch.zeros_like(vectors, requires_grad=False)
         outputs = []
         for width in widths:
             leaf = vectors[:, :width].detach().requires_grad_()
-            outputs.append((self.loss.backward(leaf, batch, weight * share), share))
+            outputs.append(self.loss.backward(leaf, batch, weight * share))
             assert leaf.grad is not None
             gradient[:, :width] += leaf.grad
         vectors.backward(gradient)
-        return combined(outputs)
+        terms = {name: sum(output.terms[name] for output in outputs) * share for name in outputs[-1].terms}
+        return LossOutput(sum(output.value for output in outputs) * share, terms, outputs[-1].metrics)

@@ -1,6 +1,5 @@
 """Several losses at once."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,13 +19,13 @@ class Sum:
     parts: tuple[tuple[Loss, float], ...]
 
     def backward(self, vectors: torch.Tensor, batch: ContrastiveBatch, weight: float = 1.0) -> LossOutput:
-        """One loss after the other."""
-        return combined([(loss.backward(vectors, batch, weight * share), share) for loss, share in self.parts])
-
-
-def combined(outputs: Sequence[tuple[LossOutput, float]]) -> LossOutput:
-    """Values summed with their weights; of metrics that share a name the last counts."""
-    metrics: dict[str, float] = {}
-    for output, _ in outputs:
-        metrics |= output.metrics
-    return LossOutput(sum(output.value * share for output, share in outputs), metrics)
+        """One loss after the other; terms are logged without their weights, and of equal names the last counts."""
+        value = 0.0
+        terms: dict[str, float] = {}
+        metrics: dict[str, float] = {}
+        for loss, share in self.parts:
+            output = loss.backward(vectors, batch, weight * share)
+            value += output.value * share
+            terms |= output.terms
+            metrics |= output.metrics
+        return LossOutput(value, terms, metrics)

@@ -26,7 +26,7 @@ class Distillation:
     teacher_scale: float = 20.0
 
     def backward(self, vectors: torch.Tensor, batch: ContrastiveBatch, weight: float = 1.0) -> LossOutput:
-        """A chunk of anchors at a time; the value is also the metric `teacher_distance`."""
+        """A chunk of anchors at a time; the value is also the term `teacher_distance`."""
         n, total = batch.anchors, 0.0
         fixed = nn.functional.normalize(batch.extra[TEACHER].float(), dim=-1)
         with normalized(vectors) as unit:
@@ -36,4 +36,4 @@ class Distillation:
                 loss = nn.functional.kl_div(student, wanted, log_target=True, reduction="sum") / n
                 (loss * weight).backward()
                 total += float(loss.detach())
-        return LossOutput(total, metrics={"teacher_distance": total})
+        return LossOutput(total, terms={"teacher_distance": total})

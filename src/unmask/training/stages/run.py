@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
 from unmask.backbone.devices import saved_dtype
 from unmask.backbone.locate import load_tokenizer
@@ -20,10 +21,11 @@ from unmask.backbone.lora import save_lora
 from unmask.backbone.quantized import four_bit
 from unmask.backbone.truth.opening import attention_of
 from unmask.encoder import TextEncoder
+from unmask.encoder.folder import POOLING_WEIGHTS
 from unmask.files import new_folder, write_json
 from unmask.training import checkpoint
 from unmask.training.base_settings import StageSettings, TrainedStage
-from unmask.training.building import Data, StageContext, load_pooling, make_trainable, plain, rebuild
+from unmask.training.building import Data, StageContext, load_pooling, make_trainable, plain, pooling_weights, rebuild
 from unmask.training.heap import trim_heap
 from unmask.training.loop import fit
 from unmask.training.processes import agreed
@@ -76,6 +78,8 @@ def _finish(settings: TrainedStage, context: StageContext, folder: Path) -> None
             seen = {key: value for key, value in asdict(attention_of(model)).items() if value}
             own = {**seen, "settings": context.encoder.model_dump(), "lineage": dict(context.lineage)}
             write_json(partial / "unmask.json", own)
+            if weights := pooling_weights(context.origin, context.encoder.pooling, path):
+                save_file(weights, partial / POOLING_WEIGHTS)
     _save(plain(model, adapter), context, folder / "encoder", path)
 
 
