@@ -110,28 +110,6 @@ def test_no_class_of_a_users_module_outlives_the_encoder():
     assert any(type(module) is nn.Linear for module in model.modules())
 
 
-def test_threads_share_a_tokenizer_whose_file_says_to_truncate():
-    """The first call tells it not to, while the others are reading."""
-    texts = ["a few words to read " * 200] * 50
-    for _ in range(3):
-        encoder = fresh()
-        encoder.tokenizer.backend_tokenizer.enable_truncation(8)
-        errors = []
-
-        def work(encoder=encoder, errors=errors):
-            try:
-                assert len(encoder.tokenize(texts)[0]) == 512
-            except Exception as error:
-                errors.append(error)
-
-        threads = [threading.Thread(target=work) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert not errors
-
-
 def test_a_copied_encoder_lays_out_weights_of_its_own():
     encoder = fresh()
     expected = encoder.encode(TEXTS)

@@ -1,6 +1,5 @@
 """Tokenizer and settings: from texts to tokenized texts to batches. Knows no model."""
 
-import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,10 +11,6 @@ from unmask.text.batching import Batch, PaddedBatch, PaddingSide, join, pad, pad
 from unmask.text.prompts import ChatWrapper, render
 from unmask.text.spans import TokenizedText, check_tokenizer, tokenize
 from unmask.text.words import append_eos, checked_words
-
-# A tokenizer whose file says to truncate or pad is told not to in its first call, when no other may be reading. It uses
-# all cores itself; one lock for all, because an encoder that holds one could not be copied.
-_LOCK = threading.Lock()
 
 
 class Reader:
@@ -58,14 +53,13 @@ class Reader:
         for index, text in enumerate(texts, first):
             if not isinstance(text, str):
                 raise DataError(f"Text {index} is a {type(text).__name__}, not a string.")
-        with _LOCK:
-            return tokenize(
-                self.tokenizer,
-                render(texts, prompt, self._chat),
-                max_length=max_length or self.settings.max_length,
-                include_special_tokens=self.settings.include_special_tokens,
-                include_prompt=self.settings.include_prompt,
-            )
+        return tokenize(
+            self.tokenizer,
+            render(texts, prompt, self._chat),
+            max_length=max_length or self.settings.max_length,
+            include_special_tokens=self.settings.include_special_tokens,
+            include_prompt=self.settings.include_prompt,
+        )
 
     def tokenize_words(self, texts: Sequence[Sequence[str]]) -> list[TokenizedText]:
         """Texts that are lists of words, as the model reads them: joined by single spaces, without a prompt."""
