@@ -244,9 +244,7 @@ def _flat_attention(
     layout = _LAYOUT.get()
     if layout is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    if attention_mask is not None or any(
-        kwargs.get(name) is not None for name in ("position_bias", "softcap", "s_aux")
-    ):
+    if attention_mask is not None or any(kwargs.get(name) is not None for name in _SPECIAL):
         raise FlatUnsupportedError(f"{type(module).__name__} gives attention a mask, a bias or a cap on its scores")
     dropout = kwargs.get("dropout", 0.0)
     return attend(query, key, value, layout, scale=scale, window=window, dropout=dropout)[None], None
