@@ -122,6 +122,7 @@ def stream_vectors(
         if options.normalize:
             vectors /= np.linalg.norm(vectors, axis=1, keepdims=True).clip(min=1e-12)
         yield keys, vectors
+        del keys, window, tokenized, vectors  # before the next window is read
 
 
 def _window_vectors(
@@ -210,6 +211,7 @@ def _tokenized_ahead(reader: Reader, texts: Iterable[tuple[Any, str]], options: 
         while ahead:
             number, keys, window, future = ahead.popleft()
             yield number, keys, window, future.result()
+            del keys, window, future
             if (after := next(windows, None)) is not None:
                 submit(*after)
 

@@ -6,15 +6,18 @@ templates, truncation and empty input. Special tokens, instruction and template 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unmask.errors import ArtifactError, DataError
+from unmask.text.chunks import chunks
 from unmask.text.prompts import Rendered
 
 _CHARACTERS = 16  # of a text that are tokenized for each token that the model may read, at first
+_TEXTS_AT_ONCE = 256  # what a tokenizer says of a text takes a hundred bytes a token until it is in arrays
 _MARGIN = 64  # tokens by which what is tokenized must exceed what is kept, so that no kept token shows where it was cut
 
 
@@ -89,7 +92,8 @@ def tokenize(
     wanted, characters = list(range(len(texts))), _CHARACTERS * max_length
     while wanted:
         cut = [texts[row].cut(characters) for row in wanted]
-        rows = zip(wanted, cut, _encode(tokenizer, cut), strict=True)
+        encoded = chain.from_iterable(_encode(tokenizer, some) for some in chunks(cut, _TEXTS_AT_ONCE))
+        rows = zip(wanted, cut, encoded, strict=True)
         wanted, characters = [], 8 * characters
         for row, rendered, (ids, spans, own) in rows:
             spare = len(ids) - max_length
