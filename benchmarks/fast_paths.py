@@ -1,6 +1,6 @@
 """What each fast path wins alone: everything on against everything but that one, by turns, each in its own process.
 
-python benchmarks/fast_paths.py [--shape 135m] [--rounds 3] [--paths flat prepack]
+python benchmarks/fast_paths.py [--shape 135m] [--dtype float32] [--rounds 3] [--paths flat prepack]
 python benchmarks/fast_paths.py --against CHECKOUT     (this version against another one, everything on)
 
 A path that wins less than a twentieth everywhere it applies is not worth its lines.
@@ -26,6 +26,7 @@ def main() -> None:
     """Parse, make the model, race."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=sorted(SHAPES), default="135m")
+    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--texts", type=int, default=96)
     parser.add_argument("--steps", type=int, default=4)
@@ -37,16 +38,17 @@ def main() -> None:
         for workload_name, job in _jobs(arguments, Path(scratch)).items():
             lines = _lines(workload_name, job, arguments)
             if len(lines) > 1:
-                _table(f"{arguments.shape}, {workload_name}", race(lines, arguments.rounds))
+                _table(f"{arguments.shape}, {arguments.dtype}, {workload_name}", race(lines, arguments.rounds))
 
 
 def _jobs(arguments: argparse.Namespace, scratch: Path) -> dict[str, dict[str, Any]]:
     """What is timed: encoding of paragraphs and of single queries, steps of both objectives."""
     causal, encoder = scratch / "causal", scratch / "encoder"
-    make_model(arguments.shape, causal, dtype="bfloat16")
-    make_model(arguments.shape, encoder, dtype="bfloat16", head=False, causal=False)
-    encoding = {"model": str(encoder), "dtype": "bfloat16", "scratch": str(scratch), "attention": "bidirectional"}
-    training = {"causal_model": str(causal), "dtype": "bfloat16", "scratch": str(scratch), "steps": arguments.steps}
+    dtype = arguments.dtype
+    make_model(arguments.shape, causal, dtype=dtype)
+    make_model(arguments.shape, encoder, dtype=dtype, head=False, causal=False)
+    encoding = {"model": str(encoder), "dtype": dtype, "scratch": str(scratch), "attention": "bidirectional"}
+    training = {"causal_model": str(causal), "dtype": dtype, "scratch": str(scratch), "steps": arguments.steps}
     training |= {"documents": workload("long", 40, None), "sentences": workload("short", 200, None)}
     return {
         "encode": encoding | {"texts": workload("mixed", arguments.texts, None)},
