@@ -99,9 +99,9 @@ def _check_out(folder: Path) -> None:
 
 
 def _text(path: Path) -> str:
-    from unmask.data.records import check_file, read_lines
+    from unmask.data.formats import read_head, read_lines
 
-    check_file(path)
+    read_head(path)
     text = "\n".join(line for _, line in read_lines(path)).strip()
     if not text:
         raise DataError(f"{path} holds no text.")

@@ -105,6 +105,16 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
 
 
+def add_quoting(parser: argparse.ArgumentParser) -> None:
+    """How csv and tsv files are quoted, the same everywhere."""
+    parser.add_argument(
+        "--quoting",
+        choices=("standard", "none"),
+        default="standard",
+        help="of csv and tsv; none: quotation marks are ordinary characters (default: standard)",
+    )
+
+
 def add_encoder_options(parser: argparse.ArgumentParser) -> None:
     """How an encoder is opened."""
     parser.add_argument(

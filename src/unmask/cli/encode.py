@@ -6,7 +6,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unmask.cli.console import add_encoder_options, add_json, open_encoder, print_json, progress_wanted
+from unmask.cli.console import add_encoder_options, add_json, add_quoting, open_encoder, print_json, progress_wanted
 
 if TYPE_CHECKING:
     from unmask.encoder import TextEncoder
@@ -18,7 +18,7 @@ def add_parser(commands: Any) -> None:
     """Add the command."""
     parser = commands.add_parser(
         "encode",
-        help="encode txt, csv, tsv, jsonl or Parquet files into a Parquet file of ids and vectors",
+        help="encode txt, csv, tsv, JSON or Parquet files into a Parquet file of ids and vectors",
         epilog="example: unmask encode pocket-bi articles.jsonl --field text --id-field id --out vectors.parquet",
     )
     parser.add_argument("encoder", metavar="ENCODER", help="folder, hub id, or `pocket`")
@@ -26,6 +26,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--out", required=True, metavar="FILE", help="Parquet file to write")
     parser.add_argument("--field", default="text", help="column or key of the text (default: text)")
     parser.add_argument("--id-field", metavar="NAME", help="column or key of the id (default: path and line)")
+    add_quoting(parser)
     parser.add_argument("--prompt", help="instruction put in front of every text")
     parser.add_argument("--prompt-name", metavar="NAME", help="one of the encoder's saved prompts")
     parser.add_argument("--normalize", action="store_true", default=None, help="scale vectors to length 1")
@@ -45,15 +46,15 @@ def run(arguments: argparse.Namespace) -> int:
     from unmask.corpus.encode import check_inputs, encode_files
 
     inputs, out = [Path(p) for p in arguments.inputs], Path(arguments.out)
-    check_inputs(inputs, out, field=arguments.field, id_field=arguments.id_field)
+    columns = {"field": arguments.field, "id_field": arguments.id_field, "quoting": arguments.quoting}
+    check_inputs(inputs, out, **columns)
     encoder = open_encoder(arguments)
     loss = _int8(encoder, inputs, arguments) if arguments.int8 else {}
     count = encode_files(
         encoder,
         inputs,
         out,
-        field=arguments.field,
-        id_field=arguments.id_field,
+        **columns,
         prompt=arguments.prompt,
         prompt_name=arguments.prompt_name,
         normalize=arguments.normalize,
@@ -72,7 +73,7 @@ def _int8(encoder: "TextEncoder", inputs: list[Path], arguments: argparse.Namesp
     from unmask.data.records import read_records
     from unmask.encoder import to_int8
 
-    records = read_records(inputs[0], field=arguments.field, id_field=arguments.id_field)
+    records = read_records(inputs[0], field=arguments.field, quoting=arguments.quoting)
     cosines = to_int8(encoder, [record.text for record in islice(records, _SAMPLE)])
     print(
         f"int8: cosine to full precision on {len(cosines)} texts {cosines.mean():.4f}, smallest {cosines.min():.4f}",

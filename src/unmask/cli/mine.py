@@ -8,6 +8,7 @@ from typing import Any
 from unmask.cli.console import (
     add_encoder_options,
     add_json,
+    add_quoting,
     check_new,
     open_encoder,
     positive,
@@ -32,6 +33,14 @@ def add_parser(commands: Any) -> None:
         "--corpus", nargs="+", metavar="FILE", help="documents to search (default: the positives of all pairs)"
     )
     parser.add_argument("--field", default="text", help="column or key of a document's text (default: text)")
+    parser.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        metavar="COLUMN=VALUE",
+        help="keep pairs with this value only, for example label=1; repeat for more conditions",
+    )
+    add_quoting(parser)
     parser.add_argument("--out", required=True, metavar="FILE", help="jsonl file to write")
     parser.add_argument("--negatives", type=positive, default=1, metavar="N", help="of each pair (default: 1)")
     parser.add_argument("--first-rank", type=positive, default=1, metavar="N", help="best rank to take (default: 1)")
@@ -52,7 +61,7 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Read the files before the model is loaded."""
     from unmask.corpus.mine import Filters, mine
-    from unmask.data.pairs import read_pairs
+    from unmask.data.pairs import PairColumns, read_pairs
     from unmask.data.sources import read_texts
     from unmask.errors import DataError
 
@@ -67,9 +76,10 @@ def run(arguments: argparse.Namespace) -> int:
         share=arguments.share,
         choice=arguments.choice,
     )
-    pairs = list(read_pairs(arguments.pairs))
+    columns = PairColumns(where=_conditions(arguments.where))
+    pairs = list(read_pairs(arguments.pairs, columns, quoting=arguments.quoting))
     if arguments.corpus:
-        corpus = read_texts(arguments.corpus, field=arguments.field)
+        corpus = read_texts(arguments.corpus, field=arguments.field, quoting=arguments.quoting)
     else:
         corpus = [pair.positive for pair in pairs]
     found = mine(
@@ -94,3 +104,13 @@ def run(arguments: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     return 0
+
+
+def _conditions(given: list[str]) -> dict[str, str]:
+    """`label=1` to column and value."""
+    from unmask.errors import DataError
+
+    found = dict(entry.split("=", 1) for entry in given if "=" in entry)
+    if len(found) < len(given):
+        raise DataError(f"--where {' '.join(given)}: expected COLUMN=VALUE, each column once, for example label=1.")
+    return found

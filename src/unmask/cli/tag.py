@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from unmask.cli.console import add_encoder_options, open_encoder
+from unmask.cli.console import add_encoder_options, add_quoting, open_encoder
 from unmask.errors import ArtifactError
 
 
@@ -24,9 +24,10 @@ def add_parser(commands: Any) -> None:
         "files",
         nargs="+",
         metavar="FILE",
-        help=".txt, .csv, .tsv, .jsonl, .parquet: a text a row, split into words and punctuation; .conll and any other "
-        "file: one word a line in the first column, blank lines between sentences",
+        help=".txt, .csv, .tsv, .jsonl, .json, .parquet: a text a row, split into words and punctuation; any other "
+        "file, such as .conll: one word a line in the first column, blank lines between sentences",
     )
+    add_quoting(parser)
     parser.add_argument("--field", default="text", metavar="NAME", help="column or key that holds the text")
     parser.add_argument("--encoder", metavar="ENCODER", help="default: where it was when the tagger was trained")
     parser.add_argument("--out", metavar="FILE", help="default: stdout")
@@ -37,6 +38,7 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Read the tagger, then open its encoder, then tag."""
+    from unmask.evaluation.spans import marks_spans
     from unmask.evaluation.tagger import Tagger
 
     tagger = Tagger.load(arguments.tagger)
@@ -47,9 +49,10 @@ def run(arguments: argparse.Namespace) -> int:
         pass  # what is wrong with a file is said before the encoder is loaded
     encoder = open_encoder(arguments)
     tagger.check(encoder)
+    marked = marks_spans(tagger.labels)
     with _output(arguments.out) as out:
         for words, labels in tagger.tag(encoder, _all_sentences(arguments)):
-            _write(out, words, labels, as_json=arguments.json)
+            _write(out, words, labels, as_json=arguments.json, marked=marked)
     return 0
 
 
@@ -69,15 +72,16 @@ def _output(path: str | None) -> Iterator[TextIO]:
 
 
 def _all_sentences(arguments: argparse.Namespace) -> Iterator[tuple[str, ...]]:
-    return (sentence for file in arguments.files for sentence in _sentences(Path(file), arguments.field))
+    return (sentence for file in arguments.files for sentence in _sentences(Path(file), arguments))
 
 
-def _sentences(path: Path, field: str) -> Iterator[tuple[str, ...]]:
-    from unmask.data.records import FORMATS, read_records
+def _sentences(path: Path, arguments: argparse.Namespace) -> Iterator[tuple[str, ...]]:
+    from unmask.data.formats import FORMATS
+    from unmask.data.records import read_records
     from unmask.data.words import ColumnFile, split_words
 
     if path.suffix.lower() in FORMATS:
-        for record in read_records(path, field=field):
+        for record in read_records(path, field=arguments.field, quoting=arguments.quoting):
             words = split_words(record.text)
             if words:
                 yield words
@@ -86,14 +90,13 @@ def _sentences(path: Path, field: str) -> Iterator[tuple[str, ...]]:
         yield sentence.words
 
 
-def _write(out: TextIO, words: Sequence[str], labels: Sequence[str], *, as_json: bool) -> None:
+def _write(out: TextIO, words: Sequence[str], labels: Sequence[str], *, as_json: bool, marked: bool) -> None:
     from unmask.evaluation.spans import spans
 
     if not as_json:
         out.writelines(f"{word}\t{label}\n" for word, label in zip(words, labels, strict=True))
         out.write("\n")
         return
-    marked = [label for label in labels if label[:2] in ("B-", "I-", "S-", "U-")]
     found = spans(labels) if marked else []
     pieces = [{"label": kind, "start": a, "end": b + 1, "text": " ".join(words[a : b + 1])} for kind, a, b in found]
     out.write(json.dumps({"words": words, "labels": labels, "spans": pieces}, ensure_ascii=False) + "\n")

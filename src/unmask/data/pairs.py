@@ -1,10 +1,12 @@
 """Pairs for contrastive training: a query, its positive, any number of hard negatives, perhaps its document."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
+from unmask.data.records import Quoting
 from unmask.data.sources import is_hub, open_mappings
 from unmask.errors import DataError
 from unmask.text.chunks import chunks
@@ -17,6 +19,12 @@ _USUAL = {
     "negatives": ("negatives", "negative", "neg"),
     "document": ("document", "doc", "document_id"),
 }
+# What a column is called that says how well a query and a text belong together.
+_JUDGEMENT = re.compile(
+    r"(^|[_\s-])(labels?|scores?|sim|similarity|duplicates?|entailment|judge?ments?|gold|grades?|relevance|rating|class)"
+    r"($|[_\s-])",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +37,14 @@ class PairColumns:
         negatives: columns of hard negatives, each a text or a list.
         document: column that names the document of the positive; positives of one document are no negatives of each
             other.
+        where: column -> value; rows that have another one there are left out.
     """
 
     query: str | None = None
     positive: str | None = None
     negatives: Sequence[str] | None = None
     document: str | None = None
+    where: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,26 +97,37 @@ class PairSet:
         return [Pair(r["query"], r["positive"], tuple(r["negatives"]), r["document"]) for r in found]
 
 
-def read_pairs(sources: Sequence[str], columns: PairColumns | None = None, limit: int | None = None) -> Iterator[Pair]:
-    """The pairs of files (.csv, .tsv, .jsonl, .parquet) and hub data sets (`name[:config]@split`), in order.
+def read_pairs(
+    sources: Sequence[str],
+    columns: PairColumns | None = None,
+    limit: int | None = None,
+    *,
+    quoting: Quoting = "standard",
+) -> Iterator[Pair]:
+    """The pairs of files (csv, tsv, JSON, Parquet) and hub data sets (`name[:config]@split`), in order.
 
     Args:
         sources: read one after the other.
         columns: what the columns are called.
         limit: at most so many pairs.
+        quoting: of csv and tsv.
 
     Raises:
-        DataError: a row without query or positive, an empty text, a column that is not there; with its place.
+        DataError: a row without query or positive, an empty text, a column that is not there; with its place. Columns
+            that nobody named, where another one judges the pairs.
     """
-    rows = (pair for source in sources for pair in _pairs_of(source, columns or PairColumns()))
+    rows = (pair for source in sources for pair in _pairs_of(source, columns or PairColumns(), quoting))
     yield from islice(rows, limit)
 
 
-def _pairs_of(source: str, columns: PairColumns) -> Iterator[Pair]:
+def _pairs_of(source: str, columns: PairColumns, quoting: Quoting) -> Iterator[Pair]:
     names: dict[str, list[str]] | None = None
-    for place, row in open_mappings(source):
+    for place, row in open_mappings(source, quoting):
         if names is None or not is_hub(source):  # the lines of a jsonl file need not be alike
             names = {kind: _columns(kind, getattr(columns, kind), row, place) for kind in _USUAL}
+            _check_judgements(columns, names, row, place)
+        if any(not _same(row[name], value) for name, value in columns.where.items()):
+            continue
         (query,) = _texts(row, names["query"], place)
         negatives = tuple(_texts(row, names["negatives"], place, many=True))
         document = row[names["document"][0]] if names["document"] else None
@@ -132,6 +153,31 @@ def _columns(kind: str, asked: str | Sequence[str] | None, row: Mapping[str, Any
             f"Say which with columns.{kind}."
         )
     return usual
+
+
+def _check_judgements(columns: PairColumns, names: Mapping[str, list[str]], row: Mapping[str, Any], place: str) -> None:
+    """Refuse guessed columns where another one says which pairs belong together, and a condition on no column."""
+    missing = [name for name in columns.where if name not in row]
+    if missing:
+        raise DataError(f"{place}: no {missing[0]!r} here, which `where` asks for; found {', '.join(map(repr, row))}.")
+    if columns.query and columns.positive:
+        return
+    known = {*columns.where, *(name for own in names.values() for name in own)}
+    judging = [name for name in row if name not in known and (_JUDGEMENT.search(name) or isinstance(row[name], bool))]
+    if judging:
+        query, positive = names["query"][0], names["positive"][0]
+        raise DataError(
+            f"{place}: column {judging[0]!r} seems to say which pairs belong together. Keep those by a condition such "
+            f"as where {judging[0]}=1, or name the columns ({query!r}, {positive!r}) to train on every row."
+        )
+
+
+def _same(found: Any, wanted: Any) -> bool:
+    """True where a cell is the value asked for, however it is written (1, 1.0, true, "1")."""
+    try:
+        return float(found) == float(wanted)
+    except (TypeError, ValueError):
+        return str(found).strip().lower() == str(wanted).strip().lower()
 
 
 def _texts(row: Mapping[str, Any], names: Sequence[str], place: str, *, many: bool = False) -> list[str]:

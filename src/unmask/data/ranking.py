@@ -2,12 +2,12 @@
 
 import csv
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unmask.data.records import read_lines
+from unmask.data.formats import read_lines
 from unmask.data.sources import open_mappings, open_rows
 from unmask.errors import DataError
 
@@ -32,10 +32,14 @@ class Beir:
     left_out: int
 
     def documents(self) -> Iterator[tuple[str, str]]:
-        """Id and text (title in front) of every document, read as they are asked for."""
-        for place, row in open_mappings(self.corpus):
+        """Id and text (title in front) of every document, read as they are asked for.
+
+        Raises:
+            DataError: a line that cannot be used; two documents of one id.
+        """
+        for place, name, row in _distinct(open_mappings(self.corpus), "documents"):
             title, text = _string(row, "title", place, default=""), _string(row, "text", place)
-            yield _string(row, "_id", place), f"{title} {text}".strip()
+            yield name, f"{title} {text}".strip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,7 @@ def read_beir(source: str | Path, split: str = "test") -> Beir:
 
     Raises:
         DataError: a file or line that cannot be used; a judged query or document that is not there; a query none of
-            whose documents is relevant.
+            whose documents is relevant; two documents, queries or judgements of one id.
     """
     folder = Path(source)
     name, _, own_split = str(source).partition("@")
@@ -72,7 +76,8 @@ def read_beir(source: str | Path, split: str = "test") -> Beir:
     else:
         corpus, listed = str(folder / "corpus.jsonl"), str(folder / "queries.jsonl")
         judgements, judged_in = _read_judgements(folder / "qrels" / f"{split}.tsv"), f"qrels/{split}.tsv"
-    queries = {_string(row, "_id", place): _string(row, "text", place) for place, row in open_mappings(listed)}
+    rows = _distinct(open_mappings(listed), "queries")
+    queries = {name: _string(row, "text", place) for place, name, row in rows}
     for query, grades in judgements.items():
         if query not in queries:
             raise DataError(f"{source}: {judged_in} judges query {query!r}, which {listed} does not have.")
@@ -107,13 +112,8 @@ def read_candidates(source: str | Path) -> list[Candidates]:
 
 
 def _hub_judgements(source: str) -> Judgements:
-    found: Judgements = {}
     columns = ("query-id", "corpus-id", "score")
-    for _, (query, document, grade) in open_rows(source, columns):
-        found.setdefault(str(query), {})[str(document)] = int(grade)
-    if not found:
-        raise DataError(f"{source} judges nothing.")
-    return found
+    return _gather(source, ((place, *map(str, row)) for place, row in open_rows(source, columns)))  # type: ignore[misc]
 
 
 def _read_judgements(path: Path) -> Judgements:
@@ -121,20 +121,48 @@ def _read_judgements(path: Path) -> Judgements:
     if not path.is_file():
         known = sorted(p.stem for p in path.parent.glob("*.tsv"))
         raise DataError(f"{path} is not there; splits with judgements: {', '.join(known) or 'none'}.")
-    found: Judgements = {}
+    return _gather(str(path), _judged_lines(path))
+
+
+def _judged_lines(path: Path) -> Iterator[tuple[str, str, str, str]]:
     for number, line in read_lines(path):
         if not line.strip():
             continue
-        (columns,) = csv.reader([line], delimiter="\t")
-        grade = columns[2] if len(columns) == 3 else ""
+        try:
+            (columns,) = csv.reader([line], delimiter="\t", strict=True)
+        except csv.Error as error:
+            raise DataError(f"{path}:{number}: broken line ({error}).") from error
         if number == 1 and columns[2:] and not _GRADE.fullmatch(columns[2]):
             continue  # the header
-        if not _GRADE.fullmatch(grade):
+        if len(columns) != 3:
             raise DataError(f"{path}:{number}: expected query id, document id and a whole number, found {line!r}.")
-        found.setdefault(columns[0], {})[columns[1]] = int(grade)
+        yield f"{path}:{number}", columns[0], columns[1], columns[2]
+
+
+def _gather(source: str, rows: Iterable[tuple[str, str, str, str]]) -> Judgements:
+    """Judgements of rows of place, query id, document id and grade."""
+    found: Judgements = {}
+    for place, query, document, grade in rows:
+        if not _GRADE.fullmatch(grade):
+            raise DataError(f"{place}: expected query id, document id and a whole number, found {grade!r} as the last.")
+        own = found.setdefault(query, {})
+        if document in own:
+            raise DataError(f"{place}: document {document!r} is judged a second time for query {query!r}.")
+        own[document] = int(grade)
     if not found:
-        raise DataError(f"{path} judges nothing.")
+        raise DataError(f"{source} judges nothing.")
     return found
+
+
+def _distinct(rows: Iterable[tuple[str, Any]], what: str) -> Iterator[tuple[str, str, Any]]:
+    """Place, id and row; refuses two rows of one `_id`."""
+    seen: set[str] = set()
+    for place, row in rows:
+        name = _string(row, "_id", place)
+        if name in seen:
+            raise DataError(f"{place}: two {what} have the id {name!r}; ids must be different.")
+        seen.add(name)
+        yield place, name, row
 
 
 def _string(row: Any, key: str, place: str, default: str | None = None) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from unmask.data.hub import HubSplit
-from unmask.data.records import read_records, read_rows
+from unmask.data.records import Quoting, read_records, read_rows
 from unmask.errors import DataError
 
 
@@ -25,14 +25,15 @@ def is_hub(source: str) -> bool:
 
 
 def open_rows(
-    source: str, columns: Sequence[str], *, labelled: Sequence[str] = ()
+    source: str, columns: Sequence[str], *, labelled: Sequence[str] = (), quoting: Quoting = "standard"
 ) -> Iterator[tuple[str, tuple[Any, ...]]]:
     """The named columns of every row, with the place of the row for messages.
 
     Args:
-        source: .csv, .tsv, .jsonl or .parquet file, or a hub data set `name[:config]@split`.
+        source: a csv, tsv, JSON or Parquet file, or a hub data set `name[:config]@split`.
         columns: which.
         labelled: those of them whose class numbers are to become names (hub data sets know them).
+        quoting: of csv and tsv.
 
     Raises:
         DataError: a file or line that cannot be used, or a column that is not there.
@@ -42,18 +43,19 @@ def open_rows(
         for number, row in enumerate(HubSplit.parse(source).rows(labelled=labelled, needed=plain)):
             yield f"{source} row {number}", tuple(row[column] for column in columns)
         return
-    for place, found in open_mappings(source):
+    for place, found in open_mappings(source, quoting):
         missing = [column for column in columns if column not in found]
         if missing:
             raise DataError(f"{place}: no {missing[0]!r} here; found {', '.join(map(repr, found))}.")
         yield place, tuple(found[column] for column in columns)
 
 
-def open_mappings(source: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def open_mappings(source: str, quoting: Quoting = "standard") -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Every row with all its columns, and its place for messages.
 
     Args:
-        source: .csv, .tsv, .jsonl or .parquet file, or a hub data set `name[:config]@split`.
+        source: a csv, tsv, JSON or Parquet file, or a hub data set `name[:config]@split`.
+        quoting: of csv and tsv.
 
     Raises:
         DataError: a file or line that cannot be used.
@@ -63,13 +65,15 @@ def open_mappings(source: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
             yield f"{source} row {number}", row
         return
     path = Path(source)
-    for line, found in read_rows(path):
+    for line, found in read_rows(path, quoting):
         if not isinstance(found, Mapping):
             raise DataError(f"{path} has no columns; give .csv, .tsv, .jsonl or .parquet.")
         yield f"{path}:{line}", found
 
 
-def read_texts(sources: Sequence[str | Path], *, field: str = "text", limit: int | None = None) -> list[str]:
+def read_texts(
+    sources: Sequence[str | Path], *, field: str = "text", limit: int | None = None, quoting: Quoting = "standard"
+) -> list[str]:
     """The non-empty texts of several files or hub data sets.
 
     Raises:
@@ -77,7 +81,7 @@ def read_texts(sources: Sequence[str | Path], *, field: str = "text", limit: int
     """
     texts: list[str] = []
     for source in sources:
-        for text in _texts_of(str(source), field):
+        for text in _texts_of(str(source), field, quoting):
             if limit is not None and len(texts) >= limit:
                 return texts
             if text.strip():
@@ -87,9 +91,9 @@ def read_texts(sources: Sequence[str | Path], *, field: str = "text", limit: int
     return texts
 
 
-def _texts_of(source: str, field: str) -> Iterator[str]:
+def _texts_of(source: str, field: str, quoting: Quoting) -> Iterator[str]:
     if not is_hub(source) or "@" not in source:
-        yield from (record.text for record in read_records(Path(source), field=field))
+        yield from (record.text for record in read_records(Path(source), field=field, quoting=quoting))
         return
     for place, (text,) in open_rows(source, [field]):
         if not isinstance(text, str):
@@ -97,20 +101,34 @@ def _texts_of(source: str, field: str) -> Iterator[str]:
         yield text
 
 
-def read_labelled_texts(source: str, columns: tuple[str, str] = ("text", "label")) -> LabelledTexts:
+def read_labelled_texts(
+    source: str, columns: tuple[str, str] = ("text", "label"), *, quoting: Quoting = "standard"
+) -> LabelledTexts:
     """Texts with one label each.
 
     Raises:
         DataError: a row without text or label, named; or fewer than two different labels.
     """
     found = LabelledTexts([], [])
-    for place, (text, label) in open_rows(source, columns, labelled=columns[1:]):
+    for place, (text, label) in open_rows(source, columns, labelled=columns[1:], quoting=quoting):
         if not isinstance(text, str):
             raise DataError(f"{place}: {columns[0]!r} is a {type(text).__name__}, expected a string.")
-        if label is None or not str(label).strip():
-            raise DataError(f"{place}: empty {columns[1]}.")
         found.texts.append(text)
-        found.labels.append(str(label))
+        found.labels.append(label_name(label, columns[1], place))
     if len(set(found.labels)) < 2:
         raise DataError(f"{source}: {len(set(found.labels))} different labels; at least two are needed.")
     return found
+
+
+def label_name(label: object, name: str, place: str) -> str:
+    """A label as text: a word, a whole number, true or false.
+
+    Raises:
+        DataError: nothing, a number that stands for "no label" (-100) or is not whole, a list or a structure.
+    """
+    if label is None or (isinstance(label, str) and not label.strip()):
+        raise DataError(f"{place}: empty {name}.")
+    whole = isinstance(label, str | int) or (isinstance(label, float) and label.is_integer())
+    if not whole or str(label).strip() in ("-100", "-100.0"):
+        raise DataError(f"{place}: {name} is {label!r}, which is no label; expected a word or a whole number.")
+    return str(label)

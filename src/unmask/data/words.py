@@ -1,18 +1,35 @@
 """Labelled words from CoNLL column files, CoNLL-U and hub data sets, one sentence at a time."""
 
+import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import regex
+
+from unmask.data.formats import read_head, read_lines
 from unmask.data.hub import HubSplit
-from unmask.data.records import check_file, read_lines
+from unmask.data.sources import label_name
 from unmask.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 # Short names of hub data sets that word-level work is measured on, and their tasks as the paper calls them.
 NAMED = {"conll2003": "lhoestq/conll2003"}
 _TASKS = {"conll2003": {"chunking": "chunk_tags", "ner": "ner_tags", "pos": "pos_tags"}}
 Columns = Mapping[str, int | str]
+_UNIVERSAL_ID = re.compile(r"[0-9]+([-.][0-9]+)?")
+_COMMENT = re.compile(r"#( |begin\b|end\b)")
+_COUNTED = 20  # sentences; where the words of all of them count from 1, they are the numbers of the words
+# What people call the columns of a file with a header, which such files should not have.
+_WORD_TITLES = {"word", "words", "token", "tokens", "form"}
+_LABEL_TITLES = {
+    *{"label", "labels", "tag", "tags", "pos", "upos", "xpos", "pos_tag", "pos_tags", "ner", "ner_tag", "ner_tags"},
+    *{"chunk", "chunk_tag", "entity", "iob", "bio", "lemma"},
+}
+_SEGMENTS = regex.compile(r"(?V1w)\b")  # word boundaries of Unicode's standard annex 29
+_HYPHENS = ("-", "\u2010", "\u2011")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +45,9 @@ class ColumnFile:
     """Sentences of a file with one word a line and blank lines between sentences; read anew at every iteration.
 
     Attributes:
-        path: .conllu takes FORM and UPOS unless told otherwise; any other file is columns between tabs, or else
-            between white space.
+        path: CoNLL-U and CoNLL-X (ten columns between tabs, the first a number; whatever the file's name) take FORM
+            and UPOS unless told otherwise; any other file is columns between tabs, or else between spaces. A header
+            row is left out, and comments in front of a sentence.
         labels: task -> column, counted from 0, negative from the end; by default one task, `label`, from the last
             column (CoNLL-U: `upos`, 3). Empty for words alone.
         word_column: counted from 0; default 0 (CoNLL-U: 1).
@@ -45,25 +63,36 @@ class ColumnFile:
         """The sentences.
 
         Raises:
-            DataError: unequal column counts or an empty word or label (file and line), or no sentence.
+            DataError: unequal column counts or an empty word or label (file and line), words that only count, or no
+                sentence.
         """
-        check_file(self.path)
-        universal = self.path.suffix == ".conllu"
+        read_head(self.path)
+        universal, width = _look(self.path)
         word_at = self.word_column if self.word_column is not None else (1 if universal else 0)
         labels = self.labels if self.labels is not None else ({"upos": 3} if universal else {"label": -1})
-        count = 0
+        count = counting = longest = 0
         rows: list[tuple[str, ...]] = []
-        for number, columns in _rows(self.path, universal):
+        for number, columns in _rows(self.path, universal, width):
             if self.limit is not None and count >= self.limit:
                 return
-            if columns is not None:
+            if columns is not None and not rows and not count and _is_header(columns, word_at):
+                logger.info("%s:%d is a header (%s) and left out.", self.path, number, ", ".join(columns))
+            elif columns is not None:
                 rows.append(_pick(columns, word_at, labels, f"{self.path}:{number}"))
             elif rows:
                 words, *others = zip(*rows, strict=True)
+                counting += words == tuple(map(str, range(1, len(words) + 1)))
+                count, longest, rows = count + 1, max(longest, len(words)), []
+                if counting == count == _COUNTED and longest > 1:
+                    raise DataError(self._counts(word_at))
                 yield LabelledSentence(words, dict(zip(labels, others, strict=True)))
-                count, rows = count + 1, []
         if not count:
             raise DataError(f"{self.path}: no sentence found.")
+        if counting == count and longest > 1:
+            raise DataError(self._counts(word_at))
+
+    def _counts(self, word_at: int) -> str:
+        return f"{self.path}: the words in column {word_at} only count from 1; say where the words are (word column)."
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +128,10 @@ class HubWords:
                 if not isinstance(row[column], list):
                     raise DataError(f"{place}: {column!r} holds {row[column]!r}, not a list with an entry a word.")
             words = tuple(_one_word(word, place) for word in row[self.word_column])
-            found = {task: tuple(map(str, row[column])) for task, column in labels.items()}
+            found = {
+                task: tuple(label_name(label, f"label of {task}", place) for label in row[column])
+                for task, column in labels.items()
+            }
             for task, own in found.items():
                 if len(own) != len(words):
                     raise DataError(f"{place}: {len(words)} words, {len(own)} labels of {task}.")
@@ -131,8 +163,26 @@ def open_corpus(
 
 
 def split_words(text: str) -> tuple[str, ...]:
-    """Words and punctuation marks of running text, for a tagger whose training words were split so."""
-    return tuple(re.findall(r"\w+(?:[-'’]\w+)*|[^\w\s]", text))
+    """Words and punctuation marks of running text, for a tagger whose training words were split so.
+
+    Word boundaries are those of Unicode's standard annex 29 (a mark stays with its letter, joined emoji are one);
+    words joined by hyphens are one word, as corpora of labelled words mostly have them.
+    """
+    found: list[str] = []
+    joining = beside = False  # behind a hyphen inside a word; right behind a segment
+    for segment in _SEGMENTS.split(text):
+        if not segment.strip():
+            joining = beside = False
+            continue
+        word = any(map(str.isalnum, segment))
+        if joining and word:
+            found[-2:] = ["".join((*found[-2:], segment))]
+            joining = False
+        else:
+            joining = segment in _HYPHENS and beside and any(map(str.isalnum, found[-1]))
+            found.append(segment.strip())
+        beside = True
+    return tuple(found)
 
 
 def _pick(columns: list[str], word_at: int, labels: Mapping[str, int], place: str) -> tuple[str, ...]:
@@ -141,8 +191,10 @@ def _pick(columns: list[str], word_at: int, labels: Mapping[str, int], place: st
     for name, at in [("word", word_at), *labels.items()]:
         if not -count <= at < count:
             raise DataError(f"{place}: {count} columns; asked for column {at} ({name}).")
-        if not columns[at].strip():
+        if name == "word" and not columns[at].strip():
             raise DataError(f"{place}: empty {name}.")
+        if name != "word":
+            label_name(columns[at], name, place)
     same = [name for name, at in labels.items() if at % count == word_at % count]
     if same:
         raise DataError(f"{place}: {same[0]} would be read from the column of the words; there are {count} columns.")
@@ -155,19 +207,43 @@ def _one_word(word: object, place: str) -> str:
     return word.strip().replace(" ", "\u00a0")  # a space inside a word would split it
 
 
-def _rows(path: Path, universal: bool) -> Iterator[tuple[int, list[str] | None]]:
-    """Line numbers and columns; None between sentences and at the end."""
-    num_columns = 0
+def _columns(line: str) -> list[str]:
+    return line.split("\t") if "\t" in line else re.split(" +", line.strip(" "))
+
+
+def _look(path: Path) -> tuple[bool, int]:
+    """Whether a file is CoNLL-U or CoNLL-X, and how many columns its words have."""
+    for _, line in read_lines(path):
+        if line.strip() and not line.startswith(("#", "-DOCSTART-")):
+            columns = _columns(line)
+            universal = "\t" in line and len(columns) == 10 and _UNIVERSAL_ID.fullmatch(columns[0]) is not None
+            return universal or path.suffix.lower() == ".conllu", len(columns)
+    return path.suffix.lower() == ".conllu", 0
+
+
+def _is_header(columns: list[str], word_at: int) -> bool:
+    """True for a first row that names its columns."""
+    names = [column.strip().lower() for column in columns]
+    word = names[word_at] if -len(names) <= word_at < len(names) else ""
+    return word in _WORD_TITLES and any(name in _LABEL_TITLES for name in names)
+
+
+def _rows(path: Path, universal: bool, width: int) -> Iterator[tuple[int, list[str] | None]]:
+    """Line numbers and columns; None between sentences and at the end. The words have so many columns."""
+    begins = True  # a sentence begins here, so that comments may stand
     for number, line in read_lines(path):
         if not line.strip():
+            begins = True
             yield number, None
             continue
         if (universal and line.startswith("#")) or line.startswith("-DOCSTART-"):
             continue
-        columns = line.split("\t") if "\t" in line else re.split(" +", line.strip(" "))
-        num_columns = num_columns or len(columns)
-        if len(columns) != num_columns:
-            raise DataError(f"{path}:{number}: {len(columns)} columns, the lines before it have {num_columns}.")
+        columns = _columns(line)
+        if begins and len(columns) != width and _COMMENT.match(line):
+            continue
+        begins, width = False, width or len(columns)
+        if len(columns) != width:
+            raise DataError(f"{path}:{number}: {len(columns)} columns, the lines before it have {width}.")
         if universal and not columns[0].isdigit():
             continue  # multi-word ranges (3-4) and empty nodes (5.1) repeat or add no word of the text
         yield number, columns

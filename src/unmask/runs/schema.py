@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Discriminator, Field, SerializeAsAny, Tag,
 
 from unmask.backbone.truth.opening import AttentionSpec
 from unmask.data.pairs import PairColumns
+from unmask.data.records import Quoting
 from unmask.evaluation.tasks import TASKS, Task
 from unmask.settings import AttentionMode, Dtype, EncoderFields, Recurrent, Settings, Window
 from unmask.training.base_settings import StageSettings
@@ -41,6 +42,7 @@ class TextSource(Settings):
     kind: Literal["texts"] = "texts"
     files: list[str] = Field(min_length=1, description="files, hub data sets name[:config]@split, hf:// files")
     field: str = "text"
+    quoting: Quoting = Field("standard", description="of csv and tsv; none: quotation marks are ordinary characters")
     limit: int | None = Field(None, ge=1, description="first so many texts only")
 
 
@@ -51,11 +53,14 @@ class ColumnSettings(Settings):
     positive: str | None = None
     negatives: str | list[str] | None = None
     document: str | None = None
+    where: dict[str, str | int | float | bool] = Field(
+        default_factory=dict, description="keep rows with these values only, for example {label: 1}"
+    )
 
     def columns(self) -> PairColumns:
         """As the reader wants them."""
         negatives = [self.negatives] if isinstance(self.negatives, str) else self.negatives
-        return PairColumns(self.query, self.positive, negatives, self.document)
+        return PairColumns(self.query, self.positive, negatives, self.document, self.where)
 
 
 class PairSource(Settings):
@@ -66,6 +71,7 @@ class PairSource(Settings):
     columns: ColumnSettings = ColumnSettings()
     instruction: str = Field("", description="in front of queries, as it stands, its last mark and space included")
     symmetric: bool = Field(False, description="positives and negatives get the instruction too")
+    quoting: Quoting = Field("standard", description="of csv and tsv; none: quotation marks are ordinary characters")
     weight: float = Field(1.0, gt=0, description="how often it is drawn, relative to its size")
     limit: int | None = Field(None, ge=1, description="first so many pairs only")
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from unmask.data.e5 import check_e5, read_e5
+from unmask.data.formats import FORMATS
 from unmask.data.hub import fetch_file
 from unmask.data.pairs import PairSet, read_pairs
-from unmask.data.records import FORMATS
 from unmask.data.sources import is_hub, read_texts
 from unmask.errors import DataError, RecipeError
 from unmask.evaluation.tasks import inputs
@@ -74,7 +74,11 @@ def _mistakes(path: str, kind: str) -> list[str]:
     if kind == "e5":
         check_e5(found)
     elif found.is_dir() if kind == "folder" else found.is_file():
-        return [] if kind != "data" or found.suffix in FORMATS else [f"{found.name} is not one of {', '.join(FORMATS)}"]
+        return (
+            []
+            if kind != "data" or found.suffix.lower() in FORMATS
+            else [f"{found.name} is not one of {', '.join(FORMATS)}"]
+        )
     elif not (kind == "data" and found.is_dir()):  # a folder in the layout of a data set needs no @split checked here
         return [f"no {kind if kind == 'folder' else 'file'} {str(found)!r}"]
     return []
@@ -107,7 +111,8 @@ def open_data(recipe: Recipe, most: int | None = None) -> Data:
     def texts(name: str) -> Sequence[str]:
         source = recipe.data[name]
         assert isinstance(source, TextSource)
-        return read_texts([local_source(path) for path in source.files], field=source.field, limit=least(source.limit))
+        files = [local_source(path) for path in source.files]
+        return read_texts(files, field=source.field, limit=least(source.limit), quoting=source.quoting)
 
     @cache
     def pairs(name: str) -> Sequence[PairSet]:
@@ -118,7 +123,10 @@ def open_data(recipe: Recipe, most: int | None = None) -> Data:
             )
         assert isinstance(source, PairSource)
         rows = read_pairs(
-            [str(local_source(path)) for path in source.files], source.columns.columns(), least(source.limit)
+            [str(local_source(path)) for path in source.files],
+            source.columns.columns(),
+            least(source.limit),
+            quoting=source.quoting,
         )
         documents = source.instruction if source.symmetric else ""
         return [PairSet(name, rows, query_prompt=source.instruction, document_prompt=documents, weight=source.weight)]

@@ -12,7 +12,7 @@ from pydantic import Field
 from unmask.data.sources import LabelledTexts, read_labelled_texts
 from unmask.errors import DataError
 from unmask.evaluation.quiet import quiet
-from unmask.evaluation.tasks.record import SOURCE, InputFile, Measure, Prompt, Task, scored_by
+from unmask.evaluation.tasks.record import SOURCE, AskedQuoting, InputFile, Measure, Prompt, Task, scored_by
 from unmask.settings import Settings
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ class ClassificationSettings(Settings):
     columns: tuple[str, str] = Field(("text", "label"), strict=False, description="names of the text and of the label")
     shots: int | None = Field(None, ge=1, description="train on so many texts a class, drawn anew each time (MTEB: 8)")
     draws: int = Field(10, ge=1, description="of those texts (default: 10)")
+    quoting: AskedQuoting = "standard"
     prompt: Prompt = None
 
 
@@ -132,7 +133,10 @@ def _fit_and_score(
 
 
 def _read(settings: ClassificationSettings) -> tuple[LabelledTexts, LabelledTexts]:
-    train, test = (read_labelled_texts(source, settings.columns) for source in (settings.train, settings.test))
+    train, test = (
+        read_labelled_texts(source, settings.columns, quoting=settings.quoting)
+        for source in (settings.train, settings.test)
+    )
     check_classes(train, test)
     return train, test
 

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from unmask.data.sources import LabelledTexts, read_labelled_texts
 from unmask.evaluation.quiet import quiet
-from unmask.evaluation.tasks.record import SOURCE, InputFile, Measure, Prompt, Task, scored_by
+from unmask.evaluation.tasks.record import SOURCE, AskedQuoting, InputFile, Measure, Prompt, Task, scored_by
 from unmask.settings import Settings
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ class ClusteringSettings(Settings):
     file: InputFile = Field(description=SOURCE)
     columns: tuple[str, str] = Field(("text", "label"), strict=False, description="names of the text and of the label")
     seeds: int = Field(10, ge=1, description="of k-means (default: 10)")
+    quoting: AskedQuoting = "standard"
     prompt: Prompt = None
 
 
@@ -63,7 +64,7 @@ CLUSTERING = Task(
     name="clustering",
     help="texts with labels: V-measure of k-means",
     settings=ClusteringSettings,
-    read=lambda settings: read_labelled_texts(settings.file, settings.columns),
+    read=lambda settings: read_labelled_texts(settings.file, settings.columns, quoting=settings.quoting),
     score=scored_by(evaluate_clustering, "seeds", "prompt"),
     measures=(Measure("v_measure", "V-measure, %", " V-measure"),),
     example="clustering pocket-bi --data topics.csv",

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
+from unmask.data.records import Quoting
 from unmask.settings import Settings
 
 if TYPE_CHECKING:
@@ -13,9 +14,12 @@ if TYPE_CHECKING:
 
 InputFile = Annotated[str, "file"]
 InputFolder = Annotated[str, "folder"]
+AskedQuoting = Annotated[
+    Quoting, Field(description="of csv and tsv: standard, or none where quotation marks are ordinary characters")
+]
 Prompt = Annotated[str | None, Field(description="instruction put in front of every text")]
 Score = Callable[["TextEncoder", Any, Any, bool], Mapping[str, float | None]]
-SOURCE = "csv, tsv, jsonl or parquet; on the command line also a hub data set name[:config]@split"
+SOURCE = "csv, tsv, JSON or Parquet; on the command line also a hub data set name[:config]@split"
 
 
 @dataclass(frozen=True, slots=True)

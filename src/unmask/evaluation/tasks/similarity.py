@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import Field
 
-from unmask.data.records import check_file, csv_lists, read_lines
+from unmask.data.formats import find_format, read_lines
+from unmask.data.records import Quoting, csv_lists
 from unmask.data.sources import is_hub, open_rows
 from unmask.errors import DataError
-from unmask.evaluation.tasks.record import SOURCE, InputFile, Measure, Prompt, Task, scored_by
+from unmask.evaluation.tasks.record import SOURCE, AskedQuoting, InputFile, Measure, Prompt, Task, scored_by
 from unmask.settings import Settings
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class PairsSettings(Settings):
     columns: tuple[str, str, str] | None = Field(
         None, strict=False, description="names of the columns or keys: first text, second text, score or label"
     )
+    quoting: AskedQuoting = "standard"
     prompt: Prompt = None
 
 
@@ -59,24 +61,32 @@ class PairResult:
     positive: int
 
 
-def read_pairs(source: str | Path, *, columns: tuple[str, str, str] | None = None, score: str = "score") -> ScoredPairs:
+def read_pairs(
+    source: str | Path,
+    *,
+    columns: tuple[str, str, str] | None = None,
+    score: str = "score",
+    quoting: Quoting = "standard",
+) -> ScoredPairs:
     """Read sentence pairs with scores.
 
     Args:
-        source: .csv, .tsv, .jsonl or .parquet, or a hub data set `name[:config]@split`.
+        source: a csv, tsv, JSON or Parquet file, or a hub data set `name[:config]@split`.
         columns: names of first text, second text and score. By default sentence1, sentence2 and `score` where there
             is such a header or key; a csv or tsv without header is read as those three columns.
         score: default name of the third column.
+        quoting: of csv and tsv.
 
     Raises:
         DataError: a line that does not hold two texts and a number (file and line), or no pair.
     """
     path = Path(source)
     names = columns or (*_NAMES, score)
-    headless = columns is None and path.suffix in (".csv", ".tsv") and not is_hub(str(source))
+    headless = columns is None and not is_hub(str(source)) and find_format(path) in ("csv", "tsv")
     headless = headless and not _has_header(path, names)
     pairs = ScoredPairs([], [], [])
-    for place, (first, second, value) in _headless_rows(path) if headless else open_rows(str(source), names):
+    rows = _headless_rows(path, quoting) if headless else open_rows(str(source), names, quoting=quoting)
+    for place, (first, second, value) in rows:
         try:
             number = float(value)
         except (TypeError, ValueError):
@@ -156,13 +166,12 @@ def _cosines(encoder: "TextEncoder", pairs: ScoredPairs, prompt: str | None, pro
 
 
 def _has_header(path: Path, names: Sequence[str]) -> bool:
-    check_file(path)
     first = next(iter(read_lines(path)))[1]
     return all(name in first for name in names)
 
 
-def _headless_rows(path: Path) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    for line, row in csv_lists(path):
+def _headless_rows(path: Path, quoting: Quoting) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    for line, row in csv_lists(path, quoting):
         if len(row) != 3:
             raise DataError(
                 f"{path}:{line}: {len(row)} columns, expected 3 (text, text, score). "
@@ -175,7 +184,7 @@ STS = Task(
     name="sts",
     help="sentence pairs with scores: Spearman and Pearson correlation of the cosine",
     settings=PairsSettings,
-    read=lambda settings: read_pairs(settings.file, columns=settings.columns),
+    read=lambda settings: read_pairs(settings.file, columns=settings.columns, quoting=settings.quoting),
     score=scored_by(evaluate_similarity, "prompt"),
     measures=(Measure("spearman", "Spearman correlation of the cosine, x 100"),),
     example="sts pocket-bi --data stsb-en-dev.csv",
@@ -184,7 +193,7 @@ PAIRS = Task(
     name="pairs",
     help="sentence pairs labelled 1 (belong together) or 0: average precision of the cosine",
     settings=PairsSettings,
-    read=lambda settings: read_pairs(settings.file, columns=settings.columns, score="label"),
+    read=lambda settings: read_pairs(settings.file, columns=settings.columns, score="label", quoting=settings.quoting),
     score=scored_by(evaluate_pairs, "prompt"),
     measures=(Measure("average_precision", "average precision, %", " AP"),),
     example="pairs pocket-bi --data duplicates.csv --columns question1 question2 duplicate",
