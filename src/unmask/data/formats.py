@@ -12,6 +12,7 @@ Format = Literal["text", "csv", "tsv", "lines", "array", "parquet"]
 FORMATS = (".txt", ".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
 _JSON = (".jsonl", ".ndjson", ".json")
 _PROBE = 8192  # bytes that tell what a file is
+_BOM = b"\xef\xbb\xbf"
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _NO_TEXT = {
     b"\x1f\x8b": "compressed by gzip; unpack it first",
@@ -37,9 +38,11 @@ def find_format(path: Path) -> Format:
         return "parquet"
     if suffix == ".parquet":
         raise DataError(f"{path}: not a readable Parquet file (it does not begin as one).")
+    if suffix in (".conll", ".conllu"):
+        raise DataError(f"{path} holds a word a line; `unmask tag` and `unmask eval words` read such files.")
     if suffix in (".csv", ".tsv"):
         return "csv" if suffix == ".csv" else "tsv"
-    begin = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    begin = head.removeprefix(_BOM).lstrip()
     if suffix in _JSON:
         return "array" if begin.startswith(b"[") else "lines"
     if begin.startswith(b"{") and _is_object(begin):
@@ -64,8 +67,10 @@ def read_head(path: Path) -> bytes:
             head = file.read(_PROBE)
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}).") from error
-    if not head:
+    if not head.removeprefix(_BOM):
         raise DataError(f"{path} is empty.")
+    if len(head) < 3 and _BOM.startswith(head):  # which the decoder would pass over
+        raise DataError(f"{path}:1: not UTF-8 text; save the file as UTF-8.")
     if head.startswith(_LFS_POINTER) and len(head) < 1024:
         raise DataError(f"{path} is a Git LFS pointer, not the file itself; fetch that with `git lfs pull`.")
     if head.startswith(b"PAR1"):

@@ -67,12 +67,12 @@ class ColumnFile:
                 sentence.
         """
         read_head(self.path)
-        universal, width = _look(self.path)
+        universal, tabs, width = _look(self.path)
         word_at = self.word_column if self.word_column is not None else (1 if universal else 0)
         labels = self.labels if self.labels is not None else ({"upos": 3} if universal else {"label": -1})
         count = counting = longest = 0
         rows: list[tuple[str, ...]] = []
-        for number, columns in _rows(self.path, universal, width):
+        for number, columns in _rows(self.path, universal, tabs, width):
             if self.limit is not None and count >= self.limit:
                 return
             if columns is not None and not rows and not count and _is_header(columns, word_at):
@@ -207,18 +207,19 @@ def _one_word(word: object, place: str) -> str:
     return word.strip().replace(" ", "\u00a0")  # a space inside a word would split it
 
 
-def _columns(line: str) -> list[str]:
-    return line.split("\t") if "\t" in line else re.split(" +", line.strip(" "))
+def _columns(line: str, tabs: bool) -> list[str]:
+    return line.split("\t") if tabs else re.split(" +", line.strip(" "))
 
 
-def _look(path: Path) -> tuple[bool, int]:
-    """Whether a file is CoNLL-U or CoNLL-X, and how many columns its words have."""
+def _look(path: Path) -> tuple[bool, bool, int]:
+    """Whether a file is CoNLL-U or CoNLL-X, whether its columns lie between tabs, and how many its words have."""
+    named = path.suffix.lower() == ".conllu"
     for _, line in read_lines(path):
         if line.strip() and not line.startswith(("#", "-DOCSTART-")):
-            columns = _columns(line)
+            columns = _columns(line, "\t" in line)
             universal = "\t" in line and len(columns) == 10 and _UNIVERSAL_ID.fullmatch(columns[0]) is not None
-            return universal or path.suffix.lower() == ".conllu", len(columns)
-    return path.suffix.lower() == ".conllu", 0
+            return universal or named, "\t" in line, len(columns)
+    return named, named, 0
 
 
 def _is_header(columns: list[str], word_at: int) -> bool:
@@ -228,7 +229,7 @@ def _is_header(columns: list[str], word_at: int) -> bool:
     return word in _WORD_TITLES and any(name in _LABEL_TITLES for name in names)
 
 
-def _rows(path: Path, universal: bool, width: int) -> Iterator[tuple[int, list[str] | None]]:
+def _rows(path: Path, universal: bool, tabs: bool, width: int) -> Iterator[tuple[int, list[str] | None]]:
     """Line numbers and columns; None between sentences and at the end. The words have so many columns."""
     begins = True  # a sentence begins here, so that comments may stand
     for number, line in read_lines(path):
@@ -238,7 +239,7 @@ def _rows(path: Path, universal: bool, width: int) -> Iterator[tuple[int, list[s
             continue
         if (universal and line.startswith("#")) or line.startswith("-DOCSTART-"):
             continue
-        columns = _columns(line)
+        columns = _columns(line, tabs or (not width and "\t" in line))
         if begins and len(columns) != width and _COMMENT.match(line):
             continue
         begins, width = False, width or len(columns)

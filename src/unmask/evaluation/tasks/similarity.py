@@ -166,7 +166,7 @@ def _cosines(encoder: "TextEncoder", pairs: ScoredPairs, prompt: str | None, pro
 
 
 def _has_header(path: Path, names: Sequence[str]) -> bool:
-    first = next(iter(read_lines(path)))[1]
+    _, first = next(iter(read_lines(path)), (0, ""))
     return all(name in first for name in names)
 
 
