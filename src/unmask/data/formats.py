@@ -13,8 +13,8 @@ FORMATS = (".txt", ".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
 _JSON = (".jsonl", ".ndjson", ".json")
 _PROBE = 8192  # bytes that tell what a file is
 _BOM = b"\xef\xbb\xbf"
-_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _NO_TEXT = {
+    b"version https://git-lfs.github.com/spec/": "a Git LFS pointer, not the file itself; fetch that by `git lfs pull`",
     b"\x1f\x8b": "compressed by gzip; unpack it first",
     b"\x28\xb5\x2f\xfd": "compressed by zstd; unpack it first",
     b"PK\x03\x04": "a zip archive; unpack it first",
@@ -71,15 +71,11 @@ def read_head(path: Path) -> bytes:
         raise DataError(f"{path} is empty.")
     if len(head) < 3 and _BOM.startswith(head):  # which the decoder would pass over
         raise DataError(f"{path}:1: not UTF-8 text; save the file as UTF-8.")
-    if head.startswith(_LFS_POINTER) and len(head) < 1024:
-        raise DataError(f"{path} is a Git LFS pointer, not the file itself; fetch that with `git lfs pull`.")
-    if head.startswith(b"PAR1"):
-        return head
-    for magic, what in _NO_TEXT.items():
-        if head.startswith(magic):
-            raise DataError(f"{path} is {what}.")
-    if b"\0" in head and path.suffix.lower() != ".parquet":
-        raise DataError(f"{path} is a binary file; expected UTF-8 text.")
+    what = next((what for magic, what in _NO_TEXT.items() if head.startswith(magic)), None)
+    if what is None and b"\0" in head and not head.startswith(b"PAR1") and path.suffix.lower() != ".parquet":
+        what = "a binary file; expected UTF-8 text"
+    if what is not None:
+        raise DataError(f"{path} is {what}.")
     return head
 
 
