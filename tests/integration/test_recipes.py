@@ -68,7 +68,7 @@ def files(tmp_path_factory, articles):
     rows = [json.dumps({"query": a, "positive": b, "negative": c}) + "\n" for a, b, c in triples]
     (folder / "pairs.jsonl").write_text("".join(rows))
     (folder / "e5").mkdir()
-    for name in {part.file for part in _WHOLE} | {file for file, _, _ in _HALVES}:
+    for name in set(_WHOLE) | {file for file, _, _ in _HALVES}:
         (folder / "e5" / f"{name}.jsonl").write_text("".join(rows))
     return folder
 

@@ -173,7 +173,7 @@ def test_the_supervised_loss_and_its_gradients_are_theirs():
 
 def test_fault_symmetric_sets_of_e5_have_their_instruction_on_one_side_only(tmp_path):
     """Queries read the same in both; by the paper, documents of NLI's second half and of Quora are instructed too."""
-    for name in {part.file for part in _WHOLE} | {file for file, _, _ in _HALVES}:
+    for name in set(_WHOLE) | {file for file, _, _ in _HALVES}:
         rows = [{"query": f"{name} {i}", "positive": f"{name} p{i}", "negative": "n"} for i in range(2)]
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     theirs = {tuple(row) for row in ask("e5_samples", folder=tmp_path)}

@@ -80,7 +80,7 @@ def test_a_set_of_pairs_gives_its_rows_by_number():
 def e5(tmp_path):
     folder = tmp_path / "echo-data"
     folder.mkdir()
-    for name in {part.file for part in _WHOLE} | {file for file, _, _ in _HALVES}:
+    for name in set(_WHOLE) | {file for file, _, _ in _HALVES}:
         rows = [{"query": f"{name} {i}", "positive": "p", "negative": "n"} for i in range(6)]
         write(folder / f"{name}.jsonl", rows)
     return folder
@@ -124,7 +124,7 @@ def test_e5_data_may_have_nli_in_two_files_and_other_instructions(e5):
 def test_each_step_is_of_one_set_and_no_set_or_row_is_left_out():
     sampler = MixedSampler({"a": 20, "b": 9, "c": 40}, {"c": 0.5}, 4, seed=1)
     assert sampler.turns == {"a": 5, "b": 2, "c": 5}
-    drawn = [sampler.rows(step) for step in range(2 * sampler.steps_per_epoch)]
+    drawn = [sampler.rows(step) for step in range(2 * sum(sampler.turns.values()))]
     assert all(len(rows) == 4 == len(set(rows)) for _, rows in drawn)
     for epoch in (drawn[:12], drawn[12:]):
         assert {name: sum(one == name for one, _ in epoch) for name in "abc"} == sampler.turns

@@ -5,12 +5,12 @@ sides are those of the paper (Table 8 and the authors' first release): asymmetri
 only; the second half of NLI and both halves of Quora are symmetric and have it on both sides.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from unmask.data.pairs import Pair, PairSet, read_pairs
+from unmask.data.pairs import PairSet, read_pairs
 from unmask.errors import DataError
 
 _FORM = "{}; "  # the form of the authors' training; their evaluation ends in a colon
@@ -39,26 +39,20 @@ class E5Part:
     half: int | None = None
 
 
-_WHOLE = (
-    E5Part("dureader", "dureader", _CHINESE),
-    E5Part(
-        "eli5_question_answer",
-        "eli5_question_answer",
-        "Provided a user question, retrieve the highest voted answers on Reddit ELI5 forum",
-    ),
-    E5Part("fever", "fever", "Given a claim, retrieve documents that support or refute the claim"),
-    E5Part(
-        "hotpot_qa", "hotpot_qa", "Given a multi-hop question, retrieve documents that can help answer the question"
-    ),
-    E5Part("miracl", "miracl", _WIKIPEDIA),
-    E5Part("mrtydi", "mrtydi", _WIKIPEDIA),
-    E5Part("msmarco_passage", "msmarco_passage", _WEB.format("passages")),
-    E5Part("msmarco_document", "msmarco_document", _WEB.format("documents")),
-    E5Part("nq", "nq", _WIKIPEDIA),
-    E5Part("squad", "squad", _ANSWERS),
-    E5Part("t2ranking", "t2ranking", _CHINESE),
-    E5Part("trivia_qa", "trivia_qa", _ANSWERS),
-)
+_WHOLE = {
+    "dureader": _CHINESE,
+    "eli5_question_answer": "Provided a user question, retrieve the highest voted answers on Reddit ELI5 forum",
+    "fever": "Given a claim, retrieve documents that support or refute the claim",
+    "hotpot_qa": "Given a multi-hop question, retrieve documents that can help answer the question",
+    "miracl": _WIKIPEDIA,
+    "mrtydi": _WIKIPEDIA,
+    "msmarco_passage": _WEB.format("passages"),
+    "msmarco_document": _WEB.format("documents"),
+    "nq": _WIKIPEDIA,
+    "squad": _ANSWERS,
+    "t2ranking": _CHINESE,
+    "trivia_qa": _ANSWERS,
+}
 _HALVES = (
     ("allnli", "Given a premise, retrieve a hypothesis that is entailed by the premise", False),
     ("allnli", "Retrieve semantically similar text", True),
@@ -90,7 +84,7 @@ def read_e5(
     Raises:
         DataError: a file that is missing or unknown; an instruction or weight for a set that is not there.
     """
-    parts = _parts(folder)
+    parts = e5_parts(folder)
     names = [part.name for part in parts]
     for what, given in (("instruction", instructions or {}), ("weight", weights or {})):
         for name in given:
@@ -99,11 +93,12 @@ def read_e5(
                 raise DataError(f"{folder} has no set {name!r}, whose {what} is given; the sets are {known}.")
     found = []
     for part in parts:
+        pairs = read_pairs([str(folder / f"{part.file}.jsonl")])
         prompt = _FORM.format((instructions or {}).get(part.name, part.instruction))
         found.append(
             PairSet(
                 part.name,
-                islice(_rows(folder / f"{part.file}.jsonl", part.half), limit),
+                islice(pairs if part.half is None else islice(pairs, part.half, None, 2), limit),
                 query_prompt=prompt,
                 document_prompt=prompt if part.symmetric else "",
                 weight=(weights or {}).get(part.name, 1.0),
@@ -112,20 +107,16 @@ def read_e5(
     return found
 
 
-def check_e5(folder: Path) -> None:
-    """See that the folder has every file, without reading them.
+def e5_parts(folder: Path) -> list[E5Part]:
+    """The data sets of a folder, whose files are not read.
 
     Raises:
         DataError: what is missing or unknown.
     """
-    _parts(folder)
-
-
-def _parts(folder: Path) -> list[E5Part]:
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder; expected one jsonl file for each data set in it.")
     there = {path.stem for path in folder.glob("*.jsonl")}
-    parts = list(_WHOLE)
+    parts = [E5Part(name, name, instruction) for name, instruction in _WHOLE.items()]
     for number, (file, instruction, symmetric) in enumerate(_HALVES):
         half = number % 2
         split = f"{file}_split{half + 1}"
@@ -142,8 +133,3 @@ def _parts(folder: Path) -> list[E5Part]:
             f"{folder}: {unknown[0]}.jsonl is no set of this layout; give it as a data source of kind pairs."
         )
     return sorted(parts, key=lambda part: part.name)
-
-
-def _rows(path: Path, half: int | None) -> Iterator[Pair]:
-    pairs = read_pairs([str(path)])
-    return pairs if half is None else islice(pairs, half, None, 2)

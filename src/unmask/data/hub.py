@@ -69,7 +69,7 @@ class HubSplit:
     def label_columns(self, word_column: str) -> list[str]:
         """Columns that hold a list of class numbers, beside the column of words."""
         features = self._load().features
-        return [name for name, feature in features.items() if name != word_column and _is_label_list(feature)]
+        return [name for name, feature in features.items() if name != word_column and hasattr(_inner(feature), "names")]
 
     def _load(self) -> Any:
         import datasets
@@ -87,10 +87,6 @@ def _inner(feature: Any) -> Any:
     """What a list column's lists hold; None for other columns."""
     inner = getattr(feature, "feature", None)
     return feature[0] if isinstance(feature, list) else inner
-
-
-def _is_label_list(feature: Any) -> bool:
-    return hasattr(_inner(feature), "names")
 
 
 def _class_names(feature: Any) -> list[str] | None:

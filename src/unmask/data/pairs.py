@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from unmask.data.records import Quoting
 from unmask.data.sources import is_hub, open_mappings
@@ -47,8 +47,7 @@ class PairColumns:
     where: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
+class Pair(NamedTuple):
     """One training row."""
 
     query: str
@@ -197,21 +196,10 @@ def _texts(row: Mapping[str, Any], names: Sequence[str], place: str, *, many: bo
 def _table(pairs: Iterator[Pair]) -> Any:
     import pyarrow as pa
 
-    schema = pa.schema(
-        [
-            ("query", pa.large_string()),
-            ("positive", pa.large_string()),
-            ("negatives", pa.large_list(pa.large_string())),
-            ("document", pa.large_string()),
-        ]
-    )
-    batches = []
-    for part in chunks(pairs, _ROWS_AT_ONCE):
-        columns = [
-            [pair.query for pair in part],
-            [pair.positive for pair in part],
-            [list(pair.negatives) for pair in part],
-            [pair.document for pair in part],
-        ]
-        batches.append(pa.record_batch([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema))
+    text = pa.large_string()
+    schema = pa.schema({"query": text, "positive": text, "negatives": pa.large_list(text), "document": text})
+    batches = [
+        pa.record_batch([pa.array(c, f.type) for c, f in zip(zip(*part, strict=True), schema, strict=True)], schema)
+        for part in chunks(pairs, _ROWS_AT_ONCE)
+    ]
     return pa.Table.from_batches(batches, schema).combine_chunks()

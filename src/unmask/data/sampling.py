@@ -30,8 +30,7 @@ class EpochSampler:
     def rows(self, step: int) -> list[int]:
         """Row numbers of a step, counted from 0."""
         epoch, place = divmod(step, self.steps_per_epoch)
-        chosen: list[int] = self._order(epoch)[place * self.batch_size : (place + 1) * self.batch_size].tolist()
-        return chosen
+        return self._order(epoch)[place * self.batch_size : (place + 1) * self.batch_size].tolist()
 
     def _shuffle(self, epoch: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
         return np.random.default_rng((self.seed, epoch)).permutation(self.num_rows)
@@ -70,11 +69,6 @@ class MixedSampler:
         self.turns = dict(zip(self.names, turns, strict=True))
         self._flat = np.repeat(np.arange(len(turns)), turns)
         self._order = lru_cache(maxsize=2)(self._shuffle)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Steps until every set has had its turns."""
-        return len(self._flat)
 
     def rows(self, step: int) -> tuple[str, list[int]]:
         """The set of a step (from 0) and the numbers of its rows."""

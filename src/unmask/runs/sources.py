@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from unmask.data.e5 import check_e5, read_e5
+from unmask.data.e5 import e5_parts, read_e5
 from unmask.data.formats import FORMATS
 from unmask.data.hub import fetch_file
 from unmask.data.pairs import PairSet, read_pairs
@@ -72,7 +72,7 @@ def _mistakes(path: str, kind: str) -> list[str]:
         return []  # looked up where it is read
     found = resolve_path(path)
     if kind == "e5":
-        check_e5(found)
+        e5_parts(found)
     elif found.is_dir() if kind == "folder" else found.is_file():
         return (
             []
