@@ -20,9 +20,8 @@ from unmask.backbone.lora import add_lora, save_lora
 from unmask.backbone.truth.twins import tiny_config, tiny_model
 from unmask.data.e5 import _HALVES, _WHOLE, read_e5
 from unmask.objectives.base import LocalEngine
-from unmask.objectives.batch import NO_DOCUMENT, ContrastiveBatch, Part
 from unmask.objectives.contrastive import Contrastive
-from unmask.objectives.losses import InfoNce
+from unmask.objectives.losses import NO_DOCUMENT, ContrastiveBatch, InfoNce, Part
 
 PYTHON = Path(os.environ.get("UNMASK_ORACLE", Path(__file__).parents[2] / ".venv-oracle" / "bin" / "python"))
 TEXTS = [

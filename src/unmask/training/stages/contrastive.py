@@ -14,9 +14,8 @@ from unmask.backbone.structure import family
 from unmask.backbone.truth.opening import apply_attention
 from unmask.encoder import Floats, TextEncoder
 from unmask.errors import RecipeError
-from unmask.objectives.batch import NO_DOCUMENT, ContrastiveBatch, Part
 from unmask.objectives.contrastive import Contrastive
-from unmask.objectives.losses import TEACHER, Distillation, Loss, Matryoshka, Sum
+from unmask.objectives.losses import NO_DOCUMENT, TEACHER, ContrastiveBatch, Distillation, Loss, Matryoshka, Part, Sum
 from unmask.text.batching import deal, token_budget
 from unmask.text.spans import TokenizedText
 from unmask.training.building import StageContext, load_for_training, load_pooling, make_trainable

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from unmask.data.sampling import EpochSampler
-from unmask.objectives.batch import ContrastiveBatch
+from unmask.objectives.losses import ContrastiveBatch
 from unmask.training.building import Data, StageContext
 from unmask.training.config import SimcseSettings
 from unmask.training.loop import Job

@@ -12,7 +12,7 @@ from unmask.data.pairs import Pair, PairSet
 from unmask.data.sampling import MixedSampler
 from unmask.encoder import Floats, TextEncoder
 from unmask.errors import DataError
-from unmask.objectives.batch import ContrastiveBatch
+from unmask.objectives.losses import ContrastiveBatch
 from unmask.training.building import Data, StageContext
 from unmask.training.config import SupervisedSettings, TeacherSettings
 from unmask.training.loop import Job
