@@ -8,11 +8,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from tests.engine import LocalEngine
 from torch import nn
 
 from unmask.backbone.dropout import hidden_dropout
 from unmask.errors import DataError
-from unmask.objectives.base import LocalEngine
 from unmask.objectives.contrastive import Contrastive
 from unmask.objectives.losses import (
     NO_DOCUMENT,

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tests.engine import LocalEngine
 from torch import nn
 
 from unmask import convert
@@ -10,7 +11,6 @@ from unmask.backbone.head import LanguageModelHead
 from unmask.backbone.structure import body
 from unmask.data.blocks import pack, stack
 from unmask.errors import RecipeError
-from unmask.objectives.base import LocalEngine
 from unmask.objectives.masking import build_masking, mask_token_id
 from unmask.objectives.mntp import IGNORED, MaskedNextToken, mask_tokens
 
