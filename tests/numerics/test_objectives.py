@@ -11,8 +11,7 @@ from unmask.backbone.head import LanguageModelHead
 from unmask.backbone.structure import body
 from unmask.data.blocks import pack, stack
 from unmask.errors import RecipeError
-from unmask.objectives.masking import build_masking, mask_token_id
-from unmask.objectives.mntp import IGNORED, MaskedNextToken, mask_tokens
+from unmask.objectives.mntp import IGNORED, MaskedNextToken, build_masking, mask_token_id, mask_tokens
 
 
 def masking(tokenizer, **options):

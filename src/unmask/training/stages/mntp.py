@@ -14,8 +14,7 @@ from unmask.backbone.truth.flat import reads_flat
 from unmask.backbone.truth.opening import apply_attention
 from unmask.data.blocks import Block, BlockBatch, collect, pack, stack
 from unmask.data.sampling import EpochSampler
-from unmask.objectives.masking import build_masking
-from unmask.objectives.mntp import MaskedNextToken
+from unmask.objectives.mntp import MaskedNextToken, build_masking
 from unmask.text.batching import deal, pad_token
 from unmask.text.words import append_eos
 from unmask.training.building import StageContext, load_for_training, make_trainable
