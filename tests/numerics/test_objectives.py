@@ -103,7 +103,7 @@ def test_more_labels_than_a_chunk_give_the_same_gradients(tiny, tokenizer, artic
     batch = stack(blocks(tokenizer, articles), pad_id=0, never_mask=66)
     found = []
     for chunk in (10_000, 16):
-        monkeypatch.setattr("unmask.objectives.mntp._CHUNK", chunk)
+        monkeypatch.setattr("unmask.objectives.mntp.LABELS_AT_ONCE", chunk)
         model.zero_grad()
         objective = MaskedNextToken(LanguageModelHead(model), masking(tokenizer))
         objective.step(TokenStates(body(model)), [(0, batch)], LocalEngine())

@@ -18,7 +18,7 @@ from unmask.objectives.base import Engine, StepOutput
 IGNORED = -100
 MaskingStyle = Literal["bert", "roberta"]
 Model = Callable[[Any], torch.Tensor]  # a batch of texts -> states [tokens, width]
-_CHUNK = 2048  # labels whose logits exist at a time
+LABELS_AT_ONCE = 2048  # whose logits exist at a time
 
 
 class Blocks(Protocol):
@@ -168,9 +168,9 @@ class MaskedNextToken:
         if not len(targets):
             loss = loss + 0.0 * states.sum()  # nothing was masked in these rows; backward still wants a graph
         correct = 0
-        for start in range(0, len(targets), _CHUNK):
-            part = slice(start, start + _CHUNK)
-            if torch.is_grad_enabled() and len(targets) > _CHUNK:
+        for start in range(0, len(targets), LABELS_AT_ONCE):
+            part = slice(start, start + LABELS_AT_ONCE)
+            if torch.is_grad_enabled() and len(targets) > LABELS_AT_ONCE:
                 # More than a chunk: logits are computed again in the backward pass instead of being kept.
                 chunk_loss, right = checkpoint(self._chunk, before[part], targets[part], use_reentrant=False)
             else:
