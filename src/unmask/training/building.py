@@ -21,7 +21,7 @@ from unmask.encoder.saved import read_settings
 from unmask.settings import Dtype, EncoderSettings
 from unmask.training import checkpoint
 from unmask.training.base_settings import TrainedStage
-from unmask.training.engine import draw
+from unmask.training.loop import draw
 
 Purpose = Literal["adapter", "rows", "packing", "steps"]
 _MODEL = "model."  # what every trained module calls the body
