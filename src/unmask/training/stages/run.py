@@ -46,16 +46,15 @@ def run_stage(
     finished, accelerator = folder / "encoder", context.accelerator
     if agreed(accelerator, finished.exists()):
         return finished
-    trained, kind = settings.trained(), KINDS[type(settings)]
-    if trained is not None:
-        _train(trained, context, folder)
+    if isinstance(settings, TrainedStage):
+        _train(settings, context, folder)
         trim_heap()
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        if trained is not None:
-            _finish(trained, context, folder)
+        if isinstance(settings, TrainedStage):
+            _finish(settings, context, folder)
         else:
-            _save(kind.weights(settings, context, before), context, finished)
+            _save(KINDS[type(settings)].weights(settings, context, before), context, finished)
     accelerator.wait_for_everyone()
     return finished
 
@@ -105,11 +104,10 @@ def check_stage(stage: StageSettings, data: Data, width: int, twin: Any | None) 
         UnmaskError: too few rows for a step, widths or LoRA targets that the model has not, dropout that it does not
             apply, a teacher or a package that is not there.
     """
-    settings = stage.trained()
-    if settings is None:
+    if not isinstance(stage, TrainedStage):
         return
-    if settings.tuning == "qlora":
+    if stage.tuning == "qlora":
         four_bit(torch.device("cpu"))
-    if twin is not None and settings.has_adapter and settings.lora.targets != "all-linear":
-        make_trainable(copy.deepcopy(twin), settings, None)
-    KINDS[type(settings)].check(settings, data, width, twin)
+    if twin is not None and stage.has_adapter and stage.lora.targets != "all-linear":
+        make_trainable(copy.deepcopy(twin), stage, None)
+    KINDS[type(stage)].check(stage, data, width, twin)
