@@ -30,22 +30,18 @@ class Job:
     """One stage as the loop sees it.
 
     Attributes:
-        name: for the bar and the log.
         module: what is trained and called; its frozen parameters stay.
         objective: turns a batch into gradients.
         batch: step number -> (this process's share, real tokens of the whole step); a pure function.
         evaluate: figures to log besides the loss, or None.
         evaluate_every: steps between two calls of it.
-        seed: of the run.
     """
 
-    name: str
     module: nn.Module
     objective: Objective
     batch: Callable[[int], tuple[Any, int]]
-    evaluate: Callable[[Any], dict[str, float]] | None
-    evaluate_every: int
-    seed: int
+    evaluate: Callable[[Any], dict[str, float]] | None = None
+    evaluate_every: int = 1
 
 
 class StepEngine:
@@ -122,8 +118,16 @@ def adamw(parameters: Mapping[str, nn.Parameter], settings: OptimSettings) -> to
     return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, eps=settings.epsilon)
 
 
-def fit(job: Job, settings: TrainedStage, folder: Path, accelerator: Any, *, progress: bool = False) -> None:
+def fit(job: Job, settings: TrainedStage, folder: Path, accelerator: Any, *, seed: int, progress: bool = False) -> None:
     """Train until `settings.steps` are done, from the newest checkpoint in `folder` if there is one.
+
+    Args:
+        job: what is trained, and on what.
+        settings: of the stage.
+        folder: of the stage.
+        accelerator: of the run.
+        seed: of the stage's steps.
+        progress: show a bar.
 
     Raises:
         TrainingError: a loss or gradient norm that is not finite; the update is not made and the last checkpoint
@@ -135,8 +139,8 @@ def fit(job: Job, settings: TrainedStage, folder: Path, accelerator: Any, *, pro
     checkpoints = folder / "checkpoints"
     newest = agreed(accelerator, next(reversed(checkpoint.kept(checkpoints)), None))
     done = 0 if newest is None else checkpoint.restore(newest, parameters, shards)
-    engine = StepEngine(accelerator, model, job.seed)
-    monitor = Monitor(folder, job.name, settings.steps, done, accelerator, progress)
+    engine = StepEngine(accelerator, model, seed)
+    monitor = Monitor(folder, settings.label, settings.steps, done, accelerator, progress)
     try:
         if job.evaluate and done == 0:
             _evaluate(job, model, monitor, 0)
@@ -149,7 +153,7 @@ def fit(job: Job, settings: TrainedStage, folder: Path, accelerator: Any, *, pro
             batch, tokens = job.batch(step)
             out = job.objective.step(model, batch, engine)
             norm = float(accelerator.clip_grad_norm_(parameters.values(), settings.clip_norm))
-            _check_finite(job.name, step, out.loss, norm)
+            _check_finite(settings.label, step, out.loss, norm)
             prepared.step()
             prepared.zero_grad()
             monitor.step(tokens)

@@ -120,15 +120,11 @@ def build_loss(settings: ContrastiveSettings) -> Loss:
 def contrastive_job(settings: ContrastiveSettings, context: StageContext, encoder: TextEncoder, batch: Any) -> Job:
     """The stage as the loop sees it; `batch` is its pure function of the step."""
     return Job(
-        name=settings.name or str(settings.objective),  # type: ignore[attr-defined]
         module=encoder.module,
         objective=Contrastive(
             build_loss(settings), grad_cache=settings.grad_cache, kept_graphs=settings.grad_cache_kept
         ),
         batch=batch,
-        evaluate=None,
-        evaluate_every=1,
-        seed=context.draw("steps"),
     )
 
 

@@ -73,11 +73,9 @@ def mntp_job(settings: MntpSettings, context: StageContext) -> Iterator[Job]:
     held_out = blocks(settings.held_out, settings.held_out_blocks) if settings.held_out else []
     evaluated = [micro_batch(held_out[i : i + size]) for i in range(0, len(held_out), size)]
     yield Job(
-        name=settings.name or settings.objective,
         module=TokenStates(model),
         objective=objective,
         batch=batch,
         evaluate=(lambda module: objective.evaluate(module, evaluated)) if held_out else None,
         evaluate_every=settings.eval_every,
-        seed=context.draw("steps"),
     )

@@ -63,7 +63,7 @@ def _train(settings: TrainedStage, context: StageContext, folder: Path) -> None:
     torch.manual_seed(context.draw("adapter"))  # fresh LoRA weights are drawn before the loop seeds its steps
     with KINDS[type(settings)].job(settings, context) as job:
         trim_heap()
-        fit(job, settings, folder, context.accelerator, progress=context.progress)
+        fit(job, settings, folder, context.accelerator, seed=context.draw("steps"), progress=context.progress)
 
 
 def _finish(settings: TrainedStage, context: StageContext, folder: Path) -> None:
