@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unmask.backbone.devices import default_device
-from unmask.backbone.locate import load_tokenizer
 from unmask.encoder import TextEncoder
 from unmask.encoder.saved import read_lineage
 from unmask.errors import ArtifactError
@@ -14,7 +13,7 @@ from unmask.runs.schema import Recipe
 from unmask.settings import AttentionMode
 from unmask.training import checkpoint
 from unmask.training.base_settings import TrainedStage
-from unmask.training.building import Origin, load_pooling, plain, rebuild
+from unmask.training.building import Origin, encoder_around, plain, rebuild
 from unmask.training.monitor import read_metrics
 
 
@@ -112,7 +111,6 @@ def checkpoints(recipe: Recipe, folder: Path) -> Iterator[tuple[RungPlace, int, 
             continue
         for path in checkpoint.kept(Path(place.encoder).parent / "checkpoints"):
             model = plain(*rebuild(stage, origin, path)).to(default_device())
-            encoder = TextEncoder(model, load_tokenizer(recipe.model.name), recipe.model.encoder_settings())
-            load_pooling(encoder, origin, path)
+            encoder = encoder_around(model, origin, recipe.model.encoder_settings(), path)
             encoder.lineage = read_lineage(Path(place.encoder))
             yield place, checkpoint.step_of(path), encoder

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from unmask.backbone.dropout import attention_dropout, hidden_dropout, views_differ
-from unmask.backbone.locate import load_tokenizer
 from unmask.backbone.structure import family
 from unmask.backbone.truth.opening import apply_attention
 from unmask.encoder import Floats, TextEncoder
@@ -18,7 +17,7 @@ from unmask.objectives.contrastive import Contrastive
 from unmask.objectives.losses import NO_DOCUMENT, TEACHER, ContrastiveBatch, Distillation, Loss, Matryoshka, Part, Sum
 from unmask.text.batching import deal, token_budget
 from unmask.text.spans import TokenizedText
-from unmask.training.building import StageContext, load_for_training, load_pooling, make_trainable
+from unmask.training.building import StageContext, encoder_around, load_for_training, make_trainable
 from unmask.training.config import ContrastiveSettings
 from unmask.training.loop import Job
 
@@ -134,12 +133,9 @@ def encoder_to_train(settings: ContrastiveSettings, context: StageContext) -> It
     model = load_for_training(settings, context)
     apply_attention(model, context.origin.attention)
     make_trainable(model, settings, context.origin.adapter)
-    tokenizer = load_tokenizer(context.origin.base)
     with ExitStack() as dropout:
         set_dropout(model, settings, dropout)
-        encoder = TextEncoder(model, tokenizer, context.encoder.changed(max_length=settings.max_length))
-        load_pooling(encoder, context.origin)
-        yield encoder
+        yield encoder_around(model, context.origin, context.encoder.changed(max_length=settings.max_length))
 
 
 def set_dropout(model: nn.Module, settings: ContrastiveSettings, stack: ExitStack) -> None:

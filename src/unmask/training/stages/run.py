@@ -16,16 +16,14 @@ import torch
 from safetensors.torch import save_file
 
 from unmask.backbone.devices import saved_dtype
-from unmask.backbone.locate import load_tokenizer
 from unmask.backbone.lora import save_lora
 from unmask.backbone.quantized import four_bit
 from unmask.backbone.truth.opening import attention_of
-from unmask.encoder import TextEncoder
 from unmask.encoder.folder import POOLING_WEIGHTS
 from unmask.files import new_folder, write_json
 from unmask.training import checkpoint
 from unmask.training.base_settings import StageSettings, TrainedStage
-from unmask.training.building import Data, StageContext, load_pooling, make_trainable, plain, pooling_weights, rebuild
+from unmask.training.building import Data, StageContext, encoder_around, make_trainable, plain, pooling_weights, rebuild
 from unmask.training.heap import trim_heap
 from unmask.training.loop import fit
 from unmask.training.processes import agreed
@@ -84,9 +82,8 @@ def _finish(settings: TrainedStage, context: StageContext, folder: Path) -> None
 
 def _save(model: Any, context: StageContext, folder: Path, trained: Path | None = None) -> None:
     """The encoder folder; a learned pooling is that of a checkpoint, or of the stage before."""
-    base, dtype = context.origin.base, context.origin.dtype
-    encoder = TextEncoder(model.to(saved_dtype(base, dtype)), load_tokenizer(base), context.encoder)
-    load_pooling(encoder, context.origin, trained)
+    origin = context.origin
+    encoder = encoder_around(model.to(saved_dtype(origin.base, origin.dtype)), origin, context.encoder, trained)
     encoder.lineage = dict(context.lineage)
     encoder.save(folder)
 
