@@ -8,6 +8,8 @@ weights and for weights trained in four bits as well.
 
 import copy
 import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,10 +26,29 @@ from unmask.files import new_folder, write_json
 from unmask.training import checkpoint
 from unmask.training.base_settings import StageSettings, TrainedStage
 from unmask.training.building import Data, StageContext, encoder_around, make_trainable, plain, pooling_weights, rebuild
+from unmask.training.config import (
+    AverageSettings,
+    ContrastiveSettings,
+    MergeSettings,
+    MntpSettings,
+    SimcseSettings,
+    SupervisedSettings,
+)
 from unmask.training.heap import trim_heap
-from unmask.training.loop import fit
+from unmask.training.loop import Job, fit
 from unmask.training.processes import agreed
-from unmask.training.stages.kinds import KINDS
+from unmask.training.stages.contrastive import check_contrastive, simcse_job, supervised_job
+from unmask.training.stages.mntp import mntp_job
+from unmask.training.stages.weights import averaged, merged
+
+# What a stage that trains gives the loop, from its settings and its context.
+JOBS: dict[type[StageSettings], Callable[..., AbstractContextManager[Job]]] = {
+    MntpSettings: mntp_job,
+    SimcseSettings: simcse_job,
+    SupervisedSettings: supervised_job,
+}
+# The model of one that only computes, from these and the trained stage before with its context.
+WEIGHTS: dict[type[StageSettings], Callable[..., Any]] = {MergeSettings: merged, AverageSettings: averaged}
 
 
 def run_stage(
@@ -52,14 +73,14 @@ def run_stage(
         if isinstance(settings, TrainedStage):
             _finish(settings, context, folder)
         else:
-            _save(KINDS[type(settings)].weights(settings, context, before), context, finished)
+            _save(WEIGHTS[type(settings)](settings, context, before), context, finished)
     accelerator.wait_for_everyone()
     return finished
 
 
 def _train(settings: TrainedStage, context: StageContext, folder: Path) -> None:
     torch.manual_seed(context.draw("adapter"))  # fresh LoRA weights are drawn before the loop seeds its steps
-    with KINDS[type(settings)].job(settings, context) as job:
+    with JOBS[type(settings)](settings, context) as job:
         trim_heap()
         fit(job, settings, folder, context.accelerator, seed=context.draw("steps"), progress=context.progress)
 
@@ -107,4 +128,5 @@ def check_stage(stage: StageSettings, data: Data, width: int, twin: Any | None) 
         four_bit(torch.device("cpu"))
     if twin is not None and stage.has_adapter and stage.lora.targets != "all-linear":
         make_trainable(copy.deepcopy(twin), stage, None)
-    KINDS[type(stage)].check(stage, data, width, twin)
+    if isinstance(stage, ContrastiveSettings):
+        check_contrastive(stage, data, width, twin)
