@@ -45,7 +45,6 @@ def measure(job: dict[str, Any]) -> dict[str, float]:
     """Estimate and peak, in this process."""
     import peft  # noqa: F401  what is imported is no part of the peak
     import torch
-    import unmask.ladder.run  # noqa: F401
 
     from unmask.runs.plan import make_plan
     from unmask.runs.recipe import load_recipe

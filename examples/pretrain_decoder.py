@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerF
 
 from unmask.data.sources import read_texts
 from unmask.training.base_settings import OptimSettings
-from unmask.training.optim import adamw, learning_rate, trainable
+from unmask.training.loop import adamw, learning_rate, trainable
 
 SPECIAL = ["<pad>", "<s>", "</s>", "<mask>"]
 

@@ -8,14 +8,22 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from tests.engine import LocalEngine
 from torch import nn
 
 from unmask.backbone.dropout import hidden_dropout
 from unmask.errors import DataError
-from unmask.objectives.base import LocalEngine
-from unmask.objectives.batch import NO_DOCUMENT, ContrastiveBatch, Part
 from unmask.objectives.contrastive import Contrastive
-from unmask.objectives.losses import TEACHER, Distillation, InfoNce, Matryoshka, Sum
+from unmask.objectives.losses import (
+    NO_DOCUMENT,
+    TEACHER,
+    ContrastiveBatch,
+    Distillation,
+    InfoNce,
+    Matryoshka,
+    Part,
+    Sum,
+)
 from unmask.text.batching import deal, token_budget
 from unmask.training.config import SupervisedSettings
 from unmask.training.stages.contrastive import Rows, make_batch
@@ -81,7 +89,7 @@ def test_the_loss_is_cross_entropy_over_scaled_cosines():
 def test_chunks_of_anchors_give_the_same_gradients(monkeypatch):
     found = []
     for chunk in (1024, 2):
-        monkeypatch.setattr("unmask.objectives.losses.base.ANCHORS_AT_ONCE", chunk)
+        monkeypatch.setattr("unmask.objectives.losses.ANCHORS_AT_ONCE", chunk)
         batch, weights = table(*random(5, 5, 3))
         found.append(run(batch, weights, Matryoshka(InfoNce(both_directions=True), (4,))))
     assert found[0][0].loss == pytest.approx(found[1][0].loss, rel=1e-6)

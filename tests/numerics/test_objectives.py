@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tests.engine import LocalEngine
 from torch import nn
 
 from unmask import convert
@@ -10,9 +11,7 @@ from unmask.backbone.head import LanguageModelHead
 from unmask.backbone.structure import body
 from unmask.data.blocks import pack, stack
 from unmask.errors import RecipeError
-from unmask.objectives.base import LocalEngine
-from unmask.objectives.masking import build_masking, mask_token_id
-from unmask.objectives.mntp import IGNORED, MaskedNextToken, mask_tokens
+from unmask.objectives.mntp import IGNORED, MaskedNextToken, build_masking, mask_token_id, mask_tokens
 
 
 def masking(tokenizer, **options):
@@ -104,7 +103,7 @@ def test_more_labels_than_a_chunk_give_the_same_gradients(tiny, tokenizer, artic
     batch = stack(blocks(tokenizer, articles), pad_id=0, never_mask=66)
     found = []
     for chunk in (10_000, 16):
-        monkeypatch.setattr("unmask.objectives.mntp._CHUNK", chunk)
+        monkeypatch.setattr("unmask.objectives.mntp.LABELS_AT_ONCE", chunk)
         model.zero_grad()
         objective = MaskedNextToken(LanguageModelHead(model), masking(tokenizer))
         objective.step(TokenStates(body(model)), [(0, batch)], LocalEngine())

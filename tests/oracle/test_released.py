@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.engine import LocalEngine
 from transformers import CONFIG_MAPPING
 
 from unmask import TextEncoder
@@ -19,10 +20,8 @@ from unmask.backbone.loading import load_model
 from unmask.backbone.lora import add_lora, save_lora
 from unmask.backbone.truth.twins import tiny_config, tiny_model
 from unmask.data.e5 import _HALVES, _WHOLE, read_e5
-from unmask.objectives.base import LocalEngine
-from unmask.objectives.batch import NO_DOCUMENT, ContrastiveBatch, Part
 from unmask.objectives.contrastive import Contrastive
-from unmask.objectives.losses import InfoNce
+from unmask.objectives.losses import NO_DOCUMENT, ContrastiveBatch, InfoNce, Part
 
 PYTHON = Path(os.environ.get("UNMASK_ORACLE", Path(__file__).parents[2] / ".venv-oracle" / "bin" / "python"))
 TEXTS = [

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from unmask.pooling.modules import pool
+from unmask.pooling.modules import PlainPooling
 
 STATES = torch.arange(7 * 3, dtype=torch.float32).view(7, 3)
 LENGTHS = torch.tensor([4, 3])
@@ -24,11 +24,11 @@ POOLED = torch.tensor([False, True, True, False, False, True, True])
     ],
 )
 def test_pooling_takes_the_right_tokens(how, expected):
-    torch.testing.assert_close(pool(STATES, LENGTHS, POOLED, how), torch.stack(expected))
+    torch.testing.assert_close(PlainPooling(how)(STATES, LENGTHS, POOLED), torch.stack(expected))
 
 
 def test_sums_run_in_float32():
     states, lengths, pooled = torch.ones(4000, 2, dtype=torch.bfloat16), torch.tensor([4000]), torch.ones(4000).bool()
-    vectors = pool(states, lengths, pooled, "mean")
+    vectors = PlainPooling("mean")(states, lengths, pooled)
     assert vectors.dtype == torch.float32
     torch.testing.assert_close(vectors, torch.ones(1, 2))

@@ -7,8 +7,7 @@ from unmask.backbone.forward import TokenStates
 from unmask.backbone.head import LanguageModelHead
 from unmask.data.blocks import collect, pack, stack
 from unmask.encoder import TextEncoder
-from unmask.objectives.masking import build_masking
-from unmask.objectives.mntp import MaskedNextToken
+from unmask.objectives.mntp import MaskedNextToken, build_masking
 from unmask.text.batching import pad_token
 from unmask.text.chunks import chunks
 

@@ -1,7 +1,7 @@
 """The contract between the loop and an objective."""
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -50,37 +50,6 @@ class Engine(Protocol):
     def total(self, values: torch.Tensor) -> torch.Tensor:
         """The sum of `values` over all processes, without gradient."""
         ...
-
-
-class LocalEngine:
-    """One process, plain torch.
-
-    Args:
-        seed: of the step.
-    """
-
-    processes = 1
-
-    def __init__(self, seed: int = 0) -> None:
-        self.seed = seed
-
-    @contextmanager
-    def part(self, number: int, *, last: bool = True) -> Iterator[None]:
-        """Seed torch."""
-        torch.manual_seed(2 * (1000 * self.seed + number))
-        yield
-
-    def generator(self, number: int) -> torch.Generator:
-        """A generator of its own stream."""
-        return torch.Generator().manual_seed(2 * (1000 * self.seed + number) + 1)
-
-    def backward(self, loss: torch.Tensor) -> None:
-        """Plain backward."""
-        loss.backward()
-
-    def total(self, values: torch.Tensor) -> torch.Tensor:
-        """The values themselves."""
-        return values.detach()
 
 
 class Objective(Protocol):

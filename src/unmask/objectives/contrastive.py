@@ -13,8 +13,7 @@ import torch
 from torch import nn
 
 from unmask.objectives.base import Engine, StepOutput
-from unmask.objectives.batch import ContrastiveBatch, Part
-from unmask.objectives.losses import InfoNce, Loss
+from unmask.objectives.losses import ContrastiveBatch, InfoNce, Loss, Part
 
 Model = Callable[[Any], torch.Tensor]
 
@@ -57,8 +56,9 @@ class Contrastive:
         for number, (part, gradient) in enumerate(zip(parts[:again], wanted[:again], strict=True)):
             with engine.part(part.number, last=number == again - 1):
                 engine.backward((model(part.batch) * gradient).sum())
-        metrics = {**out.metrics, **out.terms, "positive_cosine": _mean_cosine(everything, batch)}
-        return StepOutput(out.value, batch.anchors, metrics)
+        anchors, positives = everything.detach()[: 2 * batch.anchors].split(batch.anchors)
+        cosine = float(nn.functional.cosine_similarity(anchors, positives).mean())
+        return StepOutput(out.value, batch.anchors, {**out.metrics, **out.terms, "positive_cosine": cosine})
 
     def _run(self, model: Model, parts: Sequence[Part], engine: Engine, again: int) -> list[torch.Tensor]:
         """Vectors of all parts; without a graph those of the first `again`."""
@@ -75,9 +75,3 @@ def _everywhere(own: torch.Tensor, rows: torch.Tensor, total: int, engine: Engin
     placed = own.new_zeros((total, own.shape[1]), dtype=torch.float32)
     placed[rows] = own.float()
     return engine.total(placed)
-
-
-@torch.no_grad()
-def _mean_cosine(vectors: torch.Tensor, batch: ContrastiveBatch) -> float:
-    n = batch.anchors
-    return float(nn.functional.cosine_similarity(vectors[:n], vectors[n : 2 * n]).mean())

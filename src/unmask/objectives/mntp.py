@@ -12,12 +12,13 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from unmask.errors import RecipeError
 from unmask.objectives.base import Engine, StepOutput
 
 IGNORED = -100
 MaskingStyle = Literal["bert", "roberta"]
 Model = Callable[[Any], torch.Tensor]  # a batch of texts -> states [tokens, width]
-_CHUNK = 2048  # labels whose logits exist at a time
+LABELS_AT_ONCE = 2048  # whose logits exist at a time
 
 
 class Blocks(Protocol):
@@ -54,6 +55,36 @@ class Masking:
     random_ids: torch.Tensor
     rate: float
     style: MaskingStyle
+
+
+def mask_token_id(tokenizer: Any, wanted: str) -> int:
+    """The id of the mask token.
+
+    Args:
+        tokenizer: a transformers tokenizer.
+        wanted: a piece of the vocabulary (the paper takes `_`), or `own` for the tokenizer's own mask token.
+
+    Raises:
+        RecipeError: it is not one known token.
+    """
+    if wanted == "own":
+        if tokenizer.mask_token_id is None:
+            raise RecipeError("mask_token: own was asked for, but the tokenizer has no mask token; name one, or use _.")
+        return int(tokenizer.mask_token_id)
+    piece = tokenizer.convert_tokens_to_ids(wanted)
+    if piece is not None and piece != tokenizer.unk_token_id:
+        return int(piece)
+    ids = tokenizer.encode(wanted, add_special_tokens=False)
+    if len(ids) != 1 or ids[0] == tokenizer.unk_token_id:
+        raise RecipeError(f"mask_token {wanted!r} is {len(ids)} tokens here ({ids}); it must be one known token.")
+    return int(ids[0])
+
+
+def build_masking(tokenizer: Any, *, token: str, rate: float, style: MaskingStyle) -> Masking:
+    """The masking of a stage; random replacements are never special or added tokens."""
+    special = set(tokenizer.all_special_ids) | set(tokenizer.get_added_vocab().values())
+    allowed = [i for i in range(len(tokenizer)) if i not in special]
+    return Masking(mask_token_id(tokenizer, token), torch.tensor(allowed), rate, style)
 
 
 def mask_tokens(
@@ -137,9 +168,9 @@ class MaskedNextToken:
         if not len(targets):
             loss = loss + 0.0 * states.sum()  # nothing was masked in these rows; backward still wants a graph
         correct = 0
-        for start in range(0, len(targets), _CHUNK):
-            part = slice(start, start + _CHUNK)
-            if torch.is_grad_enabled() and len(targets) > _CHUNK:
+        for start in range(0, len(targets), LABELS_AT_ONCE):
+            part = slice(start, start + LABELS_AT_ONCE)
+            if torch.is_grad_enabled() and len(targets) > LABELS_AT_ONCE:
                 # More than a chunk: logits are computed again in the backward pass instead of being kept.
                 chunk_loss, right = checkpoint(self._chunk, before[part], targets[part], use_reentrant=False)
             else:

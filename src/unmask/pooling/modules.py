@@ -13,7 +13,13 @@ Plain = Literal["mean", "weighted_mean", "last", "eos", "first"]
 
 
 class PlainPooling(nn.Module):
-    """One of the poolings that have no weights of their own."""
+    """One of the poolings that have no weights of their own.
+
+    Args:
+        how: `mean` and `weighted_mean` average the span, the latter with weights that grow by one a token, counted from
+            the first token the model reads (Muennighoff 2022, arXiv 2202.08904; as sentence-transformers does); `last`
+            takes the last token of the span; `first` and `eos` the first and last token that the model reads.
+    """
 
     def __init__(self, how: Plain) -> None:
         super().__init__()
@@ -22,42 +28,28 @@ class PlainPooling(nn.Module):
     def forward(
         self, states: torch.Tensor, lengths: torch.Tensor, pooled: torch.Tensor, real: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Vectors of texts; see the top of this file for shapes."""
-        return pool(states, lengths, pooled, self.how, real)
+        """Pool token states into vectors.
 
-
-def pool(
-    states: torch.Tensor,
-    lengths: torch.Tensor,
-    pooled: torch.Tensor,
-    how: Plain,
-    real: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Pool token states into vectors.
-
-    Args:
-        states: [tokens, width].
-        lengths: of the texts, padding included.
-        pooled: True where a token is averaged or may be picked; never on padding.
-        how: `mean` and `weighted_mean` average the span, the latter with weights that grow by one a token, counted from
-            the first token the model reads (Muennighoff 2022, arXiv 2202.08904; as sentence-transformers does); `last`
-            takes the last token of the span; `first` and `eos` the first and last token that the model reads.
-        real: False on padding; None where there is none.
-    """
-    ends = lengths.cumsum(0)
-    if how == "first":
-        return states[ends - lengths if real is None else _one_each(real, lengths, last=False)].float()
-    if how == "eos":
-        return states[ends - 1 if real is None else _one_each(real, lengths, last=True)].float()
-    if how == "last":
-        return states[_one_each(pooled, lengths, last=True)].float()
-    weights = pooled.float()
-    text = _text_of_token(states, lengths)
-    if how == "weighted_mean":
-        weights = weights * _counted(text, lengths, real)
-    elif how != "mean":
-        assert_never(how)
-    return averaged(states, weights, text, lengths.shape[0])
+        Args:
+            states: [tokens, width].
+            lengths: of the texts, padding included.
+            pooled: True where a token is averaged or may be picked; never on padding.
+            real: False on padding; None where there is none.
+        """
+        ends = lengths.cumsum(0)
+        if self.how == "first":
+            return states[ends - lengths if real is None else _one_each(real, lengths, last=False)].float()
+        if self.how == "eos":
+            return states[ends - 1 if real is None else _one_each(real, lengths, last=True)].float()
+        if self.how == "last":
+            return states[_one_each(pooled, lengths, last=True)].float()
+        weights = pooled.float()
+        text = _text_of_token(states, lengths)
+        if self.how == "weighted_mean":
+            weights = weights * _counted(text, lengths, real)
+        elif self.how != "mean":
+            assert_never(self.how)
+        return averaged(states, weights, text, lengths.shape[0])
 
 
 def averaged(states: torch.Tensor, weights: torch.Tensor, text: torch.Tensor, texts: int) -> torch.Tensor:

@@ -12,7 +12,7 @@ from unmask.backbone.devices import default_device, saved_dtype
 from unmask.backbone.locate import load_tokenizer
 from unmask.errors import ArtifactError
 from unmask.runs.run import resolve_precision
-from unmask.runs.schema import Recipe, stage_name
+from unmask.runs.schema import Recipe
 from unmask.runs.sources import open_data
 from unmask.training.base_settings import TrainedStage
 from unmask.training.building import Data
@@ -102,7 +102,7 @@ def make_plan(recipe: Recipe) -> Plan:
     dtype = saved_dtype(recipe.model.name, recipe.model.dtype)
     data = open_data(recipe, _SAMPLED_TEXTS)
     stages = []
-    for stage in filter(None, (one.trained() for one in recipe.stages)):
+    for stage in (one for one in recipe.stages if isinstance(one, TrainedStage)):
         tokens, shape = _shape(stage, data, tokenizer)
         causal = recipe.model.attention == "causal"
         try:
@@ -110,7 +110,7 @@ def make_plan(recipe: Recipe) -> Plan:
         except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
             raise ArtifactError(f"{recipe.model.name}: its memory cannot be estimated ({error}).") from error
         seconds = tokens * stage.steps * _products(stage, memory) / (rate * _USUAL_SHARE)
-        stages.append(StagePlan(stage_name(stage), stage.steps, tokens * stage.steps, memory, seconds))
+        stages.append(StagePlan(stage.label, stage.steps, tokens * stage.steps, memory, seconds))
     return Plan(recipe.model_dump(mode="json"), stages, str(device), device_memory(device))
 
 

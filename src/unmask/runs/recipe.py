@@ -16,7 +16,6 @@ from unmask.runs.schema import (
     EvaluationSettings,
     Recipe,
     evaluation_class,
-    stage_name,
 )
 from unmask.training.config import STAGES
 
@@ -86,8 +85,7 @@ def _figure_mistakes(tasks: Mapping[str, Mapping[str, Any]]) -> list[str]:
 def _kind_mistakes(recipe: Recipe) -> list[str]:
     """Stages that are given a data source of the wrong kind."""
     return [
-        f"stages.{stage_name(stage)}: {name!r} is of kind {recipe.data[name].kind}, "
-        f"{' or '.join(stage.reads)} is needed"
+        f"stages.{stage.label}: {name!r} is of kind {recipe.data[name].kind}, {' or '.join(stage.reads)} is needed"
         for stage in recipe.stages
         for name in stage.sources
         if name in recipe.data and recipe.data[name].kind not in stage.reads
@@ -97,9 +95,7 @@ def _kind_mistakes(recipe: Recipe) -> list[str]:
 def _order_mistakes(recipe: Recipe) -> list[str]:
     """Stages that need another one before them."""
     pairs = zip([None, *recipe.stages], recipe.stages, strict=False)
-    return [
-        f"stages.{stage_name(stage)}{mistake}" for before, stage in pairs for mistake in stage.order_mistakes(before)
-    ]
+    return [f"stages.{stage.label}{mistake}" for before, stage in pairs for mistake in stage.order_mistakes(before)]
 
 
 def _explain(item: dict[str, Any]) -> list[str]:

@@ -31,7 +31,7 @@ from unmask.files import new_folder, read_json, write_json, write_text
 from unmask.runs.evaluate import check_tasks, evaluate_rung
 from unmask.runs.recipe import load_recipe
 from unmask.runs.rungs import RungPlace, open_rung, split_places, stage_origins
-from unmask.runs.schema import Recipe, stage_name
+from unmask.runs.schema import Recipe
 from unmask.runs.sources import check_files, fingerprint, fingerprints, open_data, used
 from unmask.settings import AttentionMode
 from unmask.training.base_settings import StageSettings, TrainedStage
@@ -181,7 +181,7 @@ def _climb(recipe: Recipe, run: "Run") -> tuple[list[Rung], Path]:
             lineage = {**lineage, "stages": [*lineage["stages"], _stage_lineage(recipe, stage)]}
         context = run.context(number, Path(place.encoder).parent, origin, lineage)
         start = str(run_stage(stage, context, Path(place.encoder).parent, before))
-        before = None if (own := stage.trained()) is None else (own, context)
+        before = (stage, context) if isinstance(stage, TrainedStage) else None
         if alone:
             run.rung(place)
     if not run.main:
@@ -286,7 +286,7 @@ def _origin(recipe: Recipe) -> dict[str, Any]:
 def _stage_lineage(recipe: Recipe, stage: StageSettings) -> dict[str, Any]:
     """A stage's settings and the files it reads."""
     data = {name: fingerprints(recipe, name) for name in stage.sources}
-    return {"name": stage_name(stage), "settings": stage.model_dump(mode="json"), "data": data}
+    return {"name": stage.label, "settings": stage.model_dump(mode="json"), "data": data}
 
 
 def _final_encoder(folder: Path, start: str, recipe: Recipe, lineage: dict[str, Any]) -> Path:

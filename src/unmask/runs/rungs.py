@@ -5,15 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unmask.backbone.devices import default_device
-from unmask.backbone.locate import load_tokenizer
 from unmask.encoder import TextEncoder
 from unmask.encoder.saved import read_lineage
 from unmask.errors import ArtifactError
 from unmask.runs.recipe import load_recipe
-from unmask.runs.schema import Recipe, stage_name
+from unmask.runs.schema import Recipe
 from unmask.settings import AttentionMode
 from unmask.training import checkpoint
-from unmask.training.building import Origin, load_pooling, plain, rebuild
+from unmask.training.base_settings import TrainedStage
+from unmask.training.building import Origin, encoder_around, plain, rebuild
 from unmask.training.monitor import read_metrics
 
 
@@ -35,7 +35,7 @@ def split_places(recipe: Recipe, folder: Path) -> tuple[list[RungPlace], list[Ru
     name, trained = untrained[-1].name, []
     for number, stage in enumerate(recipe.stages, 1):
         name += "+" + (stage.name or stage.title)
-        encoder = folder / "stages" / f"{number}-{stage_name(stage)}" / "encoder"
+        encoder = folder / "stages" / f"{number}-{stage.label}" / "encoder"
         trained.append(RungPlace(name, str(encoder), attention))
     return untrained, trained
 
@@ -82,7 +82,7 @@ def stage_origins(recipe: Recipe, folder: Path) -> list[Origin]:
     model = recipe.model
     start, adapter, before = model.name, None, None
     for stage, place in zip(recipe.stages, split_places(recipe, folder)[1], strict=True):
-        if stage.continues_adapter:
+        if isinstance(stage, TrainedStage) and stage.continues_adapter:
             assert before is not None
             start, adapter = origins[-1].start, before / "adapter"
         origins.append(
@@ -107,12 +107,10 @@ def checkpoints(recipe: Recipe, folder: Path) -> Iterator[tuple[RungPlace, int, 
     """
     trained = split_places(recipe, folder)[1]
     for place, stage, origin in zip(trained, recipe.stages, stage_origins(recipe, folder), strict=True):
-        trained_stage = stage.trained()
-        if trained_stage is None or not Path(place.encoder).is_dir():
+        if not isinstance(stage, TrainedStage) or not Path(place.encoder).is_dir():
             continue
         for path in checkpoint.kept(Path(place.encoder).parent / "checkpoints"):
-            model = plain(*rebuild(trained_stage, origin, path)).to(default_device())
-            encoder = TextEncoder(model, load_tokenizer(recipe.model.name), recipe.model.encoder_settings())
-            load_pooling(encoder, origin, path)
+            model = plain(*rebuild(stage, origin, path)).to(default_device())
+            encoder = encoder_around(model, origin, recipe.model.encoder_settings(), path)
             encoder.lineage = read_lineage(Path(place.encoder))
             yield place, checkpoint.step_of(path), encoder

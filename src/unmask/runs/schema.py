@@ -11,7 +11,6 @@ from unmask.data.pairs import PairColumns
 from unmask.data.records import Quoting
 from unmask.evaluation.tasks import TASKS, Task
 from unmask.settings import AttentionMode, Dtype, EncoderFields, Recurrent, Settings, Window
-from unmask.training.base_settings import StageSettings
 from unmask.training.config import AnyStage
 
 
@@ -150,8 +149,3 @@ class Recipe(Settings):
     evaluation: Annotated[SerializeAsAny[EvaluationSettings], BeforeValidator(_evaluation)] = Field(
         default_factory=lambda: evaluation_class()()
     )
-
-
-def stage_name(stage: StageSettings) -> str:
-    """The name of a stage's folder."""
-    return stage.name or str(getattr(stage, "objective", "stage"))

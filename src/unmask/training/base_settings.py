@@ -46,18 +46,14 @@ class StageSettings(Settings):
     name: str | None = Field(None, pattern=r"^[\w.-]+$", description="folder and rung name; by default the objective")
 
     @property
+    def label(self) -> str:
+        """Its name in folders, logs and messages."""
+        return self.name or str(getattr(self, "objective", "stage"))
+
+    @property
     def sources(self) -> list[str]:
         """Names of the data sources it reads."""
         return []
-
-    @property
-    def continues_adapter(self) -> bool:
-        """True if it trains the adapter of the stage before, on the weights that adapter was trained on."""
-        return False
-
-    def trained(self) -> "TrainedStage | None":
-        """The stage itself if it trains, else None."""
-        return None
 
     def order_mistakes(self, before: "StageSettings | None") -> list[str]:
         """What is wrong with the stage before it, as it follows the name of this one in a message."""
@@ -80,7 +76,7 @@ class TrainedStage(StageSettings, OptimSettings):
     @property
     def sources(self) -> list[str]:
         """Names of the data sources it reads."""
-        return [self.data]
+        return [self.data] if isinstance(self.data, str) else list(self.data)
 
     @property
     def has_adapter(self) -> bool:
@@ -111,10 +107,6 @@ class TrainedStage(StageSettings, OptimSettings):
         """Of how many of a step's forward passes the graphs are held at once."""
         return 1
 
-    def trained(self) -> "TrainedStage | None":
-        """The stage itself."""
-        return self
-
     def step_tokens(self, data: Any, lengths: Callable[[Sequence[str]], list[int]]) -> tuple[float, int]:
         """Tokens of a step and of one row, estimated from a sample where lengths vary.
 
@@ -128,12 +120,12 @@ class TrainedStage(StageSettings, OptimSettings):
         """An adapter to continue must be there, and of the same form."""
         if not self.continues_adapter:
             return []
-        earlier, alike = before.trained() if before else None, ("rank", "alpha", "targets")
-        if earlier is None or not earlier.has_adapter:
+        if not isinstance(before, TrainedStage) or not before.has_adapter:
             return [".lora.start: previous needs a stage with an adapter right before it"]
-        if "dora" in (self.tuning, earlier.tuning):
+        if "dora" in (self.tuning, before.tuning):
             return [".lora.start: an adapter of DoRA cannot be continued"]
-        if any(getattr(self.lora, key) != getattr(earlier.lora, key) for key in alike):
+        alike = ("rank", "alpha", "targets")
+        if any(getattr(self.lora, key) != getattr(before.lora, key) for key in alike):
             return [f".lora: to continue the adapter before, {', '.join(alike)} must be the same"]
         return []
 

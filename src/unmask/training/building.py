@@ -11,6 +11,7 @@ from torch import nn
 
 from unmask.backbone.fast.varlen import keep_layout
 from unmask.backbone.loading import load_model
+from unmask.backbone.locate import load_tokenizer
 from unmask.backbone.lora import add_lora, load_lora, merge_lora
 from unmask.backbone.quantized import four_bit, let_gradients_through
 from unmask.backbone.truth.opening import AttentionSpec, apply_attention
@@ -21,10 +22,9 @@ from unmask.encoder.saved import read_settings
 from unmask.settings import Dtype, EncoderSettings
 from unmask.training import checkpoint
 from unmask.training.base_settings import TrainedStage
-from unmask.training.engine import draw
+from unmask.training.loop import draw
 
 Purpose = Literal["adapter", "rows", "packing", "steps"]
-_MODEL = "model."  # what every trained module calls the body
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +57,8 @@ class Origin:
     dtype: Dtype
     attention_implementation: str | None
 
-    def load(self, *, head: bool, name: str | None = None, device: Any = "cpu", **extra: Any) -> Any:
-        """A model with the run's dtype and attention; `start` unless another name is given."""
-        options = {"device": device, **extra}
+    def load(self, *, head: bool, name: str | None = None, **options: Any) -> Any:
+        """A model with the run's dtype and attention; `start` unless another name is given, on the CPU by default."""
         return load_model(
             name or self.start,
             head=head,
@@ -104,12 +103,12 @@ class StageContext:
         return torch.device("cpu") if sharded else self.accelerator.device
 
 
-def load_for_training(settings: TrainedStage, context: StageContext, *, name: str | None = None) -> Any:
+def load_for_training(settings: TrainedStage, context: StageContext) -> Any:
     """The body that a stage trains on, in four bits for QLoRA."""
     device = context.device
     if settings.tuning != "qlora":
-        return context.origin.load(head=False, name=name, device=device)
-    model = context.origin.load(head=False, name=name, **four_bit(device))
+        return context.origin.load(head=False, device=device)
+    model = context.origin.load(head=False, **four_bit(device))
     let_gradients_through(model)
     return model
 
@@ -163,7 +162,7 @@ def rebuild(settings: TrainedStage, origin: Origin, path: Path) -> tuple[nn.Modu
     model = origin.load(head=False)
     apply_attention(model, origin.attention)
     adapter = make_trainable(model, settings, origin.adapter)
-    checkpoint.load_weights(path, {_MODEL + name: p for name, p in model.named_parameters()})
+    checkpoint.load_weights(path, model)
     return model, adapter
 
 
@@ -186,11 +185,12 @@ def pooling_weights(origin: Origin, pooling: str, path: Path | None = None) -> d
     return load_file(folder / POOLING_WEIGHTS) if saved is not None and saved.pooling == pooling else {}
 
 
-def load_pooling(encoder: TextEncoder, origin: Origin, path: Path | None = None) -> None:
-    """Put them into an encoder."""
-    weights = pooling_weights(origin, encoder.settings.pooling, path)
-    if weights:
+def encoder_around(model: Any, origin: Origin, settings: EncoderSettings, path: Path | None = None) -> TextEncoder:
+    """An encoder of a stage's model; a learned pooling is that of a checkpoint, or of the stage before."""
+    encoder = TextEncoder(model, load_tokenizer(origin.base), settings)
+    if weights := pooling_weights(origin, settings.pooling, path):
         encoder.module.pooling.load_state_dict(weights)
+    return encoder
 
 
 def plain(model: nn.Module, adapter: Any | None) -> nn.Module:

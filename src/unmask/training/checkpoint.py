@@ -58,20 +58,19 @@ def restore(newest: Path, parameters: Mapping[str, nn.Parameter], shards: Shards
     return step
 
 
-def load_weights(path: Path, parameters: Mapping[str, nn.Parameter]) -> int:
-    """Put a checkpoint's weights into a model of the same shape. Returns how many steps are done.
+def load_weights(path: Path, model: nn.Module) -> None:
+    """Put a checkpoint's weights into a body of the same shape.
 
     Raises:
-        ArtifactError: the checkpoint has weights that the model has not.
+        ArtifactError: the checkpoint has weights that the model has not, or of other shapes.
     """
     weights = {n: w for n, w in load_file(path / "weights.safetensors").items() if not n.startswith(_POOLING)}
-    strange = sorted(set(weights) - set(parameters))
+    try:  # every trained module calls the body `model`
+        strange = nn.ModuleDict({"model": model}).load_state_dict(weights, strict=False).unexpected_keys
+    except RuntimeError as error:
+        raise ArtifactError(f"{path} does not fit this model: {str(error).splitlines()[-1].strip()}") from error
     if strange:
-        raise ArtifactError(f"{path} does not fit this model, which has no {strange[0]!r}.")
-    with torch.no_grad():
-        for name, value in weights.items():
-            parameters[name].copy_(value)
-    return step_of(path)
+        raise ArtifactError(f"{path} does not fit this model, which has no {min(strange)!r}.")
 
 
 def pooling_weights(path: Path) -> dict[str, torch.Tensor]:

@@ -1,7 +1,7 @@
 """The settings of a stage. YAML maps onto these one to one; unknown keys are refused where the recipe is read."""
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -170,11 +170,6 @@ class SupervisedSettings(ContrastiveSettings):
     )
     teacher: TeacherSettings | None = None
 
-    @property
-    def sources(self) -> list[str]:
-        """Names of the data sources it reads."""
-        return [self.data] if isinstance(self.data, str) else list(self.data)
-
     def sample(self, data: Any) -> tuple[Sequence[str], float]:
         """Queries with their positives and hard negatives, as many rows of each data set."""
         sets = [one for source in self.sources for one in data.pairs(source)]
@@ -212,8 +207,9 @@ class AverageSettings(StageSettings):
 
     def order_mistakes(self, before: StageSettings | None) -> list[str]:
         """The stage before must leave as many checkpoints."""
-        earlier = before.trained() if before else None
-        kept = min(earlier.keep_checkpoints, -(-earlier.steps // earlier.save_every)) if earlier else 0
+        kept = 0
+        if isinstance(before, TrainedStage):
+            kept = min(before.keep_checkpoints, -(-before.steps // before.save_every))
         if kept >= self.checkpoints:
             return []
         return [
@@ -222,14 +218,10 @@ class AverageSettings(StageSettings):
         ]
 
 
-STAGES: dict[str, type[StageSettings]] = {
-    "mntp": MntpSettings,
-    "simcse": SimcseSettings,
-    "supervised": SupervisedSettings,
-    "merge": MergeSettings,
-    "average": AverageSettings,
-}
 AnyStage = Annotated[
     MntpSettings | SimcseSettings | SupervisedSettings | MergeSettings | AverageSettings,
     Field(discriminator="objective"),
 ]
+STAGES: dict[str, type[StageSettings]] = {
+    stage.model_fields["objective"].default: stage for stage in get_args(get_args(AnyStage)[0])
+}

@@ -18,10 +18,10 @@ from unmask.backbone.forward import token_states
 from unmask.backbone.loading import empty_model
 from unmask.backbone.shapes import shapes_only
 from unmask.backbone.structure import body, decoder_layers
+from unmask.objectives.mntp import LABELS_AT_ONCE
 from unmask.training.base_settings import TrainedStage
 from unmask.training.building import make_trainable
 
-_LABELS_AT_ONCE = 2048  # logits of so many labels exist at a time
 _FOUR_BITS = 0.5 + 1 / 16  # a 4-bit weight and its share of the scales, doubly quantised
 
 
@@ -146,7 +146,7 @@ def _logits(model: nn.Module, settings: TrainedStage, shape: Shape, causal_lm: A
     """Logits, their float32 copy and their gradient, for the labels that are looked at together."""
     if not settings.label_share:
         return 0
-    labels = min(_LABELS_AT_ONCE, int(shape.rows * shape.length * settings.label_share))
+    labels = min(LABELS_AT_ONCE, int(shape.rows * shape.length * settings.label_share))
     return 12 * labels * int(causal_lm.get_output_embeddings().weight.shape[0])
 
 

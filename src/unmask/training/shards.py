@@ -3,30 +3,13 @@
 Reading takes all processes, for it takes all to put shards together.
 """
 
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
-
-
-class Shards(Protocol):
-    """Where the weights and moments of a run are."""
-
-    def read(self, parameter: nn.Parameter, wanted: bool) -> dict[str, torch.Tensor]:
-        """`weight` and, after a first step, the moments.
-
-        Args:
-            parameter: one that is trained.
-            wanted: this process will use them; the others may get something empty.
-        """
-        ...
-
-    def write(self, parameter: nn.Parameter, values: dict[str, torch.Tensor], step: int) -> None:
-        """Put back what `read` gave, after `step` finished steps."""
-        ...
 
 
 class TorchShards:
@@ -40,14 +23,19 @@ class TorchShards:
         self._optimizer = optimizer
 
     def read(self, parameter: nn.Parameter, wanted: bool) -> dict[str, torch.Tensor]:
-        """Weight and moments; in main memory where they were sharded."""
+        """`weight` and, after a first step, the moments; in main memory where they were sharded.
+
+        Args:
+            parameter: one that is trained.
+            wanted: this process will use them; the others may get something empty.
+        """
         state = self._optimizer.state.get(parameter, {})
         values = {"weight": parameter.detach(), **{name: state[name] for name in MOMENTS if name in state}}
         return {name: _whole(value, wanted) for name, value in values.items()}
 
     @torch.no_grad()
     def write(self, parameter: nn.Parameter, values: dict[str, torch.Tensor], step: int) -> None:
-        """Each cut into shards as the parameter is."""
+        """Put back what `read` gave, after `step` finished steps; each cut into shards as the parameter is."""
         own = {name: _like(value, parameter) for name, value in values.items()}
         parameter.copy_(own.pop("weight"))
         if own:
@@ -101,6 +89,9 @@ class ZeroShards:
                 state["step"] = torch.zeros(())
                 state.update({name: torch.zeros_like(partition) for name in MOMENTS})
             lazy_init_hp_params_optimizer_state(parameters, partition, zero.optimizer.state)
+
+
+Shards = TorchShards | ZeroShards
 
 
 def _whole(value: torch.Tensor, wanted: bool) -> torch.Tensor:

@@ -1,29 +1,89 @@
-"""What the contrastive stages share: the encoder that is trained, the batch of a step, the loss, the check."""
+"""SimCSE and supervised training: the encoder that is trained, the batch of a step, the loss, the check."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from unmask.backbone.dropout import attention_dropout, hidden_dropout, views_differ
-from unmask.backbone.locate import load_tokenizer
+from unmask.backbone.locate import resolve_model
 from unmask.backbone.structure import family
 from unmask.backbone.truth.opening import apply_attention
+from unmask.data.pairs import Pair, PairSet
+from unmask.data.sampling import EpochSampler, MixedSampler
 from unmask.encoder import Floats, TextEncoder
-from unmask.errors import RecipeError
-from unmask.objectives.batch import NO_DOCUMENT, ContrastiveBatch, Part
+from unmask.errors import DataError, RecipeError
 from unmask.objectives.contrastive import Contrastive
-from unmask.objectives.losses import TEACHER, Distillation, Loss, Matryoshka, Sum
+from unmask.objectives.losses import NO_DOCUMENT, TEACHER, ContrastiveBatch, Distillation, Loss, Matryoshka, Part, Sum
 from unmask.text.batching import deal, token_budget
 from unmask.text.spans import TokenizedText
-from unmask.training.building import StageContext, load_for_training, load_pooling, make_trainable
-from unmask.training.config import ContrastiveSettings
+from unmask.training.building import Data, StageContext, encoder_around, load_for_training, make_trainable
+from unmask.training.config import ContrastiveSettings, SimcseSettings, SupervisedSettings, TeacherSettings
 from unmask.training.loop import Job
 
 Teach = Callable[[Sequence[tuple[bool, str]]], Floats]
+
+
+def simcse_job(settings: SimcseSettings, context: StageContext) -> AbstractContextManager[Job]:
+    """Unsupervised SimCSE (Gao et al. 2021, arXiv 2104.08821): two dropout views of each text, in-batch negatives."""
+    texts = context.data.texts(settings.data)
+    sampler = EpochSampler(len(texts), settings.batch_size, context.draw("rows"), "texts")
+
+    def batch(encoder: TextEncoder, step: int) -> tuple[ContrastiveBatch, int]:
+        chosen = [texts[i] for i in sampler.rows(step)]
+        tokenized = encoder.tokenize(chosen)
+        rows = Rows([*tokenized, *tokenized], chosen * 2, len(chosen), views=True)
+        return make_batch(encoder, rows, settings, context)
+
+    return _contrastive_job(settings, context, batch)
+
+
+def supervised_job(settings: SupervisedSettings, context: StageContext) -> AbstractContextManager[Job]:
+    """Queries, positives and hard negatives, each step from one data set."""
+    sets = pair_sets(settings, context.data)
+    sampler = mixed_sampler(settings, sets, context.draw("rows"))
+    teach = _teacher(settings.teacher, context.accelerator.device) if settings.teacher else None
+
+    def batch(encoder: TextEncoder, step: int) -> tuple[ContrastiveBatch, int]:
+        name, rows = sampler.rows(step)
+        chosen, pairs = sets[name], sets[name].take(rows)
+        queries = [pair.query for pair in pairs]
+        negatives = _negatives(pairs, settings, step)
+        others = [pair.positive for pair in pairs] + [text for _, text in negatives]
+        step_rows = Rows(
+            [*encoder.tokenize(queries, chosen.query_prompt), *encoder.tokenize(others, chosen.document_prompt)],
+            queries + others,
+            anchors=len(pairs),
+            documents=[pair.document for pair in pairs],
+            negatives_of=[number for number, _ in negatives],
+        )
+        return make_batch(encoder, step_rows, settings, context, teach)
+
+    return _contrastive_job(settings, context, batch)
+
+
+@contextmanager
+def _contrastive_job(
+    settings: ContrastiveSettings,
+    context: StageContext,
+    batch: Callable[[TextEncoder, int], tuple[ContrastiveBatch, int]],
+) -> Iterator[Job]:
+    """The encoder that a stage trains, with the dropout it asks for; `batch` is a pure function of the step."""
+    model = load_for_training(settings, context)
+    apply_attention(model, context.origin.attention)
+    make_trainable(model, settings, context.origin.adapter)
+    with ExitStack() as dropout:
+        set_dropout(model, settings, dropout)
+        encoder = encoder_around(model, context.origin, context.encoder.changed(max_length=settings.max_length))
+        objective = Contrastive(
+            build_loss(settings), grad_cache=settings.grad_cache, kept_graphs=settings.grad_cache_kept
+        )
+        yield Job(encoder.module, objective, partial(batch, encoder))
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,33 +178,51 @@ def build_loss(settings: ContrastiveSettings) -> Loss:
     return Matryoshka(loss, tuple(settings.matryoshka)) if settings.matryoshka else loss
 
 
-def contrastive_job(settings: ContrastiveSettings, context: StageContext, encoder: TextEncoder, batch: Any) -> Job:
-    """The stage as the loop sees it; `batch` is its pure function of the step."""
-    return Job(
-        name=settings.name or str(settings.objective),  # type: ignore[attr-defined]
-        module=encoder.module,
-        objective=Contrastive(
-            build_loss(settings), grad_cache=settings.grad_cache, kept_graphs=settings.grad_cache_kept
-        ),
-        batch=batch,
-        evaluate=None,
-        evaluate_every=1,
-        seed=context.draw("steps"),
-    )
+def mixed_sampler(settings: SupervisedSettings, sets: Mapping[str, PairSet], seed: int) -> MixedSampler:
+    """Which set and rows belong to which step."""
+    sizes = {name: len(one) for name, one in sets.items()}
+    return MixedSampler(sizes, {name: one.weight for name, one in sets.items()}, settings.batch_size, seed)
 
 
-@contextmanager
-def encoder_to_train(settings: ContrastiveSettings, context: StageContext) -> Iterator[TextEncoder]:
-    """The encoder that a stage trains, with the dropout it asks for."""
-    model = load_for_training(settings, context)
-    apply_attention(model, context.origin.attention)
-    make_trainable(model, settings, context.origin.adapter)
-    tokenizer = load_tokenizer(context.origin.base)
-    with ExitStack() as dropout:
-        set_dropout(model, settings, dropout)
-        encoder = TextEncoder(model, tokenizer, context.encoder.changed(max_length=settings.max_length))
-        load_pooling(encoder, context.origin)
-        yield encoder
+def pair_sets(settings: SupervisedSettings, data: Data) -> dict[str, PairSet]:
+    """The data sets of a stage by name.
+
+    Raises:
+        DataError: two of one name.
+    """
+    listed = [one for source in settings.sources for one in data.pairs(source)]
+    named = {one.name: one for one in listed}
+    if len(named) < len(listed):
+        raise DataError(
+            f"Two data sets of this stage have one name; there are {', '.join(one.name for one in listed)}."
+        )
+    return named
+
+
+def _teacher(settings: TeacherSettings, device: torch.device) -> Teach:
+    """A frozen encoder with its own instructions."""
+    encoder = TextEncoder.load(settings.name, device=device)
+
+    def teach(texts: Sequence[tuple[bool, str]]) -> Floats:
+        """Vectors of texts, each marked True if it is a query."""
+        vectors = np.empty((len(texts), encoder.dimension), dtype=np.float32)
+        for is_query, prompt in ((True, settings.query_prompt), (False, settings.document_prompt)):
+            rows = [row for row, (query, _) in enumerate(texts) if query is is_query]
+            if rows:
+                vectors[rows] = encoder.encode([texts[row][1] for row in rows], prompt=prompt)
+        return vectors
+
+    return teach
+
+
+def _negatives(pairs: Sequence[Pair], settings: SupervisedSettings, step: int) -> list[tuple[int, str]]:
+    """The hard negatives of all rows with the number of each one's row; of too many, other ones each time."""
+    chosen = []
+    for number, pair in enumerate(pairs):
+        count = len(pair.negatives)
+        wanted = count if settings.hard_negatives is None else min(settings.hard_negatives, count)
+        chosen += [(number, pair.negatives[(step + i) % count]) for i in range(wanted)]
+    return chosen
 
 
 def set_dropout(model: nn.Module, settings: ContrastiveSettings, stack: ExitStack) -> None:
@@ -163,14 +241,20 @@ def set_dropout(model: nn.Module, settings: ContrastiveSettings, stack: ExitStac
     stack.enter_context(hidden_dropout(model, settings.hidden_dropout))
 
 
-def check_contrastive(settings: ContrastiveSettings, width: int, twin: Any | None) -> None:
-    """Widths that the vectors have, and dropout that the family applies.
+def check_contrastive(settings: ContrastiveSettings, data: Data, width: int, twin: Any | None) -> None:
+    """Widths that the vectors have, dropout that the family applies, a teacher that is there, rows for a step.
 
     Raises:
-        RecipeError: one of them is not so.
+        UnmaskError: one of them is not so.
     """
     if any(not 0 < dimension < width for dimension in settings.matryoshka):
         raise RecipeError(f"matryoshka: {settings.matryoshka} must lie between 0 and the vectors' width, {width}.")
     if twin is not None:
         with ExitStack() as stack:
             set_dropout(twin, settings, stack)
+    if isinstance(settings, SupervisedSettings):
+        if settings.teacher:
+            resolve_model(settings.teacher.name)
+        mixed_sampler(settings, pair_sets(settings, data), seed=0)
+    else:
+        EpochSampler(len(data.texts(settings.data)), settings.batch_size, seed=0, what="texts")

@@ -14,8 +14,7 @@ from unmask.backbone.truth.flat import reads_flat
 from unmask.backbone.truth.opening import apply_attention
 from unmask.data.blocks import Block, BlockBatch, collect, pack, stack
 from unmask.data.sampling import EpochSampler
-from unmask.objectives.masking import build_masking
-from unmask.objectives.mntp import MaskedNextToken
+from unmask.objectives.mntp import MaskedNextToken, build_masking
 from unmask.text.batching import deal, pad_token
 from unmask.text.words import append_eos
 from unmask.training.building import StageContext, load_for_training, make_trainable
@@ -74,11 +73,9 @@ def mntp_job(settings: MntpSettings, context: StageContext) -> Iterator[Job]:
     held_out = blocks(settings.held_out, settings.held_out_blocks) if settings.held_out else []
     evaluated = [micro_batch(held_out[i : i + size]) for i in range(0, len(held_out), size)]
     yield Job(
-        name=settings.name or settings.objective,
         module=TokenStates(model),
         objective=objective,
         batch=batch,
         evaluate=(lambda module: objective.evaluate(module, evaluated)) if held_out else None,
         evaluate_every=settings.eval_every,
-        seed=context.draw("steps"),
     )

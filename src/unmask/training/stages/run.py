@@ -8,6 +8,8 @@ weights and for weights trained in four bits as well.
 
 import copy
 import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,20 +18,37 @@ import torch
 from safetensors.torch import save_file
 
 from unmask.backbone.devices import saved_dtype
-from unmask.backbone.locate import load_tokenizer
 from unmask.backbone.lora import save_lora
 from unmask.backbone.quantized import four_bit
 from unmask.backbone.truth.opening import attention_of
-from unmask.encoder import TextEncoder
 from unmask.encoder.folder import POOLING_WEIGHTS
 from unmask.files import new_folder, write_json
 from unmask.training import checkpoint
 from unmask.training.base_settings import StageSettings, TrainedStage
-from unmask.training.building import Data, StageContext, load_pooling, make_trainable, plain, pooling_weights, rebuild
+from unmask.training.building import Data, StageContext, encoder_around, make_trainable, plain, pooling_weights, rebuild
+from unmask.training.config import (
+    AverageSettings,
+    ContrastiveSettings,
+    MergeSettings,
+    MntpSettings,
+    SimcseSettings,
+    SupervisedSettings,
+)
 from unmask.training.heap import trim_heap
-from unmask.training.loop import fit
+from unmask.training.loop import Job, fit
 from unmask.training.processes import agreed
-from unmask.training.stages.kinds import KINDS
+from unmask.training.stages.contrastive import check_contrastive, simcse_job, supervised_job
+from unmask.training.stages.mntp import mntp_job
+from unmask.training.stages.weights import averaged, merged
+
+# What a stage that trains gives the loop, from its settings and its context.
+JOBS: dict[type[StageSettings], Callable[..., AbstractContextManager[Job]]] = {
+    MntpSettings: mntp_job,
+    SimcseSettings: simcse_job,
+    SupervisedSettings: supervised_job,
+}
+# The model of one that only computes, from these and the trained stage before with its context.
+WEIGHTS: dict[type[StageSettings], Callable[..., Any]] = {MergeSettings: merged, AverageSettings: averaged}
 
 
 def run_stage(
@@ -46,25 +65,24 @@ def run_stage(
     finished, accelerator = folder / "encoder", context.accelerator
     if agreed(accelerator, finished.exists()):
         return finished
-    trained, kind = settings.trained(), KINDS[type(settings)]
-    if trained is not None:
-        _train(trained, context, folder)
+    if isinstance(settings, TrainedStage):
+        _train(settings, context, folder)
         trim_heap()
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        if trained is not None:
-            _finish(trained, context, folder)
+        if isinstance(settings, TrainedStage):
+            _finish(settings, context, folder)
         else:
-            _save(kind.weights(settings, context, before), context, finished)
+            _save(WEIGHTS[type(settings)](settings, context, before), context, finished)
     accelerator.wait_for_everyone()
     return finished
 
 
 def _train(settings: TrainedStage, context: StageContext, folder: Path) -> None:
     torch.manual_seed(context.draw("adapter"))  # fresh LoRA weights are drawn before the loop seeds its steps
-    with KINDS[type(settings)].job(settings, context) as job:
+    with JOBS[type(settings)](settings, context) as job:
         trim_heap()
-        fit(job, settings, folder, context.accelerator, progress=context.progress)
+        fit(job, settings, folder, context.accelerator, seed=context.draw("steps"), progress=context.progress)
 
 
 def _finish(settings: TrainedStage, context: StageContext, folder: Path) -> None:
@@ -85,9 +103,8 @@ def _finish(settings: TrainedStage, context: StageContext, folder: Path) -> None
 
 def _save(model: Any, context: StageContext, folder: Path, trained: Path | None = None) -> None:
     """The encoder folder; a learned pooling is that of a checkpoint, or of the stage before."""
-    base, dtype = context.origin.base, context.origin.dtype
-    encoder = TextEncoder(model.to(saved_dtype(base, dtype)), load_tokenizer(base), context.encoder)
-    load_pooling(encoder, context.origin, trained)
+    origin = context.origin
+    encoder = encoder_around(model.to(saved_dtype(origin.base, origin.dtype)), origin, context.encoder, trained)
     encoder.lineage = dict(context.lineage)
     encoder.save(folder)
 
@@ -105,11 +122,11 @@ def check_stage(stage: StageSettings, data: Data, width: int, twin: Any | None) 
         UnmaskError: too few rows for a step, widths or LoRA targets that the model has not, dropout that it does not
             apply, a teacher or a package that is not there.
     """
-    settings = stage.trained()
-    if settings is None:
+    if not isinstance(stage, TrainedStage):
         return
-    if settings.tuning == "qlora":
+    if stage.tuning == "qlora":
         four_bit(torch.device("cpu"))
-    if twin is not None and settings.has_adapter and settings.lora.targets != "all-linear":
-        make_trainable(copy.deepcopy(twin), settings, None)
-    KINDS[type(settings)].check(settings, data, width, twin)
+    if twin is not None and stage.has_adapter and stage.lora.targets != "all-linear":
+        make_trainable(copy.deepcopy(twin), stage, None)
+    if isinstance(stage, ContrastiveSettings):
+        check_contrastive(stage, data, width, twin)
