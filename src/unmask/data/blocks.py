@@ -6,6 +6,7 @@ positions from 0. A long document is cut into pieces; a short rest of a block is
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -82,8 +83,7 @@ class BlockBatch:
     def _piece_lengths(self) -> list[int]:
         row = torch.arange(len(self.pieces), device=self.pieces.device)[:, None]
         numbers = (self.pieces + row * (self.pieces.max() + 1))[self.pieces > 0]
-        lengths: list[int] = torch.unique_consecutive(numbers, return_counts=True)[1].tolist()
-        return lengths
+        return torch.unique_consecutive(numbers, return_counts=True)[1].tolist()
 
     def _padded(self, input_ids: torch.Tensor, most: int) -> Iterator[tuple[torch.Tensor, Batch]]:
         """Batches of pieces of like length, a row each, and the places of their tokens in the flattened batch."""
@@ -115,7 +115,9 @@ def pack(texts: Iterable[str], tokenizer: Any, *, block_size: int, one_piece_a_b
         raise DataError(f"block_size={block_size} is too short; use at least {frame + _SHORTEST}.")
     pieces: list[list[int]] = []
     used = 0
-    for ids in _token_lists(texts, tokenizer):
+    plain = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
+    parts = (tokenizer(part, **plain)["input_ids"] for part in chunks(texts, _TOKENIZED_AT_ONCE))
+    for ids in chain.from_iterable(parts):
         start = 0
         while start < len(ids):
             room = block_size - used - frame
@@ -130,16 +132,6 @@ def pack(texts: Iterable[str], tokenizer: Any, *, block_size: int, one_piece_a_b
                 used += len(pieces[-1])
     if pieces:
         yield _block(pieces, len(before), len(after))
-
-
-def collect(blocks: Iterator[Block], count: int | None) -> list[Block]:
-    """The first `count` blocks, or all."""
-    found: list[Block] = []
-    for block in blocks:
-        found.append(block)
-        if count is not None and len(found) >= count:
-            break
-    return found
 
 
 def stack(blocks: Sequence[Block], *, pad_id: int, never_mask: int, padded_tokens: int | None = None) -> BlockBatch:
@@ -159,12 +151,6 @@ def stack(blocks: Sequence[Block], *, pad_id: int, never_mask: int, padded_token
         maskable[row, :n] = ~block.special & (block.ids != never_mask) & (positions[row, :n] > 0)
     made = [torch.from_numpy(array) for array in (input_ids, pieces, positions, maskable)]
     return BlockBatch(made[0], made[1], made[2], made[3], padded_tokens)
-
-
-def _token_lists(texts: Iterable[str], tokenizer: Any) -> Iterator[list[int]]:
-    """Token ids of each text, without special tokens; tokenized a few hundred texts at a time."""
-    for part in chunks(texts, _TOKENIZED_AT_ONCE):
-        yield from tokenizer(part, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
 
 
 def _block(pieces: list[list[int]], num_before: int, num_after: int) -> Block:

@@ -1,11 +1,12 @@
 """Masked-token loss and accuracy on held-out text, by the model's own frozen head, on fixed masks."""
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 from unmask.backbone.forward import TokenStates
 from unmask.backbone.head import LanguageModelHead
-from unmask.data.blocks import collect, pack, stack
+from unmask.data.blocks import pack, stack
 from unmask.encoder import TextEncoder
 from unmask.objectives.mntp import MaskedNextToken, build_masking
 from unmask.text.batching import pad_token
@@ -38,7 +39,7 @@ def evaluate_masked(
     """
     tokenizer = encoder.tokenizer
     masking = build_masking(tokenizer, token=mask_token, rate=mask_rate, style="bert")
-    blocks = collect(pack(texts, tokenizer, block_size=block_size, one_piece_a_block=True), num_blocks)
+    blocks = islice(pack(texts, tokenizer, block_size=block_size, one_piece_a_block=True), num_blocks)
     head = LanguageModelHead(causal_lm).to(encoder.device)
     encoder.model.eval()
     padded_tokens = None if encoder.padding_free else 16 * block_size

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from unmask.backbone.locate import load_tokenizer
 from unmask.backbone.structure import body, replace_body
 from unmask.backbone.truth.flat import reads_flat
 from unmask.backbone.truth.opening import apply_attention
-from unmask.data.blocks import Block, BlockBatch, collect, pack, stack
+from unmask.data.blocks import Block, BlockBatch, pack, stack
 from unmask.data.sampling import EpochSampler
 from unmask.objectives.mntp import MaskedNextToken, build_masking
 from unmask.text.batching import deal, pad_token
@@ -51,7 +52,7 @@ def mntp_job(settings: MntpSettings, context: StageContext) -> Iterator[Job]:
         texts = context.data.texts(source)
         order = np.random.default_rng(context.draw("packing")).permutation(len(texts))
         packed = pack((texts[i] for i in order), tokenizer, block_size=settings.block_size)
-        return collect(packed, count)
+        return list(islice(packed, count))
 
     def micro_batch(chosen: Sequence[Block]) -> BlockBatch:
         batch = stack(chosen, pad_id=pad_token(tokenizer), never_mask=masking.mask_id, padded_tokens=padded_tokens)
