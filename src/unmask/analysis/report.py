@@ -1,7 +1,7 @@
 """All analyses of one model or run, as one JSON file and one page."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ class Findings:
                 }
                 for name, one in self.separations.items()
             },
-            "geometry": {name: one.to_dict() for name, one in self.geometries.items()},
+            "geometry": {name: asdict(one) for name, one in self.geometries.items()},
         }
 
     def summary(self) -> tuple[list[str], list[list[Any]]]:

@@ -5,15 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from unmask.cli.console import (
-    add_encoder_options,
-    add_json,
-    open_encoder,
-    opening,
-    print_json,
-    progress_wanted,
-    table,
-)
+from unmask.cli.console import add_encoder_options, open_encoder, opening, progress_wanted, show, table
 from unmask.errors import ArtifactError, ConversionError, DataError, RecipeError
 
 
@@ -45,16 +37,17 @@ def add_parser(commands: Any) -> None:
     )
     parser.set_defaults(run=run)
     add_encoder_options(parser)
-    add_json(parser)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Read the texts, then open model after model."""
     from unmask.analysis.future_tokens import read_triples
     from unmask.analysis.report import TEXT, analyse, write_report
     from unmask.cli.console import quiet_transformers
 
-    _check_out(Path(arguments.out))
+    out = Path(arguments.out)
+    if out.exists() and not out.is_dir():
+        raise ArtifactError(f"{out} is a file; --out takes a folder.")
     triples = read_triples(Path(arguments.triples) if arguments.triples else None)
     text = _text(Path(arguments.text)) if arguments.text else TEXT
     pairs = _pairs(arguments.pairs) or [(triple.query, triple.positive) for triple in triples]
@@ -73,29 +66,15 @@ def run(arguments: argparse.Namespace) -> int:
         )
     found = analyse(subjects, text=text, triples=triples, pairs=pairs, progress=progress_wanted())
     page = write_report(
-        Path(arguments.out),
+        out,
         found,
         title=f"Inside {target.name or arguments.target}",
         lead=f"{len(subjects)} models, from the same texts; every figure is of this one run of the analysis.",
         **extra,
     )
-    if arguments.json:
-        print_json({"target": arguments.target, "report": str(page), **found.to_dict()})
-        return 0
     columns, rows = found.summary()
-    print(table(columns, [[f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]))
-    print(f"report: {page}", file=sys.stderr)
-    return 0
-
-
-def _check_out(folder: Path) -> None:
-    """Refuse a file as the folder of the report.
-
-    Raises:
-        ArtifactError: it is one.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise ArtifactError(f"{folder} is a file; --out takes a folder.")
+    text = table(columns, [[f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows])
+    show(arguments, {"target": arguments.target, "report": str(page), **found.to_dict()}, text, f"report: {page}")
 
 
 def _text(path: Path) -> str:

@@ -1,10 +1,9 @@
 """`unmask convert MODEL --out DIR`: step 1 alone, verified."""
 
 import argparse
-import sys
 from typing import Any
 
-from unmask.cli.console import add_json, print_json, quiet_transformers
+from unmask.cli.console import add_json, quiet_transformers, show
 from unmask.pooling import POOLINGS
 
 
@@ -40,7 +39,7 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Convert, save, say what was found."""
     quiet_transformers()
     from unmask.encoder import convert_and_save
@@ -55,9 +54,5 @@ def run(arguments: argparse.Namespace) -> int:
         include_special_tokens=arguments.include_special_tokens,
         attention_implementation=arguments.attention_implementation,
     )
-    if arguments.json:
-        print_json(report.to_dict() | {"encoder": arguments.out})
-    else:
-        print(report.table())
-        print(f"encoder written to {arguments.out}", file=sys.stderr)
-    return 0
+    found = report.to_dict() | {"encoder": arguments.out}
+    show(arguments, found, report.table(), f"encoder written to {arguments.out}")

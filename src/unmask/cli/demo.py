@@ -1,10 +1,9 @@
 """`unmask demo`: a pretrained decoder becomes an encoder, in about two minutes on a CPU, offline."""
 
 import argparse
-import sys
 from typing import Any
 
-from unmask.cli.console import add_json, print_json, progress_wanted, quiet_transformers, rungs_table
+from unmask.cli.console import add_json, progress_wanted, quiet_transformers, rungs_table, show
 
 
 def add_parser(commands: Any) -> None:
@@ -20,18 +19,11 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Run the ladder and print it."""
     quiet_transformers()
     from unmask.demo.run import run_demo
 
     result = run_demo(arguments.out, seed=arguments.seed, progress=progress_wanted())
-    if arguments.json:
-        print_json(result.to_dict())
-        return 0
-    print(rungs_table(result.rungs))
-    print(
-        f"\nencoder  {result.encoder}\nreport   {result.report}\nseconds  {result.seconds:.0f}",
-        file=sys.stderr,
-    )
-    return 0
+    note = f"\nencoder  {result.encoder}\nreport   {result.report}\nseconds  {result.seconds:.0f}"
+    show(arguments, result.to_dict(), rungs_table(result.rungs), note)

@@ -6,7 +6,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unmask.cli.console import add_encoder_options, add_json, open_encoder, print_json, progress_wanted
+from unmask.cli.console import add_encoder_options, open_encoder, progress_wanted, show
 
 if TYPE_CHECKING:
     from unmask.encoder import TextEncoder
@@ -36,11 +36,10 @@ def add_parser(commands: Any) -> None:
         "--int8", action="store_true", help="linear layers in eight bits; prints what that costs on the first texts"
     )
     add_encoder_options(parser)
-    add_json(parser)
     parser.set_defaults(run=run)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Look at the files before the model is loaded."""
     from unmask.corpus.encode import check_inputs, encode_files
 
@@ -60,11 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
         batch_tokens=arguments.batch_tokens,
         progress=progress_wanted(),
     )
-    if arguments.json:
-        print_json({"texts": count, "out": str(out), **loss})
-    else:
-        print(f"{count:,} vectors written to {out}", file=sys.stderr)
-    return 0
+    show(arguments, {"texts": count, "out": str(out), **loss}, note=f"{count:,} vectors written to {out}")
 
 
 def _int8(encoder: "TextEncoder", inputs: list[Path], arguments: argparse.Namespace) -> dict[str, float]:

@@ -5,15 +5,7 @@ import sys
 from typing import Any, get_args, get_origin
 
 from unmask.cli import eval_mteb, eval_words
-from unmask.cli.console import (
-    ENCODER_OPTIONS,
-    add_encoder_options,
-    add_json,
-    open_encoder,
-    print_json,
-    progress_wanted,
-    table,
-)
+from unmask.cli.console import ENCODER_OPTIONS, add_encoder_options, open_encoder, progress_wanted, show, table
 
 _SETTING = "setting "  # in front of a setting's name among the parsed arguments; no option is called like that
 
@@ -54,7 +46,6 @@ def _add_task(tasks: Any, task: Any) -> None:
             )
     parser.set_defaults(run=run)
     add_encoder_options(parser)
-    add_json(parser)
 
 
 def _shape(name: str, annotation: Any) -> dict[str, Any]:
@@ -67,7 +58,7 @@ def _shape(name: str, annotation: Any) -> dict[str, Any]:
     return {"metavar": name.upper()}
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Read the data, then load the encoder."""
     from unmask.evaluation.tasks import TASKS, inputs
 
@@ -78,13 +69,10 @@ def run(arguments: argparse.Namespace) -> int:
     if note:
         print(note, file=sys.stderr)
     figures = task.score(open_encoder(arguments), data, settings, progress_wanted())
-    if arguments.json:
-        scored = [getattr(settings, name) for name, _ in inputs(task.settings)]  # what is tested on comes last
-        head = {"encoder": arguments.encoder, "task": task.name, "data": scored[-1] if scored else None}
-        print_json({**head, **figures})
-        return 0
-    print(table([task.name, ""], [[key, _cell(value)] for key, value in figures.items()]))
-    return 0
+    scored = [getattr(settings, name) for name, _ in inputs(task.settings)]  # what is tested on comes last
+    head = {"encoder": arguments.encoder, "task": task.name, "data": scored[-1] if scored else None}
+    text = table([task.name, ""], [[key, _cell(value)] for key, value in figures.items()])
+    show(arguments, {**head, **figures}, text)
 
 
 def _settings(arguments: argparse.Namespace, known: Any) -> Any:

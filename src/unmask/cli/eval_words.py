@@ -7,13 +7,12 @@ from typing import Any
 
 from unmask.cli.console import (
     add_encoder_options,
-    add_json,
     check_new,
     open_encoder,
     opening,
     positive,
-    print_json,
     progress_wanted,
+    show,
     table,
 )
 from unmask.errors import RecipeError
@@ -65,10 +64,9 @@ def add_tasks(tasks: Any, what: str) -> None:
     words.add_argument("--plot", metavar="FILE.svg", help="accuracy over layers")
     words.set_defaults(run=run)
     add_encoder_options(words)
-    add_json(words)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Look the labelled sentences over, then load the encoder."""
     from unmask.backbone.structure import num_layers
     from unmask.data.words import open_corpus
@@ -96,17 +94,12 @@ def run(arguments: argparse.Namespace) -> int:
         encoder, data, positions=(arguments.position,), layers=layers, probe=settings, progress=progress_wanted()
     )
     _save(arguments, encoder, data, results)
-    if arguments.json:
-        rows = [result.to_dict() for result in results]
-        data = arguments.data or arguments.test
-        print_json({"encoder": arguments.encoder, "task": "words", "data": data, "results": rows})
-        return 0
-    print(table(["task", "layer", "position", "accuracy", "F1", "words"], [_row(result) for result in results]))
-    return 0
+    found = {"encoder": arguments.encoder, "task": "words", "data": arguments.data or arguments.test}
+    text = table(["task", "layer", "position", "accuracy", "F1", "words"], [_row(result) for result in results])
+    show(arguments, {**found, "results": [result.to_dict() for result in results]}, text)
 
 
 def _save(arguments: argparse.Namespace, encoder: Any, data: Any, results: Any) -> None:
-    """The tagger and the plot that were asked for."""
     from unmask.analysis.plots import layers_figure
     from unmask.evaluation.tagger import Tagger
     from unmask.evaluation.words import best_layers
@@ -125,7 +118,6 @@ def _save(arguments: argparse.Namespace, encoder: Any, data: Any, results: Any) 
 
 
 def _sources(arguments: argparse.Namespace) -> tuple[str, str]:
-    """Training and test corpus."""
     if arguments.data and not (arguments.train or arguments.test):
         return f"{arguments.data}@train", f"{arguments.data}@test"
     if arguments.data or not (arguments.train and arguments.test):

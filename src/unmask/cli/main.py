@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = getattr(arguments, "debug", False) or os.environ.get("UNMASK_DEBUG", "0") not in ("", "0")
     _set_up_logging(debug)
     try:
-        code: int = arguments.run(arguments)
+        code: int = arguments.run(arguments) or 0
     except UnmaskError as error:
         if debug:
             traceback.print_exc()

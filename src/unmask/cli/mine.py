@@ -1,19 +1,10 @@
 """`unmask mine ENCODER --pairs FILE --corpus FILE --out FILE`: hard negatives for supervised training."""
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
-from unmask.cli.console import (
-    add_encoder_options,
-    add_json,
-    check_new,
-    open_encoder,
-    positive,
-    print_json,
-    progress_wanted,
-)
+from unmask.cli.console import add_encoder_options, check_new, open_encoder, positive, progress_wanted, show
 
 
 def add_parser(commands: Any) -> None:
@@ -46,10 +37,9 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn at random (default: 0)")
     parser.set_defaults(run=run)
     add_encoder_options(parser)
-    add_json(parser)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Read the files before the model is loaded."""
     from unmask.corpus.mine import Filters, mine
     from unmask.data.pairs import read_pairs
@@ -83,14 +73,11 @@ def run(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         progress=progress_wanted(),
     )
-    if arguments.json:
-        print_json({"pairs": found.pairs, "fewer": found.fewer, "none": found.none, "out": arguments.out})
-        return 0
-    print(f"{found.pairs:,} pairs with negatives written to {arguments.out}", file=sys.stderr)
+    note = f"{found.pairs:,} pairs with negatives written to {arguments.out}"
     if found.fewer or found.none:
-        print(
-            f"{found.fewer:,} of them have fewer than {filters.count} negatives; {found.none:,} more had none and were "
-            "left out: loosen --margin, --share or --last-rank.",
-            file=sys.stderr,
+        note += (
+            f"\n{found.fewer:,} of them have fewer than {filters.count} negatives; {found.none:,} more had none and "
+            "were left out: loosen --margin, --share or --last-rank."
         )
-    return 0
+    counts = {"pairs": found.pairs, "fewer": found.fewer, "none": found.none}
+    show(arguments, {**counts, "out": arguments.out}, note=note)

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from unmask.cli.console import add_json, print_json
+from unmask.cli.console import add_json, show
 
 
 def add_parser(commands: Any) -> None:
@@ -15,18 +15,18 @@ def add_parser(commands: Any) -> None:
     listing = actions.add_parser("list", help="names and what they are")
     add_json(listing)
     listing.set_defaults(run=run_list)
-    show = actions.add_parser(
+    showing = actions.add_parser(
         "show", help="a recipe with all that it extends", epilog="example: unmask recipes show paper/mistral-7b:ladder"
     )
-    show.add_argument("name", metavar="NAME", help="of a recipe, perhaps with :variant; or accelerate/NAME")
-    show.set_defaults(run=run_show)
+    showing.add_argument("name", metavar="NAME", help="of a recipe, perhaps with :variant; or accelerate/NAME")
+    showing.set_defaults(run=run_show)
     copy = actions.add_parser("copy", help="a recipe as a file to change", epilog="example: unmask recipes copy NAME .")
     copy.add_argument("name", metavar="NAME", help="of a recipe, perhaps with :variant; or accelerate/NAME")
     copy.add_argument("target", metavar="PATH", help="file to write, or folder to write it into")
     copy.set_defaults(run=run_copy)
 
 
-def run_list(arguments: argparse.Namespace) -> int:
+def run_list(arguments: argparse.Namespace) -> None:
     """One line a recipe, then one a variant."""
     from unmask.runs.raw import read_raw, shipped, variants_of
 
@@ -34,21 +34,17 @@ def run_list(arguments: argparse.Namespace) -> int:
     for name in shipped():
         rows.append([name, str(read_raw(name)[1].get("description", ""))])
         rows += [[f"{name}:{variant}", description] for variant, description in variants_of(name).items()]
-    if arguments.json:
-        print_json({"recipes": [{"name": name, "description": description} for name, description in rows]})
-        return 0
     width = max(len(name) for name, _ in rows)
-    print("\n".join(f"{name:<{width}}  {description}" for name, description in rows))
-    return 0
+    text = "\n".join(f"{name:<{width}}  {description}" for name, description in rows)
+    show(arguments, {"recipes": [{"name": name, "description": description} for name, description in rows]}, text)
 
 
-def run_show(arguments: argparse.Namespace) -> int:
+def run_show(arguments: argparse.Namespace) -> None:
     """As one file."""
     print(_text(arguments.name), end="")
-    return 0
 
 
-def run_copy(arguments: argparse.Namespace) -> int:
+def run_copy(arguments: argparse.Namespace) -> None:
     """Write it where nothing is yet."""
     from unmask.errors import ArtifactError
 
@@ -59,7 +55,6 @@ def run_copy(arguments: argparse.Namespace) -> int:
         raise ArtifactError(f"{target} {'exists already' if target.exists() else 'has no folder to be in'}.")
     target.write_text(text, encoding="utf-8")
     print(target, file=sys.stderr)
-    return 0
 
 
 def _text(name: str) -> str:

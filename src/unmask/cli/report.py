@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from unmask.cli.console import add_json, print_json, table
+from unmask.cli.console import add_json, show, table
 
 
 def add_parser(commands: Any) -> None:
@@ -33,16 +33,13 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """One table a measure, because accuracy, F1 and MTEB's scores do not belong into one column."""
     from unmask.evaluation.comparison import compare, read_published, read_runs
 
     rows = read_runs([Path(run) for run in arguments.runs])
     rows += [row for name in arguments.paper for row in read_published(name, arguments.model)]
     tables = compare(rows)
-    if arguments.json:
-        print_json({"tables": [one.to_dict() for one in tables]})
-        return 0
     blocks = []
     for one in tables:
         cells = [
@@ -56,8 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
         header = ["", *one.columns, "source"]
         body = _markdown(header, cells) if arguments.markdown else table(header, cells)
         blocks.append(f"{one.measure}\n\n{body}")
-    print("\n\n".join(blocks))
-    return 0
+    show(arguments, {"tables": tables}, "\n\n".join(blocks))
 
 
 def _cell(value: float | None, approximate: bool) -> str:

@@ -30,12 +30,11 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--field", default="text", metavar="NAME", help="column or key that holds the text")
     parser.add_argument("--encoder", metavar="ENCODER", help="default: where it was when the tagger was trained")
     parser.add_argument("--out", metavar="FILE", help="default: stdout")
-    parser.add_argument("--json", action="store_true", help="a JSON object a sentence: words, labels, spans")
-    add_encoder_options(parser)
+    add_encoder_options(parser, json_help="a JSON object a sentence: words, labels, spans")
     parser.set_defaults(run=run)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Read the tagger, then open its encoder, then tag."""
     from unmask.evaluation.tagger import Tagger
 
@@ -50,7 +49,6 @@ def run(arguments: argparse.Namespace) -> int:
     with _output(arguments.out) as out:
         for words, labels in tagger.tag(encoder, _all_sentences(arguments)):
             _write(out, words, labels, as_json=arguments.json)
-    return 0
 
 
 @contextmanager

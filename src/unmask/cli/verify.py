@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from unmask.cli.console import add_json, print_json, quiet_transformers
+from unmask.cli.console import add_json, quiet_transformers, show
 
 
 def add_parser(commands: Any) -> None:
@@ -53,10 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     report = verify(model, backends=arguments.backend)
     gaps = compatibility_gaps(model)
     paths = {name: str(taken) for name, taken in Runner(model, "mean").paths().items()}
-    if arguments.json:
-        more = {"config_only": arguments.config_only, "other_runtimes": gaps, "fast_paths": paths}
-        print_json(report.to_dict() | more)
-    else:
-        print(report.table())
-        print("\n".join([*(f"fast path {name}: {taken}" for name, taken in paths.items()), *gaps]))
+    more = {"config_only": arguments.config_only, "other_runtimes": gaps, "fast_paths": paths}
+    lines = [report.table(), *(f"fast path {name}: {taken}" for name, taken in paths.items()), *gaps]
+    show(arguments, report.to_dict() | more, "\n".join(lines))
     return 0 if report.bidirectional else 1

@@ -6,7 +6,7 @@ them; they never share a table here.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -62,10 +62,6 @@ class Comparison:
     measure: str
     columns: list[str]
     rows: list[Row]
-
-    def to_dict(self) -> dict[str, Any]:
-        """For `--json`."""
-        return asdict(self)
 
 
 def compare(rows: Sequence[Row]) -> list[Comparison]:
