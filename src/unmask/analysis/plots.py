@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from unmask.analysis.attention import AttentionMap
 from unmask.analysis.future_tokens import Separation
-from unmask.analysis.layers import LayerSimilarity
+from unmask.analysis.layers import AttentionMap, LayerSimilarity
 
 _INK = "#808894"
 _COLOURS = ("#3b82f6", "#f97316", "#16a34a", "#a855f7", "#e11d48", "#0891b2")
@@ -51,7 +50,7 @@ def similarity_figure(similarity: LayerSimilarity) -> str:
     from matplotlib.colors import LinearSegmentedColormap, Normalize
 
     figure, axes = _figure(6.4, 3.2)
-    rows = similarity.paper
+    rows = similarity.cosines[:-1]
     shades = LinearSegmentedColormap.from_list("layers", colormaps["viridis"](np.linspace(0.25, 0.9, 64)))
     for layer, cosines in enumerate(rows):  # the ends of the scale would vanish on dark or on light pages
         axes.plot(cosines, color=shades(layer / max(1, len(rows) - 1)), linewidth=1, label=f"{layer}")

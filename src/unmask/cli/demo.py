@@ -24,6 +24,6 @@ def run(arguments: argparse.Namespace) -> None:
     quiet_transformers()
     from unmask.demo.run import run_demo
 
-    result = run_demo(arguments.out, seed=arguments.seed, progress=progress_wanted())
-    note = f"\nencoder  {result.encoder}\nreport   {result.report}\nseconds  {result.seconds:.0f}"
-    show(arguments, result.to_dict(), rungs_table(result.rungs), note)
+    found = run_demo(arguments.out, seed=arguments.seed, progress=progress_wanted())
+    note = f"\nencoder  {found['encoder']}\nreport   {found['report']}\nseconds  {found['seconds']:.0f}"
+    show(arguments, found, rungs_table(found["rungs"]), note)

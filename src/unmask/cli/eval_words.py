@@ -86,7 +86,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise RecipeError("--save-tagger saves one task; choose one with --label-column.")
     if arguments.save_tagger and arguments.probe == "paper" and arguments.seeds > 1:
         raise RecipeError("--save-tagger saves one probe; leave out --seeds.")
-    settings = ProbeSettings(arguments.probe, arguments.steps, range(arguments.seeds), arguments.scheme)
+    settings = ProbeSettings(arguments.probe, arguments.steps, range(arguments.seeds))
     wanted = _layers(arguments.layers)
     encoder = open_encoder(arguments)
     layers = range(num_layers(encoder.model) + 1) if arguments.layers == "all" else wanted
@@ -102,11 +102,10 @@ def run(arguments: argparse.Namespace) -> None:
 def _save(arguments: argparse.Namespace, encoder: Any, data: Any, results: Any) -> None:
     from unmask.analysis.plots import layers_figure
     from unmask.evaluation.tagger import Tagger
-    from unmask.evaluation.words import best_layers
 
     if arguments.save_tagger:
-        best = next(iter(best_layers(results)))
-        names = data.names.names[best.task]
+        best = max(results, key=lambda result: result.accuracy)
+        names = list(data.names[best.task])
         tagger = Tagger.from_result(arguments.encoder, encoder, best, names, opening(arguments))
         tagger.save(arguments.save_tagger)
     if arguments.plot:
