@@ -28,12 +28,13 @@ def add_parser(commands: Any) -> None:
 
 def run_list(arguments: argparse.Namespace) -> None:
     """One line a recipe, then one a variant."""
-    from unmask.runs.raw import read_raw, shipped, variants_of
+    from unmask.runs.raw import composed, shipped
 
     rows = []
     for name in shipped():
-        rows.append([name, str(read_raw(name)[1].get("description", ""))])
-        rows += [[f"{name}:{variant}", description] for variant, description in variants_of(name).items()]
+        raw, variants = composed(name)
+        described = {name: raw, **{f"{name}:{variant}": changes for variant, changes in variants.items()}}
+        rows += [[one, str(keys.get("description", ""))] for one, keys in described.items()]
     width = max(len(name) for name, _ in rows)
     text = "\n".join(f"{name:<{width}}  {description}" for name, description in rows)
     show(arguments, {"recipes": [{"name": name, "description": description} for name, description in rows]}, text)
@@ -65,5 +66,5 @@ def _text(name: str) -> str:
     text = found.read_text(encoding="utf-8") if found else ""
     if found and not any(line.startswith(("extends:", "variants:")) for line in text.splitlines()):
         return text
-    raw = read_raw(name)[1]
+    raw = read_raw(name)
     return dump(raw if ":" in name else {**raw, "variants": composed(name)[1]})
