@@ -105,7 +105,7 @@ def _run_subjects(arguments: argparse.Namespace, folder: Path) -> tuple[list[Any
         names = dict.fromkeys(key for rung in rungs for key in rung if key != "name")
         extra["rungs"] = rungs_table({name: name for name in names}, rungs)
     if arguments.checkpoints:
-        from unmask.runs.efficiency import score_checkpoints
+        from unmask.runs.evaluate import score_checkpoints
 
         extra["curves"] = score_checkpoints(recipe, folder, arguments.checkpoints, progress=progress_wanted())
     return subjects, extra

@@ -77,16 +77,10 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _settings(arguments: argparse.Namespace, known: Any) -> Any:
     """The settings that the options say, checked as those of a recipe are."""
-    from pydantic import ValidationError
-
-    from unmask.errors import RecipeError
-    from unmask.settings import explained
+    from unmask.settings import checked
 
     given = {key.removeprefix(_SETTING): value for key, value in vars(arguments).items() if key.startswith(_SETTING)}
-    try:
-        return known.model_validate(given, strict=False)
-    except ValidationError as error:
-        raise RecipeError("; ".join(explained(item) for item in error.errors())) from error
+    return checked(known, given, strict=False)
 
 
 def _cell(value: float | None) -> str:
