@@ -100,7 +100,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _save(arguments: argparse.Namespace, encoder: Any, data: Any, results: Any) -> None:
-    from unmask.analysis.plots import layers_figure
+    from unmask.analysis.plots import lines_figure
     from unmask.evaluation.tagger import Tagger
 
     if arguments.save_tagger:
@@ -109,11 +109,10 @@ def _save(arguments: argparse.Namespace, encoder: Any, data: Any, results: Any) 
         tagger = Tagger.from_result(arguments.encoder, encoder, best, names, opening(arguments))
         tagger.save(arguments.save_tagger)
     if arguments.plot:
-        series = {
-            task: [(result.layer, result.accuracy) for result in results if result.task == task]
-            for task in data.schemes
-        }
-        Path(arguments.plot).write_text(layers_figure(series, "accuracy of words, %"), encoding="utf-8")
+        rows = [{"layer": result.layer, f"of {result.task}": result.accuracy} for result in results]
+        series = {f"of {task}": task for task in data.schemes}
+        figure = lines_figure(rows, series, "accuracy of words, %", across="layer", from_zero=False)
+        Path(arguments.plot).write_text(figure, encoding="utf-8")
 
 
 def _sources(arguments: argparse.Namespace) -> tuple[str, str]:

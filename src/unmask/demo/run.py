@@ -13,7 +13,7 @@ import yaml
 
 from unmask.analysis.layers import attention_maps
 from unmask.analysis.page import Section, rungs_table, write_page
-from unmask.analysis.plots import attention_figure, curves_figure
+from unmask.analysis.plots import attention_figure, lines_figure
 from unmask.backbone.loading import load_model
 from unmask.demo.texts import DemoTexts, chunk_sentences, collect_texts
 from unmask.encoder import TextEncoder
@@ -145,12 +145,12 @@ def _write_report(
                 "Masked next-token prediction",
                 "Loss on masked tokens while the bidirectional model learns to use both sides. A masked token is "
                 "predicted from the state one position before it.",
-                svg=curves_figure(mntp, {"loss": "training", "masked_loss": "held-out"}, "nats per masked token"),
+                svg=lines_figure(mntp, {"loss": "training", "masked_loss": "held-out"}, "nats per masked token"),
             ),
             Section(
                 "SimCSE",
                 "Contrastive loss: find the other dropout view of a sentence among all sentences of the batch.",
-                svg=curves_figure(simcse, {"loss": "training"}, "contrastive loss"),
+                svg=lines_figure(simcse, {"loss": "training"}, "contrastive loss"),
             ),
             Section(
                 "Attention before and after",
