@@ -8,14 +8,12 @@ from typing import Any
 from unmask.cli.console import add_encoder_options, open_encoder, opening, progress_wanted, show, table
 from unmask.errors import ArtifactError, ConversionError, DataError, RecipeError
 
+HELP = "look inside: states layer by layer, information on future tokens, shape of the vectors; report.html"
+EXAMPLE = "analyze runs/pocket-wiki --out runs/pocket-wiki/analysis --checkpoints 'STS-B dev'"
 
-def add_parser(commands: Any) -> None:
-    """Add the command."""
-    parser = commands.add_parser(
-        "analyze",
-        help="look inside: states layer by layer, information on future tokens, shape of the vectors; report.html",
-        epilog="example: unmask analyze runs/pocket-wiki --out runs/pocket-wiki/analysis --checkpoints 'STS-B dev'",
-    )
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     parser.add_argument(
         "target",
         metavar="TARGET",
@@ -35,7 +33,6 @@ def add_parser(commands: Any) -> None:
         metavar="TASK",
         help="of a run: score every kept checkpoint on these tasks of its recipe",
     )
-    parser.set_defaults(run=run)
     add_encoder_options(parser)
 
 

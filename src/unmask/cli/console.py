@@ -26,6 +26,14 @@ class LazyParser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
 
+def add_command(commands: Any, name: str, module: Any) -> None:
+    """A command or a task of `eval` as its module says: HELP, EXAMPLE, add_options, run."""
+    example = f"example: unmask {module.EXAMPLE}" if module.EXAMPLE else None
+    parser = commands.add_parser(name, help=module.HELP, epilog=example)
+    parser.set_defaults(run=module.run)
+    module.add_options(parser)
+
+
 def show(arguments: argparse.Namespace, found: Any, text: str = "", note: str = "") -> None:
     """With `--json` what was found, as one JSON object on stdout; else `text` on stdout and `note` on stderr."""
     if arguments.json:

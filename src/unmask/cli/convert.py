@@ -1,19 +1,16 @@
 """`unmask convert MODEL --out DIR`: step 1 alone, verified."""
 
 import argparse
-from typing import Any
 
 from unmask.cli.console import add_json, quiet_transformers, show
 from unmask.pooling import POOLINGS
 
+HELP = "make a decoder bidirectional, verify every layer, save it as an encoder"
+EXAMPLE = "convert pocket --out pocket-bi"
 
-def add_parser(commands: Any) -> None:
-    """Add the command."""
-    parser = commands.add_parser(
-        "convert",
-        help="make a decoder bidirectional, verify every layer, save it as an encoder",
-        epilog="example: unmask convert pocket --out pocket-bi",
-    )
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     parser.add_argument("model", metavar="MODEL", help="folder, hub id, or `pocket`")
     parser.add_argument("--out", required=True, metavar="DIR", help="new folder for the encoder")
     parser.add_argument("--pooling", default="mean", choices=tuple(POOLINGS))
@@ -36,7 +33,6 @@ def add_parser(commands: Any) -> None:
         "--include-special-tokens", action="store_true", help="pool BOS and EOS too, as runtimes do that know no spans"
     )
     add_json(parser)
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -1,22 +1,18 @@
 """`unmask demo`: a pretrained decoder becomes an encoder, in about two minutes on a CPU, offline."""
 
 import argparse
-from typing import Any
 
 from unmask.cli.console import add_json, progress_wanted, quiet_transformers, rungs_table, show
 
+HELP = "two minutes on a CPU, nothing downloaded: ladder table, encoder folder, report.html"
+EXAMPLE = "demo --out unmask-demo"
 
-def add_parser(commands: Any) -> None:
-    """Add the command."""
-    parser = commands.add_parser(
-        "demo",
-        help="two minutes on a CPU, nothing downloaded: ladder table, encoder folder, report.html",
-        epilog="example: unmask demo --out unmask-demo",
-    )
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     parser.add_argument("--out", default="unmask-demo", metavar="DIR", help="folder to write (default: unmask-demo)")
     parser.add_argument("--seed", type=int, default=0)
     add_json(parser)
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:

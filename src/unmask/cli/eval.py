@@ -4,29 +4,37 @@ import argparse
 import sys
 from typing import Any, get_args, get_origin
 
-from unmask.cli import eval_mteb, eval_words
-from unmask.cli.console import ENCODER_OPTIONS, add_encoder_options, open_encoder, progress_wanted, show, table
+from unmask.cli.console import (
+    ENCODER_OPTIONS,
+    LazyParser,
+    add_command,
+    add_encoder_options,
+    open_encoder,
+    progress_wanted,
+    show,
+    table,
+)
 
+HELP = "evaluate an encoder: labelled words, sentence pairs, labelled texts, retrieval, MTEB"
+EXAMPLE = ""
 _SETTING = "setting "  # in front of a setting's name among the parsed arguments; no option is called like that
 
 
-def add_parser(commands: Any) -> None:
-    """Add the command; its tasks are looked up when it is used."""
-    parser = commands.add_parser(
-        "eval", help="evaluate an encoder: labelled words, sentence pairs, labelled texts, retrieval, MTEB"
-    )
+def add_options(parser: LazyParser) -> None:
+    """Add the tasks, which are looked up when the command is used."""
     parser.fill = _add_tasks
 
 
 def _add_tasks(parser: argparse.ArgumentParser) -> None:
+    from unmask.cli import eval_mteb, eval_words
     from unmask.evaluation.tasks import TASKS
 
     tasks = parser.add_subparsers(dest="task", required=True, metavar="TASK")
-    eval_words.add_tasks(tasks, TASKS["words"].help)
+    add_command(tasks, "words", eval_words)
     for task in TASKS.values():
         if task.name != "words":
             _add_task(tasks, task)
-    eval_mteb.add_tasks(tasks)
+    add_command(tasks, "mteb", eval_mteb)
 
 
 def _add_task(tasks: Any, task: Any) -> None:
@@ -44,7 +52,6 @@ def _add_task(tasks: Any, task: Any) -> None:
                 help=(setting.description or "").replace("%", "%%"),
                 **_shape(name, setting.annotation),
             )
-    parser.set_defaults(run=run)
     add_encoder_options(parser)
 
 

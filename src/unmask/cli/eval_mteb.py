@@ -8,14 +8,12 @@ from typing import Any
 
 from unmask.cli.console import add_encoder_options, open_encoder, progress_wanted, show, table
 
+HELP = "MTEB: the paper's 56 tasks, its subset of 15, any benchmark or task (needs the extra `mteb`)"
+EXAMPLE = "eval mteb runs/mine/encoder --tasks paper-15 --out runs/mine/mteb"
 
-def add_tasks(tasks: Any) -> None:
-    """Add `mteb`."""
-    parser = tasks.add_parser(
-        "mteb",
-        help="MTEB: the paper's 56 tasks, its subset of 15, any benchmark or task (needs the extra `mteb`)",
-        epilog="example: unmask eval mteb runs/mine/encoder --tasks paper-15 --out runs/mine/mteb",
-    )
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     parser.add_argument("encoder", metavar="ENCODER")
     parser.add_argument(
         "--tasks",
@@ -33,7 +31,6 @@ def add_tasks(tasks: Any) -> None:
         "or a JSON file of task -> text",
     )
     parser.add_argument("--dry-run", action="store_true", help="say how long it will take, and stop")
-    parser.set_defaults(run=run)
     add_encoder_options(parser)
 
 

@@ -16,24 +16,26 @@ from unmask.cli.console import (
     table,
 )
 from unmask.errors import RecipeError
+from unmask.evaluation.tasks.words import WORDS
+
+HELP = WORDS.help
+EXAMPLE = (
+    "eval words pocket-bi --train train.txt --test test.txt --label-column pos=1 --label-column chunk=2 --layers all"
+)
 
 
-def add_tasks(tasks: Any, what: str) -> None:
-    """Add `words`."""
-    words = tasks.add_parser(
-        "words",
-        help=what,
-        epilog="example: unmask eval words pocket-bi --train train.txt --test test.txt --label-column pos=1 "
-        "--label-column chunk=2 --layers all",
-    )
-    words.add_argument("encoder", metavar="ENCODER")
-    words.add_argument(
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    parser.add_argument("encoder", metavar="ENCODER")
+    parser.add_argument(
         "--data", metavar="NAME", help="a hub data set with splits train and test, or `conll2003`: all its tasks"
     )
-    words.add_argument("--train", metavar="FILE", help="CoNLL columns, CoNLL-U, BIO, or a data set name[:config]@split")
-    words.add_argument("--test", metavar="FILE")
-    words.add_argument("--word-column", metavar="N", help="from 0 (default: 0; CoNLL-U: 1; data sets: tokens)")
-    words.add_argument(
+    parser.add_argument(
+        "--train", metavar="FILE", help="CoNLL columns, CoNLL-U, BIO, or a data set name[:config]@split"
+    )
+    parser.add_argument("--test", metavar="FILE")
+    parser.add_argument("--word-column", metavar="N", help="from 0 (default: 0; CoNLL-U: 1; data sets: tokens)")
+    parser.add_argument(
         "--label-column",
         action="append",
         default=[],
@@ -41,29 +43,30 @@ def add_tasks(tasks: Any, what: str) -> None:
         help="from 0, negative from the end (default: the last; CoNLL-U: 3), or a name in a data set; repeat for "
         "several tasks on the same words",
     )
-    words.add_argument(
+    parser.add_argument(
         "--position",
         choices=("auto", "same", "previous"),
         default="auto",
         help="a word's own states, or those one token before; auto: `previous` for a model that went through MNTP",
     )
-    words.add_argument("--layers", default="last", metavar="LIST", help="last (default), all, or numbers: 0,6,12")
-    words.add_argument(
+    parser.add_argument("--layers", default="last", metavar="LIST", help="last (default), all, or numbers: 0,6,12")
+    parser.add_argument(
         "--probe",
         choices=("converged", "paper"),
         default="converged",
         help="logistic regression, or the paper's: dropout 0.1, learning rate 5e-4, 8 sentences a step",
     )
-    words.add_argument("--steps", type=positive, default=1500, metavar="N", help="of the paper's probe (default: 1500)")
-    words.add_argument("--seeds", type=positive, default=1, metavar="N", help="of the paper's probe (default: 1)")
-    words.add_argument("--scheme", choices=("auto", "none"), default="auto", help="none: no F1 of spans")
-    words.add_argument("--limit", type=positive, metavar="N", help="train on the first N sentences")
-    words.add_argument(
+    parser.add_argument(
+        "--steps", type=positive, default=1500, metavar="N", help="of the paper's probe (default: 1500)"
+    )
+    parser.add_argument("--seeds", type=positive, default=1, metavar="N", help="of the paper's probe (default: 1)")
+    parser.add_argument("--scheme", choices=("auto", "none"), default="auto", help="none: no F1 of spans")
+    parser.add_argument("--limit", type=positive, metavar="N", help="train on the first N sentences")
+    parser.add_argument(
         "--save-tagger", metavar="DIR", help="save the trained probe (of several layers the best on the test words)"
     )
-    words.add_argument("--plot", metavar="FILE.svg", help="accuracy over layers")
-    words.set_defaults(run=run)
-    add_encoder_options(words)
+    parser.add_argument("--plot", metavar="FILE.svg", help="accuracy over layers")
+    add_encoder_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -3,30 +3,32 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
 from unmask.cli.console import add_json, show
 
+HELP = "the recipes that come with the package: list, show, copy"
+EXAMPLE = ""
 
-def add_parser(commands: Any) -> None:
-    """Add the command."""
-    parser = commands.add_parser("recipes", help="the recipes that come with the package: list, show, copy")
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the actions."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    listing = actions.add_parser("list", help="names and what they are")
-    add_json(listing)
-    listing.set_defaults(run=run_list)
+    add_json(actions.add_parser("list", help="names and what they are"))
     showing = actions.add_parser(
         "show", help="a recipe with all that it extends", epilog="example: unmask recipes show paper/mistral-7b:ladder"
     )
     showing.add_argument("name", metavar="NAME", help="of a recipe, perhaps with :variant; or accelerate/NAME")
-    showing.set_defaults(run=run_show)
     copy = actions.add_parser("copy", help="a recipe as a file to change", epilog="example: unmask recipes copy NAME .")
     copy.add_argument("name", metavar="NAME", help="of a recipe, perhaps with :variant; or accelerate/NAME")
     copy.add_argument("target", metavar="PATH", help="file to write, or folder to write it into")
-    copy.set_defaults(run=run_copy)
 
 
-def run_list(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> None:
+    """Do one of the three."""
+    {"list": _list, "show": _show, "copy": _copy}[arguments.action](arguments)
+
+
+def _list(arguments: argparse.Namespace) -> None:
     """One line a recipe, then one a variant."""
     from unmask.runs.raw import composed, shipped
 
@@ -40,13 +42,11 @@ def run_list(arguments: argparse.Namespace) -> None:
     show(arguments, {"recipes": [{"name": name, "description": description} for name, description in rows]}, text)
 
 
-def run_show(arguments: argparse.Namespace) -> None:
-    """As one file."""
+def _show(arguments: argparse.Namespace) -> None:
     print(_text(arguments.name), end="")
 
 
-def run_copy(arguments: argparse.Namespace) -> None:
-    """Write it where nothing is yet."""
+def _copy(arguments: argparse.Namespace) -> None:
     from unmask.errors import ArtifactError
 
     text, target = _text(arguments.name), Path(arguments.target)

@@ -2,18 +2,15 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from unmask.cli.console import add_json, show, table
 
+HELP = "several runs or saved results side by side, and the paper's published figures beside them"
+EXAMPLE = "report runs/a runs/b --paper table4 --markdown"
 
-def add_parser(commands: Any) -> None:
-    """Add the command."""
-    parser = commands.add_parser(
-        "report",
-        help="several runs or saved results side by side, and the paper's published figures beside them",
-        epilog="example: unmask report runs/a runs/b --paper table4 --markdown",
-    )
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     parser.add_argument(
         "runs",
         nargs="*",
@@ -30,7 +27,6 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--model", metavar="NAME", help="of the published figures, those of this model only")
     parser.add_argument("--markdown", action="store_true", help="print Markdown tables")
     add_json(parser)
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -2,18 +2,15 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from unmask.cli.console import add_json, process_number, progress_wanted, quiet_transformers, rungs_table, show
 
+HELP = "run a recipe: train every stage, evaluate every rung; resumes where it was stopped"
+EXAMPLE = "train pocket-wiki --out runs/first --set seed=1 --set stages.mntp.steps=100"
 
-def add_parser(commands: Any) -> None:
-    """Add the command."""
-    parser = commands.add_parser(
-        "train",
-        help="run a recipe: train every stage, evaluate every rung; resumes where it was stopped",
-        epilog="example: unmask train pocket-wiki --out runs/first --set seed=1 --set stages.mntp.steps=100",
-    )
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     parser.add_argument(
         "recipe", metavar="RECIPE", help="YAML file, or the name of a recipe that comes with the package"
     )
@@ -27,7 +24,6 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--dry-run", action="store_true", help="print the resolved plan, parameters, tokens and memory")
     add_json(parser)
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -1,18 +1,15 @@
 """`unmask verify MODEL`: what every layer can see; exit code 1 if any layer cannot see the future."""
 
 import argparse
-from typing import Any
 
 from unmask.cli.console import add_json, quiet_transformers, show
 
+HELP = "per-layer table: can the first token see the last? (exit code 1 if not)"
+EXAMPLE = "verify pocket-bi"
 
-def add_parser(commands: Any) -> None:
-    """Add the command."""
-    parser = commands.add_parser(
-        "verify",
-        help="per-layer table: can the first token see the last? (exit code 1 if not)",
-        epilog="example: unmask verify pocket-bi",
-    )
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     parser.add_argument("model", metavar="MODEL", help="folder, hub id, or `pocket`; decoder or encoder")
     parser.add_argument(
         "--backend",
@@ -29,7 +26,6 @@ def add_parser(commands: Any) -> None:
         help="read each layer from disk when it runs (default where the weights would fill half of the memory)",
     )
     add_json(parser)
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
