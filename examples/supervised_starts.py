@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from unmask import TextEncoder
-from unmask.runs.efficiency import score_checkpoints
-from unmask.runs.evaluate import evaluate_rung
+from unmask.runs.evaluate import evaluate_rung, score_checkpoints
 from unmask.runs.recipe import load_recipe
 from unmask.runs.run import train
 from unmask.runs.sources import open_data

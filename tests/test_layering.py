@@ -29,7 +29,7 @@ ARROWS = {
         *("errors", "files", "settings", "backbone", "data", "encoder", "evaluation", "training"),
         "<package>",
     },
-    "demo": {"errors", "analysis", "backbone", "data", "encoder", "evaluation", "runs", "training"},
+    "demo": {"errors", "analysis", "backbone", "data", "encoder", "evaluation", "runs"},
     "cli": {
         *("errors", "files", "settings", "analysis", "backbone", "corpus", "data", "demo", "encoder", "evaluation"),
         *("pooling", "runs", "<package>"),

@@ -75,12 +75,18 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, missing: Any = None) -> Any:
     """Read JSON.
+
+    Args:
+        path: file.
+        missing: what is returned if there is no such file; by default that is an error.
 
     Raises:
         ArtifactError: missing or broken.
     """
+    if missing is not None and not path.is_file():
+        return missing
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

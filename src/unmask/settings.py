@@ -1,10 +1,11 @@
 """Settings that recipes, encoders and models share; no torch here, so mistakes are said before it is loaded."""
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from unmask.errors import ArtifactError
+from unmask.errors import ArtifactError, RecipeError
 from unmask.pooling import POOLINGS
 
 AttentionMode = Literal["causal", "bidirectional"]
@@ -65,6 +66,21 @@ class EncoderSettings(EncoderFields):
     def changed(self, **values: Any) -> "EncoderSettings":
         """The same settings with some of another value; None leaves one as it is."""
         return EncoderSettings(**{**self.model_dump(), **{k: v for k, v in values.items() if v is not None}})
+
+
+_Kind = TypeVar("_Kind", bound=Settings)
+
+
+def checked(kind: type[_Kind], values: Mapping[str, Any], **options: Any) -> _Kind:
+    """Settings from values that a person gave; `options` are those of pydantic's `model_validate`.
+
+    Raises:
+        RecipeError: every mistake, in one line.
+    """
+    try:
+        return kind.model_validate(values, **options)
+    except ValidationError as error:
+        raise RecipeError("; ".join(explained(item) for item in error.errors())) from error
 
 
 def explained(item: Any) -> str:

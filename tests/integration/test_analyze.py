@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from unmask.cli.main import main
 from unmask.errors import RecipeError
-from unmask.runs.efficiency import score_checkpoints
+from unmask.runs.evaluate import score_checkpoints
 from unmask.runs.recipe import load_recipe
 from unmask.runs.rungs import checkpoints, open_run
 

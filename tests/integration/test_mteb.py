@@ -113,6 +113,15 @@ def test_a_task_that_fails_is_told_and_costs_no_other(bidirectional, tasks, tmp_
     assert result.average is None
 
 
+def test_a_bug_is_no_failed_task(bidirectional, tasks, tmp_path, monkeypatch):
+    def fail(**_):
+        raise AssertionError("this cannot be")
+
+    monkeypatch.setattr(tasks[0], "load_data", fail)
+    with pytest.raises(AssertionError, match="this cannot be"):
+        evaluate_mteb(bidirectional, tasks[:1], tmp_path, name="pocket")
+
+
 def test_vectors_are_those_of_the_encoder_and_repeated_texts_are_encoded_once(bidirectional, monkeypatch):
     from mteb.types import PromptType
 

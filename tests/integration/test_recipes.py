@@ -12,7 +12,7 @@ from unmask.backbone.truth.twins import tiny_config, tiny_model
 from unmask.cli.main import main
 from unmask.data.e5 import _HALVES, _WHOLE
 from unmask.errors import RecipeError
-from unmask.runs.raw import read_raw, shipped, variants_of
+from unmask.runs.raw import composed, read_raw, shipped
 from unmask.runs.recipe import load_recipe
 from unmask.runs.run import train
 from unmask.runs.schema import E5Source, PairSource
@@ -34,7 +34,7 @@ FAMILIES = {
     "microsoft/Phi-4-mini-instruct": "phi3",
     "pocket": "llama",
 }
-NAMES = [f"{name}:{variant}" if variant else name for name in shipped() for variant in ("", *variants_of(name))]
+NAMES = [f"{name}:{variant}" if variant else name for name in shipped() for variant in ("", *composed(name)[1])]
 TEMPLATE = "{{ bos_token }}{% for m in messages %}[INST] {{ m['content'] }} [/INST]{% endfor %}"
 
 
@@ -151,7 +151,7 @@ def test_recipes_are_listed_shown_and_copied(tmp_path, capsys):
 
 
 def test_a_recipe_of_ones_own_extends_another(tmp_path):
-    (tmp_path / "base.yaml").write_text(yaml.safe_dump(read_raw("one-gpu/base")[1]))
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(read_raw("one-gpu/base")))
     (tmp_path / "mine.yaml").write_text(
         "extends: base.yaml\nname: mine\n"
         "set: {stages.simcse: null, stages.mntp.steps: 70, stages.supervised.lora.start: fresh}\n"

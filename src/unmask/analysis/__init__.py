@@ -1,1 +1,1 @@
-"""Looking inside: attention, neighbours, plots, and the page that holds them. Never imports training."""
+"""Looking inside: layers, attention, plots, and the page that holds them. Never imports training."""

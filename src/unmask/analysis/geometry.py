@@ -1,7 +1,7 @@
 """The shape of an encoder's vectors: anisotropy, alignment, uniformity."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -28,10 +28,6 @@ class Geometry:
     dimensions: float
     texts: int
     pairs: int
-
-    def to_dict(self) -> dict[str, float]:
-        """For `--json`."""
-        return asdict(self)
 
 
 def geometry(encoder: TextEncoder, pairs: Sequence[tuple[str, str]]) -> Geometry:

@@ -1,4 +1,7 @@
-"""How far two-sided attention moves the states of each layer (section 4.2 of the paper, Figures 5, 8 and 9)."""
+"""How far two-sided attention moves the states of each layer (section 4.2 of the paper, Figures 5, 8 and 9).
+
+And the attention weights of one text, for looking at.
+"""
 
 from dataclasses import dataclass
 
@@ -7,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from unmask.backbone.forward import layer_states
-from unmask.backbone.structure import num_layers
+from unmask.backbone.structure import backend_in_use, body, num_layers
 from unmask.encoder import Floats, TextEncoder
 from unmask.errors import DataError
 
@@ -24,11 +27,6 @@ class LayerSimilarity:
 
     tokens: list[str]
     cosines: Floats
-
-    @property
-    def paper(self) -> Floats:
-        """The entries that the paper plots, [layers, tokens]."""
-        return self.cosines[:-1]
 
     def means(self) -> list[float]:
         """Mean over tokens of each entry."""
@@ -59,3 +57,28 @@ def _all_states(encoder: TextEncoder, text: str) -> tuple[torch.Tensor, NDArray[
     layers = range(num_layers(encoder.model) + 1)
     states = layer_states(encoder.model, batch.input_ids, batch.attention_mask, batch.position_ids, layers)
     return torch.stack([state[0].float() for state in states]), batch.input_ids[0].cpu().numpy()
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionMap:
+    """Mean attention over heads and layers: tokens as shown, weights float32 [tokens, tokens], rows sum to 1."""
+
+    tokens: list[str]
+    weights: NDArray[np.float32]
+
+
+@torch.no_grad()
+def attention_maps(encoder: TextEncoder, text: str) -> AttentionMap:
+    """Attention weights of `text`; only the eager implementation gives them, so it is switched on for the moment."""
+    batch = encoder.pad(encoder.tokenize([text]))
+    model = encoder.model
+    current = backend_in_use(model)
+    model.eval()
+    model.set_attn_implementation("eager")
+    try:
+        output = body(model)(input_ids=batch.input_ids, output_attentions=True, use_cache=False)
+    finally:
+        model.set_attn_implementation(current)
+    weights = torch.stack(output.attentions).float().mean(dim=(0, 2))[0]
+    tokens = [encoder.tokenizer.decode([i]).strip() or "·" for i in batch.input_ids[0].tolist()]
+    return AttentionMap(tokens, weights.cpu().numpy())

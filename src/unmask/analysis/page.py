@@ -1,12 +1,10 @@
 """report.html: one file, nothing fetched, tables that sort, readable on a phone, light and dark."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
-
-from unmask.analysis.neighbours import NeighbourExample
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +27,20 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A heading, a sentence or two, and tables, pictures or examples."""
+    """A heading, a sentence or two, and tables, pictures or examples.
+
+    Attributes:
+        title: heading.
+        text: below it.
+        svg: pictures.
+        neighbours: for each `query` what was `found`: `encoder`, `text`, `cosine`, and whether it is the `right` one.
+        table: below the text.
+    """
 
     title: str
     text: str
     svg: str = ""
-    neighbours: list[NeighbourExample] = field(default_factory=list)
+    neighbours: Sequence[Mapping[str, Any]] = ()
     table: Table | None = None
 
 
@@ -64,13 +70,12 @@ def rungs_table(columns: Mapping[str, str], rungs: Sequence[Mapping[str, Any]]) 
 
 def plain_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], digits: int = 2) -> Table:
     """A table of names and numbers."""
-    return Table(
-        columns,
-        [
-            [Cell(f"{v:.{digits}f}", v) if isinstance(v, float) else Cell(str(v), _number(v)) for v in row]
-            for row in rows
-        ],
-    )
+
+    def cell(value: Any) -> Cell:
+        text = f"{value:.{digits}f}" if isinstance(value, float) else str(value)
+        return Cell(text, float(value) if isinstance(value, int | float) else None)
+
+    return Table(columns, [[cell(value) for value in row] for row in rows])
 
 
 def write_page(
@@ -92,7 +97,3 @@ def write_page(
     template = (files("unmask") / "analysis" / "page.html").read_text(encoding="utf-8")
     html = environment.from_string(template).render(title=title, lead=lead, table=table, sections=sections, code=code)
     path.write_text(html, encoding="utf-8")
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int) else None

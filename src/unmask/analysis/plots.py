@@ -3,44 +3,37 @@
 import io
 from collections.abc import Mapping, Sequence
 from itertools import cycle
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from unmask.analysis.attention import AttentionMap
 from unmask.analysis.future_tokens import Separation
-from unmask.analysis.layers import LayerSimilarity
+from unmask.analysis.layers import AttentionMap, LayerSimilarity
 
 _INK = "#808894"
 _COLOURS = ("#3b82f6", "#f97316", "#16a34a", "#a855f7", "#e11d48", "#0891b2")
 
 
-def curves_figure(
-    rows: Sequence[Mapping[str, float]], series: Mapping[str, str], label: str, *, from_zero: bool = True
+def lines_figure(
+    rows: Sequence[Mapping[str, float]],
+    series: Mapping[str, str],
+    label: str,
+    *,
+    across: Literal["step", "layer"] = "step",
+    from_zero: bool = True,
 ) -> str:
-    """Figures over steps: `series` maps a key of the metric rows to the name shown."""
-    figure, axes = _figure(6.4, 3.0)
+    """Figures over steps or layers: `series` maps a key of the rows to the name shown; lines over layers always are."""
+    figure, axes = _plot(3.0)
     for colour, (key, name) in zip(cycle(_COLOURS), series.items(), strict=False):
-        points = [(row["step"], row[key]) for row in rows if key in row]
+        points = [(row[across], row[key]) for row in rows if key in row]
         if points:
             axes.plot(*zip(*points, strict=True), color=colour, label=name, marker="o", markersize=3)
-    axes.set_xlabel("step")
+    axes.set_xlabel("step" if across == "step" else "layer (0: embeddings)")
     axes.set_ylabel(label)
     if from_zero:
         axes.set_ylim(bottom=0)
-    if len(series) > 1:
+    if len(series) > 1 or across == "layer":
         axes.legend(frameon=False, labelcolor=_INK)
-    return _svg(figure)
-
-
-def layers_figure(series: Mapping[str, Sequence[tuple[int, float]]], label: str) -> str:
-    """A figure over layers: one line a name, points of layer number and value."""
-    figure, axes = _figure(6.4, 3.0)
-    for colour, (name, points) in zip(cycle(_COLOURS), series.items(), strict=False):
-        axes.plot(*zip(*points, strict=True), color=colour, label=name, marker="o", markersize=3)
-    axes.set_xlabel("layer (0: embeddings)")
-    axes.set_ylabel(label)
-    axes.legend(frameon=False, labelcolor=_INK)
     return _svg(figure)
 
 
@@ -50,8 +43,8 @@ def similarity_figure(similarity: LayerSimilarity) -> str:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import LinearSegmentedColormap, Normalize
 
-    figure, axes = _figure(6.4, 3.2)
-    rows = similarity.paper
+    figure, axes = _plot(3.2)
+    rows = similarity.cosines[:-1]
     shades = LinearSegmentedColormap.from_list("layers", colormaps["viridis"](np.linspace(0.25, 0.9, 64)))
     for layer, cosines in enumerate(rows):  # the ends of the scale would vanish on dark or on light pages
         axes.plot(cosines, color=shades(layer / max(1, len(rows) - 1)), linewidth=1, label=f"{layer}")
@@ -67,7 +60,7 @@ def similarity_figure(similarity: LayerSimilarity) -> str:
 
 def similarity_map(similarity: LayerSimilarity) -> str:
     """The same as a heat map: layers up, positions to the right, the state after the final norm on top."""
-    figure, axes = _figure(6.4, 0.6 + 0.28 * len(similarity.cosines))
+    figure, axes = _plot(0.6 + 0.28 * len(similarity.cosines))
     axes.grid(visible=False)
     image = axes.imshow(similarity.cosines, cmap="viridis", vmin=0, vmax=1, aspect="auto", origin="lower")
     last = len(similarity.cosines) - 1
@@ -80,13 +73,10 @@ def similarity_map(similarity: LayerSimilarity) -> str:
 
 def separation_figure(found: Mapping[str, Separation]) -> str:
     """Histograms of prefix cosines to positives and negatives, one panel a rung, each on a scale of its own."""
-    from matplotlib.figure import Figure
-
     columns = min(2, len(found))
     rows = -(-len(found) // columns)
-    figure = Figure(figsize=(3.3 * columns, 2.3 * rows), layout="constrained")
-    grid: Any = figure.subplots(rows, columns, squeeze=False).flatten()
-    for axes, (name, one) in zip(grid, found.items(), strict=False):
+    figure, panels = _figure(3.3 * columns, 2.3 * rows, rows, columns)
+    for axes, (name, one) in zip(panels, found.items(), strict=False):
         values = np.concatenate([one.positive, one.negative])
         low, high = float(values.min()), float(values.max())
         margin = max((high - low) * 0.02, 1e-3)
@@ -96,39 +86,46 @@ def separation_figure(found: Mapping[str, Separation]) -> str:
         axes.set_title(f"{name}: AUC {one.auc:.2f}", color=_INK, fontsize=10)
         axes.set_xlabel("cosine to the query's prefix")
         axes.legend(frameon=False, labelcolor=_INK, fontsize=8)
-        _ink(axes)
-    for axes in grid[len(found) :]:
+    for axes in panels[len(found) :]:
         axes.set_visible(False)
     return _svg(figure)
 
 
 def attention_figure(maps: Sequence[AttentionMap], titles: Sequence[str]) -> str:
     """Heat maps side by side, on one scale."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.2 * len(maps), 4.6), layout="constrained")
-    grid: Any = figure.subplots(1, len(maps), squeeze=False)[0]
+    figure, panels = _figure(4.2 * len(maps), 4.6, 1, len(maps))
     # The first token soaks up most attention in any decoder; the scale is set by the rest.
     top = max(float(m.weights[:, 1:].max()) for m in maps)
-    for axes, attention, title in zip(grid, maps, titles, strict=True):
+    for axes, attention, title in zip(panels, maps, titles, strict=True):
         axes.imshow(attention.weights, cmap="viridis", vmin=0, vmax=top)
         positions = range(len(attention.tokens))
         axes.set_xticks(positions, attention.tokens, rotation=90, fontsize=7)
         axes.set_yticks(positions, attention.tokens, fontsize=7)
         axes.set_title(title, color=_INK, fontsize=10)
-        _ink(axes)
     return _svg(figure)
 
 
-def _figure(width: float, height: float) -> tuple[Any, Any]:
+def _plot(height: float) -> tuple[Any, Any]:
+    """One panel of the usual width, with a grid and two sides."""
+    figure, (axes,) = _figure(6.4, height)
+    axes.grid(alpha=0.2)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Any, list[Any]]:
+    """A figure and its panels, in grey ink."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots()
-    axes.grid(alpha=0.2)
-    axes.spines[["top", "right"]].set_visible(False)
-    _ink(axes)
-    return figure, axes
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in panels:
+        axes.tick_params(colors=_INK)
+        axes.xaxis.label.set_color(_INK)
+        axes.yaxis.label.set_color(_INK)
+        for spine in axes.spines.values():
+            spine.set_color(_INK)
+    return figure, panels
 
 
 def _colour_bar(figure: Any, axes: Any, shades: Any, label: str) -> None:
@@ -136,14 +133,6 @@ def _colour_bar(figure: Any, axes: Any, shades: Any, label: str) -> None:
     bar.ax.tick_params(colors=_INK)
     bar.set_label(label, color=_INK)
     bar.outline.set_edgecolor(_INK)
-
-
-def _ink(axes: Any) -> None:
-    axes.tick_params(colors=_INK)
-    axes.xaxis.label.set_color(_INK)
-    axes.yaxis.label.set_color(_INK)
-    for spine in axes.spines.values():
-        spine.set_color(_INK)
 
 
 def _svg(figure: Any) -> str:

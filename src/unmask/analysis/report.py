@@ -1,7 +1,7 @@
 """All analyses of one model or run, as one JSON file and one page."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ from unmask.analysis.future_tokens import Separation, Triple, separation
 from unmask.analysis.geometry import Geometry, geometry
 from unmask.analysis.layers import LayerSimilarity, layer_similarity
 from unmask.analysis.page import Section, Table, plain_table, write_page
-from unmask.analysis.plots import curves_figure, separation_figure, similarity_figure, similarity_map
+from unmask.analysis.plots import lines_figure, separation_figure, similarity_figure, similarity_map
 from unmask.encoder import TextEncoder
 from unmask.files import write_json
 
@@ -57,7 +57,7 @@ class Findings:
                 }
                 for name, one in self.separations.items()
             },
-            "geometry": {name: one.to_dict() for name, one in self.geometries.items()},
+            "geometry": {name: asdict(one) for name, one in self.geometries.items()},
         }
 
     def summary(self) -> tuple[list[str], list[list[Any]]]:
@@ -168,7 +168,7 @@ def training_sections(metrics: Mapping[str, Sequence[Mapping[str, float]]]) -> l
     sections = []
     for name, rows in metrics.items():
         shown = {key: name for key, name in (("loss", "training"), ("masked_loss", "held-out")) if _has(rows, key)}
-        sections.append(Section(f"Stage {name}", "Loss over steps.", svg=curves_figure(rows, shown, "loss")))
+        sections.append(Section(f"Stage {name}", "Loss over steps.", svg=lines_figure(rows, shown, "loss")))
     return sections
 
 
@@ -180,7 +180,7 @@ def _efficiency(curves: Sequence[Mapping[str, Any]]) -> Section:
         "Sample efficiency",
         "Every checkpoint scored; stages follow each other.",
         # losses are in nats and would be a flat line among percentages
-        svg=curves_figure(curves, {n: n for n in names if "loss" not in n}, "score", from_zero=False),
+        svg=lines_figure(curves, {n: n for n in names if "loss" not in n}, "score", from_zero=False),
         table=plain_table(["rung", "step", *names], rows),
     )
 

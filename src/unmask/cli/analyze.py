@@ -5,25 +5,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from unmask.cli.console import (
-    add_encoder_options,
-    add_json,
-    open_encoder,
-    opening,
-    print_json,
-    progress_wanted,
-    table,
-)
+from unmask.cli.console import add_encoder_options, open_encoder, opening, progress_wanted, show, table
 from unmask.errors import ArtifactError, ConversionError, DataError, RecipeError
 
+HELP = "look inside: states layer by layer, information on future tokens, shape of the vectors; report.html"
+EXAMPLE = "analyze runs/pocket-wiki --out runs/pocket-wiki/analysis --checkpoints 'STS-B dev'"
 
-def add_parser(commands: Any) -> None:
-    """Add the command."""
-    parser = commands.add_parser(
-        "analyze",
-        help="look inside: states layer by layer, information on future tokens, shape of the vectors; report.html",
-        epilog="example: unmask analyze runs/pocket-wiki --out runs/pocket-wiki/analysis --checkpoints 'STS-B dev'",
-    )
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     parser.add_argument(
         "target",
         metavar="TARGET",
@@ -43,18 +33,18 @@ def add_parser(commands: Any) -> None:
         metavar="TASK",
         help="of a run: score every kept checkpoint on these tasks of its recipe",
     )
-    parser.set_defaults(run=run)
     add_encoder_options(parser)
-    add_json(parser)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Read the texts, then open model after model."""
     from unmask.analysis.future_tokens import read_triples
     from unmask.analysis.report import TEXT, analyse, write_report
     from unmask.cli.console import quiet_transformers
 
-    _check_out(Path(arguments.out))
+    out = Path(arguments.out)
+    if out.exists() and not out.is_dir():
+        raise ArtifactError(f"{out} is a file; --out takes a folder.")
     triples = read_triples(Path(arguments.triples) if arguments.triples else None)
     text = _text(Path(arguments.text)) if arguments.text else TEXT
     pairs = _pairs(arguments.pairs) or [(triple.query, triple.positive) for triple in triples]
@@ -73,29 +63,15 @@ def run(arguments: argparse.Namespace) -> int:
         )
     found = analyse(subjects, text=text, triples=triples, pairs=pairs, progress=progress_wanted())
     page = write_report(
-        Path(arguments.out),
+        out,
         found,
         title=f"Inside {target.name or arguments.target}",
         lead=f"{len(subjects)} models, from the same texts; every figure is of this one run of the analysis.",
         **extra,
     )
-    if arguments.json:
-        print_json({"target": arguments.target, "report": str(page), **found.to_dict()})
-        return 0
     columns, rows = found.summary()
-    print(table(columns, [[f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]))
-    print(f"report: {page}", file=sys.stderr)
-    return 0
-
-
-def _check_out(folder: Path) -> None:
-    """Refuse a file as the folder of the report.
-
-    Raises:
-        ArtifactError: it is one.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise ArtifactError(f"{folder} is a file; --out takes a folder.")
+    text = table(columns, [[f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows])
+    show(arguments, {"target": arguments.target, "report": str(page), **found.to_dict()}, text, f"report: {page}")
 
 
 def _text(path: Path) -> str:
@@ -126,7 +102,7 @@ def _run_subjects(arguments: argparse.Namespace, folder: Path) -> tuple[list[Any
         names = dict.fromkeys(key for rung in rungs for key in rung if key != "name")
         extra["rungs"] = rungs_table({name: name for name in names}, rungs)
     if arguments.checkpoints:
-        from unmask.runs.efficiency import score_checkpoints
+        from unmask.runs.evaluate import score_checkpoints
 
         extra["curves"] = score_checkpoints(recipe, folder, arguments.checkpoints, progress=progress_wanted())
     return subjects, extra

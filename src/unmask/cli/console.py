@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,23 @@ class LazyParser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
 
-def print_json(value: Any) -> None:
-    """One JSON object on stdout."""
-    print(json.dumps(value, ensure_ascii=False))
+def add_command(commands: Any, name: str, module: Any) -> None:
+    """A command or a task of `eval` as its module says: HELP, EXAMPLE, add_options, run."""
+    example = f"example: unmask {module.EXAMPLE}" if module.EXAMPLE else None
+    parser = commands.add_parser(name, help=module.HELP, epilog=example)
+    parser.set_defaults(run=module.run)
+    module.add_options(parser)
+
+
+def show(arguments: argparse.Namespace, found: Any, text: str = "", note: str = "") -> None:
+    """With `--json` what was found, as one JSON object on stdout; else `text` on stdout and `note` on stderr."""
+    if arguments.json:
+        print(json.dumps(found, ensure_ascii=False, default=asdict))
+        return
+    if text:
+        print(text)
+    if note:
+        print(note, file=sys.stderr)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -90,6 +105,7 @@ def check_new(path: str | None, *, folder: bool) -> None:
         raise ArtifactError(f"{path} cannot be written: {'it is a folder' if place.is_dir() else 'no such folder'}.")
 
 
+_JSON = "print one JSON object on stdout"
 ENCODER_OPTIONS = ("attention", "adapter", "recurrent", "window", "pooling", "max_length", "dtype", "device")
 
 
@@ -100,9 +116,9 @@ def opening(arguments: argparse.Namespace) -> dict[str, Any]:
     return {key: value for key, value in given.items() if value}
 
 
-def add_json(parser: argparse.ArgumentParser) -> None:
+def add_json(parser: argparse.ArgumentParser, what: str = _JSON) -> None:
     """`--json`, the same everywhere."""
-    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+    parser.add_argument("--json", action="store_true", help=what)
 
 
 def add_quoting(parser: argparse.ArgumentParser) -> None:
@@ -115,8 +131,8 @@ def add_quoting(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_encoder_options(parser: argparse.ArgumentParser) -> None:
-    """How an encoder is opened."""
+def add_encoder_options(parser: argparse.ArgumentParser, json_help: str = _JSON) -> None:
+    """How an encoder is opened; and `--json`, which every command that opens one has."""
     parser.add_argument(
         "--attention", choices=("causal", "bidirectional"), help="default: what the model's config says"
     )
@@ -129,6 +145,7 @@ def add_encoder_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-length", type=positive, metavar="N", help="most tokens of a text (default: as saved)")
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto")
     parser.add_argument("--device", help="for example cpu or cuda:0 (default: the GPU if there is one)")
+    add_json(parser, json_help)
 
 
 def open_encoder(arguments: argparse.Namespace) -> Any:
@@ -136,14 +153,6 @@ def open_encoder(arguments: argparse.Namespace) -> Any:
     quiet_transformers()
     from unmask import TextEncoder
 
-    return TextEncoder.load(
-        arguments.encoder,
-        adapters=arguments.adapter,
-        attention=arguments.attention,
-        recurrent=arguments.recurrent,
-        window=arguments.window,
-        pooling=arguments.pooling,
-        max_length=arguments.max_length,
-        dtype=arguments.dtype,
-        device=arguments.device,
-    )
+    options = {key: getattr(arguments, key) for key in ENCODER_OPTIONS}
+    adapters = options.pop("adapter")
+    return TextEncoder.load(arguments.encoder, adapters=adapters, **options)

@@ -1,20 +1,16 @@
 """`unmask convert MODEL --out DIR`: step 1 alone, verified."""
 
 import argparse
-import sys
-from typing import Any
 
-from unmask.cli.console import add_json, print_json, quiet_transformers
+from unmask.cli.console import add_json, quiet_transformers, show
 from unmask.pooling import POOLINGS
 
+HELP = "make a decoder bidirectional, verify every layer, save it as an encoder"
+EXAMPLE = "convert pocket --out pocket-bi"
 
-def add_parser(commands: Any) -> None:
-    """Add the command."""
-    parser = commands.add_parser(
-        "convert",
-        help="make a decoder bidirectional, verify every layer, save it as an encoder",
-        epilog="example: unmask convert pocket --out pocket-bi",
-    )
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     parser.add_argument("model", metavar="MODEL", help="folder, hub id, or `pocket`")
     parser.add_argument("--out", required=True, metavar="DIR", help="new folder for the encoder")
     parser.add_argument("--pooling", default="mean", choices=tuple(POOLINGS))
@@ -37,10 +33,9 @@ def add_parser(commands: Any) -> None:
         "--include-special-tokens", action="store_true", help="pool BOS and EOS too, as runtimes do that know no spans"
     )
     add_json(parser)
-    parser.set_defaults(run=run)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Convert, save, say what was found."""
     quiet_transformers()
     from unmask.encoder import convert_and_save
@@ -55,9 +50,5 @@ def run(arguments: argparse.Namespace) -> int:
         include_special_tokens=arguments.include_special_tokens,
         attention_implementation=arguments.attention_implementation,
     )
-    if arguments.json:
-        print_json(report.to_dict() | {"encoder": arguments.out})
-    else:
-        print(report.table())
-        print(f"encoder written to {arguments.out}", file=sys.stderr)
-    return 0
+    found = report.to_dict() | {"encoder": arguments.out}
+    show(arguments, found, report.table(), f"encoder written to {arguments.out}")

@@ -1,37 +1,25 @@
 """`unmask demo`: a pretrained decoder becomes an encoder, in about two minutes on a CPU, offline."""
 
 import argparse
-import sys
-from typing import Any
 
-from unmask.cli.console import add_json, print_json, progress_wanted, quiet_transformers, rungs_table
+from unmask.cli.console import add_json, progress_wanted, quiet_transformers, rungs_table, show
+
+HELP = "two minutes on a CPU, nothing downloaded: ladder table, encoder folder, report.html"
+EXAMPLE = "demo --out unmask-demo"
 
 
-def add_parser(commands: Any) -> None:
-    """Add the command."""
-    parser = commands.add_parser(
-        "demo",
-        help="two minutes on a CPU, nothing downloaded: ladder table, encoder folder, report.html",
-        epilog="example: unmask demo --out unmask-demo",
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     parser.add_argument("--out", default="unmask-demo", metavar="DIR", help="folder to write (default: unmask-demo)")
     parser.add_argument("--seed", type=int, default=0)
     add_json(parser)
-    parser.set_defaults(run=run)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Run the ladder and print it."""
     quiet_transformers()
     from unmask.demo.run import run_demo
 
-    result = run_demo(arguments.out, seed=arguments.seed, progress=progress_wanted())
-    if arguments.json:
-        print_json(result.to_dict())
-        return 0
-    print(rungs_table(result.rungs))
-    print(
-        f"\nencoder  {result.encoder}\nreport   {result.report}\nseconds  {result.seconds:.0f}",
-        file=sys.stderr,
-    )
-    return 0
+    found = run_demo(arguments.out, seed=arguments.seed, progress=progress_wanted())
+    note = f"\nencoder  {found['encoder']}\nreport   {found['report']}\nseconds  {found['seconds']:.0f}"
+    show(arguments, found, rungs_table(found["rungs"]), note)

@@ -4,23 +4,20 @@ import argparse
 import sys
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from unmask.cli.console import add_encoder_options, add_json, add_quoting, open_encoder, print_json, progress_wanted
+from unmask.cli.console import add_encoder_options, add_quoting, open_encoder, progress_wanted, show
 
 if TYPE_CHECKING:
     from unmask.encoder import TextEncoder
 
+HELP = "encode txt, csv, tsv, JSON or Parquet files into a Parquet file of ids and vectors"
+EXAMPLE = "encode pocket-bi articles.jsonl --field text --id-field id --out vectors.parquet"
 _SAMPLE = 64  # texts that the cost of eight bits is told on
 
 
-def add_parser(commands: Any) -> None:
-    """Add the command."""
-    parser = commands.add_parser(
-        "encode",
-        help="encode txt, csv, tsv, JSON or Parquet files into a Parquet file of ids and vectors",
-        epilog="example: unmask encode pocket-bi articles.jsonl --field text --id-field id --out vectors.parquet",
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     parser.add_argument("encoder", metavar="ENCODER", help="folder, hub id, or `pocket`")
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="files; a txt file holds one text a line")
     parser.add_argument("--out", required=True, metavar="FILE", help="Parquet file to write")
@@ -37,11 +34,9 @@ def add_parser(commands: Any) -> None:
         "--int8", action="store_true", help="linear layers in eight bits; prints what that costs on the first texts"
     )
     add_encoder_options(parser)
-    add_json(parser)
-    parser.set_defaults(run=run)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Look at the files before the model is loaded."""
     from unmask.corpus.encode import check_inputs, encode_files
 
@@ -61,11 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
         batch_tokens=arguments.batch_tokens,
         progress=progress_wanted(),
     )
-    if arguments.json:
-        print_json({"texts": count, "out": str(out), **loss})
-    else:
-        print(f"{count:,} vectors written to {out}", file=sys.stderr)
-    return 0
+    show(arguments, {"texts": count, "out": str(out), **loss}, note=f"{count:,} vectors written to {out}")
 
 
 def _int8(encoder: "TextEncoder", inputs: list[Path], arguments: argparse.Namespace) -> dict[str, float]:

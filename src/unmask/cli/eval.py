@@ -4,37 +4,37 @@ import argparse
 import sys
 from typing import Any, get_args, get_origin
 
-from unmask.cli import eval_mteb, eval_words
 from unmask.cli.console import (
     ENCODER_OPTIONS,
+    LazyParser,
+    add_command,
     add_encoder_options,
-    add_json,
     open_encoder,
-    print_json,
     progress_wanted,
+    show,
     table,
 )
 
+HELP = "evaluate an encoder: labelled words, sentence pairs, labelled texts, retrieval, MTEB"
+EXAMPLE = ""
 _SETTING = "setting "  # in front of a setting's name among the parsed arguments; no option is called like that
 
 
-def add_parser(commands: Any) -> None:
-    """Add the command; its tasks are looked up when it is used."""
-    parser = commands.add_parser(
-        "eval", help="evaluate an encoder: labelled words, sentence pairs, labelled texts, retrieval, MTEB"
-    )
+def add_options(parser: LazyParser) -> None:
+    """Add the tasks, which are looked up when the command is used."""
     parser.fill = _add_tasks
 
 
 def _add_tasks(parser: argparse.ArgumentParser) -> None:
+    from unmask.cli import eval_mteb, eval_words
     from unmask.evaluation.tasks import TASKS
 
     tasks = parser.add_subparsers(dest="task", required=True, metavar="TASK")
-    eval_words.add_tasks(tasks, TASKS["words"].help)
+    add_command(tasks, "words", eval_words)
     for task in TASKS.values():
         if task.name != "words":
             _add_task(tasks, task)
-    eval_mteb.add_tasks(tasks)
+    add_command(tasks, "mteb", eval_mteb)
 
 
 def _add_task(tasks: Any, task: Any) -> None:
@@ -52,9 +52,7 @@ def _add_task(tasks: Any, task: Any) -> None:
                 help=(setting.description or "").replace("%", "%%"),
                 **_shape(name, setting.annotation),
             )
-    parser.set_defaults(run=run)
     add_encoder_options(parser)
-    add_json(parser)
 
 
 def _shape(name: str, annotation: Any) -> dict[str, Any]:
@@ -67,7 +65,7 @@ def _shape(name: str, annotation: Any) -> dict[str, Any]:
     return {"metavar": name.upper()}
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Read the data, then load the encoder."""
     from unmask.evaluation.tasks import TASKS, inputs
 
@@ -78,27 +76,18 @@ def run(arguments: argparse.Namespace) -> int:
     if note:
         print(note, file=sys.stderr)
     figures = task.score(open_encoder(arguments), data, settings, progress_wanted())
-    if arguments.json:
-        scored = [getattr(settings, name) for name, _ in inputs(task.settings)]  # what is tested on comes last
-        head = {"encoder": arguments.encoder, "task": task.name, "data": scored[-1] if scored else None}
-        print_json({**head, **figures})
-        return 0
-    print(table([task.name, ""], [[key, _cell(value)] for key, value in figures.items()]))
-    return 0
+    scored = [getattr(settings, name) for name, _ in inputs(task.settings)]  # what is tested on comes last
+    head = {"encoder": arguments.encoder, "task": task.name, "data": scored[-1] if scored else None}
+    text = table([task.name, ""], [[key, _cell(value)] for key, value in figures.items()])
+    show(arguments, {**head, **figures}, text)
 
 
 def _settings(arguments: argparse.Namespace, known: Any) -> Any:
     """The settings that the options say, checked as those of a recipe are."""
-    from pydantic import ValidationError
-
-    from unmask.errors import RecipeError
-    from unmask.settings import explained
+    from unmask.settings import checked
 
     given = {key.removeprefix(_SETTING): value for key, value in vars(arguments).items() if key.startswith(_SETTING)}
-    try:
-        return known.model_validate(given, strict=False)
-    except ValidationError as error:
-        raise RecipeError("; ".join(explained(item) for item in error.errors())) from error
+    return checked(known, given, strict=False)
 
 
 def _cell(value: float | None) -> str:

@@ -6,16 +6,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from unmask.cli.console import add_encoder_options, add_json, open_encoder, print_json, progress_wanted, table
+from unmask.cli.console import add_encoder_options, open_encoder, progress_wanted, show, table
+
+HELP = "MTEB: the paper's 56 tasks, its subset of 15, any benchmark or task (needs the extra `mteb`)"
+EXAMPLE = "eval mteb runs/mine/encoder --tasks paper-15 --out runs/mine/mteb"
 
 
-def add_tasks(tasks: Any) -> None:
-    """Add `mteb`."""
-    parser = tasks.add_parser(
-        "mteb",
-        help="MTEB: the paper's 56 tasks, its subset of 15, any benchmark or task (needs the extra `mteb`)",
-        epilog="example: unmask eval mteb runs/mine/encoder --tasks paper-15 --out runs/mine/mteb",
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     parser.add_argument("encoder", metavar="ENCODER")
     parser.add_argument(
         "--tasks",
@@ -33,9 +31,7 @@ def add_tasks(tasks: Any) -> None:
         "or a JSON file of task -> text",
     )
     parser.add_argument("--dry-run", action="store_true", help="say how long it will take, and stop")
-    parser.set_defaults(run=run)
     add_encoder_options(parser)
-    add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -53,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     encoder = open_encoder(arguments)
     plans = plan_tasks(encoder, tasks)
     if arguments.dry_run and arguments.json:
-        print_json({"encoder": arguments.encoder, "task": "mteb", "plan": [plan.to_dict() for plan in plans]})
+        show(arguments, {"encoder": arguments.encoder, "task": "mteb", "plan": plans})
         return 0
     if arguments.dry_run:
         rows = [[p.task, p.category, _number(p.texts), _number(p.characters), _duration(p.seconds)] for p in plans]
@@ -78,21 +74,19 @@ def run(arguments: argparse.Namespace) -> int:
         instructions=arguments.instructions,
         progress=progress_wanted(),
     )
-    if arguments.json:
-        print_json({"encoder": arguments.encoder, "task": "mteb", **result.to_dict()})
-    elif result.scores:
-        _show(result)
+    found = {"encoder": arguments.encoder, "task": "mteb", **result.to_dict()}
+    show(arguments, found, _table(result) if result.scores else "")
     for task, reason in result.failures.items():
         print(f"unmask: {task} failed: {reason}", file=sys.stderr)
     return 1 if result.failures else 0
 
 
-def _show(result: Any) -> None:
+def _table(result: Any) -> str:
     rows = [[score.task, score.category, f"{score.score:.2f}", _duration(score.seconds)] for score in result.scores]
     rows += [[f"mean {category}", "", f"{score:.2f}", ""] for category, score in result.categories.items()]
     if result.average is not None:
         rows.append(["mean of all", "", f"{result.average:.2f}", ""])
-    print(table(["task", "category", "main score", "time"], rows))
+    return table(["task", "category", "main score", "time"], rows)
 
 
 def _number(value: float | None) -> str:

@@ -7,34 +7,35 @@ from typing import Any
 
 from unmask.cli.console import (
     add_encoder_options,
-    add_json,
     check_new,
     open_encoder,
     opening,
     positive,
-    print_json,
     progress_wanted,
+    show,
     table,
 )
 from unmask.errors import RecipeError
+from unmask.evaluation.tasks.words import WORDS
+
+HELP = WORDS.help
+EXAMPLE = (
+    "eval words pocket-bi --train train.txt --test test.txt --label-column pos=1 --label-column chunk=2 --layers all"
+)
 
 
-def add_tasks(tasks: Any, what: str) -> None:
-    """Add `words`."""
-    words = tasks.add_parser(
-        "words",
-        help=what,
-        epilog="example: unmask eval words pocket-bi --train train.txt --test test.txt --label-column pos=1 "
-        "--label-column chunk=2 --layers all",
-    )
-    words.add_argument("encoder", metavar="ENCODER")
-    words.add_argument(
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    parser.add_argument("encoder", metavar="ENCODER")
+    parser.add_argument(
         "--data", metavar="NAME", help="a hub data set with splits train and test, or `conll2003`: all its tasks"
     )
-    words.add_argument("--train", metavar="FILE", help="CoNLL columns, CoNLL-U, BIO, or a data set name[:config]@split")
-    words.add_argument("--test", metavar="FILE")
-    words.add_argument("--word-column", metavar="N", help="from 0 (default: 0; CoNLL-U: 1; data sets: tokens)")
-    words.add_argument(
+    parser.add_argument(
+        "--train", metavar="FILE", help="CoNLL columns, CoNLL-U, BIO, or a data set name[:config]@split"
+    )
+    parser.add_argument("--test", metavar="FILE")
+    parser.add_argument("--word-column", metavar="N", help="from 0 (default: 0; CoNLL-U: 1; data sets: tokens)")
+    parser.add_argument(
         "--label-column",
         action="append",
         default=[],
@@ -42,33 +43,33 @@ def add_tasks(tasks: Any, what: str) -> None:
         help="from 0, negative from the end (default: the last; CoNLL-U: 3), or a name in a data set; repeat for "
         "several tasks on the same words",
     )
-    words.add_argument(
+    parser.add_argument(
         "--position",
         choices=("auto", "same", "previous"),
         default="auto",
         help="a word's own states, or those one token before; auto: `previous` for a model that went through MNTP",
     )
-    words.add_argument("--layers", default="last", metavar="LIST", help="last (default), all, or numbers: 0,6,12")
-    words.add_argument(
+    parser.add_argument("--layers", default="last", metavar="LIST", help="last (default), all, or numbers: 0,6,12")
+    parser.add_argument(
         "--probe",
         choices=("converged", "paper"),
         default="converged",
         help="logistic regression, or the paper's: dropout 0.1, learning rate 5e-4, 8 sentences a step",
     )
-    words.add_argument("--steps", type=positive, default=1500, metavar="N", help="of the paper's probe (default: 1500)")
-    words.add_argument("--seeds", type=positive, default=1, metavar="N", help="of the paper's probe (default: 1)")
-    words.add_argument("--scheme", choices=("auto", "none"), default="auto", help="none: no F1 of spans")
-    words.add_argument("--limit", type=positive, metavar="N", help="train on the first N sentences")
-    words.add_argument(
+    parser.add_argument(
+        "--steps", type=positive, default=1500, metavar="N", help="of the paper's probe (default: 1500)"
+    )
+    parser.add_argument("--seeds", type=positive, default=1, metavar="N", help="of the paper's probe (default: 1)")
+    parser.add_argument("--scheme", choices=("auto", "none"), default="auto", help="none: no F1 of spans")
+    parser.add_argument("--limit", type=positive, metavar="N", help="train on the first N sentences")
+    parser.add_argument(
         "--save-tagger", metavar="DIR", help="save the trained probe (of several layers the best on the test words)"
     )
-    words.add_argument("--plot", metavar="FILE.svg", help="accuracy over layers")
-    words.set_defaults(run=run)
-    add_encoder_options(words)
-    add_json(words)
+    parser.add_argument("--plot", metavar="FILE.svg", help="accuracy over layers")
+    add_encoder_options(parser)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Look the labelled sentences over, then load the encoder."""
     from unmask.backbone.structure import num_layers
     from unmask.data.words import open_corpus
@@ -88,7 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise RecipeError("--save-tagger saves one task; choose one with --label-column.")
     if arguments.save_tagger and arguments.probe == "paper" and arguments.seeds > 1:
         raise RecipeError("--save-tagger saves one probe; leave out --seeds.")
-    settings = ProbeSettings(arguments.probe, arguments.steps, range(arguments.seeds), arguments.scheme)
+    settings = ProbeSettings(arguments.probe, arguments.steps, range(arguments.seeds))
     wanted = _layers(arguments.layers)
     encoder = open_encoder(arguments)
     layers = range(num_layers(encoder.model) + 1) if arguments.layers == "all" else wanted
@@ -96,36 +97,28 @@ def run(arguments: argparse.Namespace) -> int:
         encoder, data, positions=(arguments.position,), layers=layers, probe=settings, progress=progress_wanted()
     )
     _save(arguments, encoder, data, results)
-    if arguments.json:
-        rows = [result.to_dict() for result in results]
-        data = arguments.data or arguments.test
-        print_json({"encoder": arguments.encoder, "task": "words", "data": data, "results": rows})
-        return 0
-    print(table(["task", "layer", "position", "accuracy", "F1", "words"], [_row(result) for result in results]))
-    return 0
+    found = {"encoder": arguments.encoder, "task": "words", "data": arguments.data or arguments.test}
+    text = table(["task", "layer", "position", "accuracy", "F1", "words"], [_row(result) for result in results])
+    show(arguments, {**found, "results": [result.to_dict() for result in results]}, text)
 
 
 def _save(arguments: argparse.Namespace, encoder: Any, data: Any, results: Any) -> None:
-    """The tagger and the plot that were asked for."""
-    from unmask.analysis.plots import layers_figure
+    from unmask.analysis.plots import lines_figure
     from unmask.evaluation.tagger import Tagger
-    from unmask.evaluation.words import best_layers
 
     if arguments.save_tagger:
-        best = next(iter(best_layers(results)))
-        names = data.names.names[best.task]
+        best = max(results, key=lambda result: result.accuracy)
+        names = list(data.names[best.task])
         tagger = Tagger.from_result(arguments.encoder, encoder, best, names, opening(arguments))
         tagger.save(arguments.save_tagger)
     if arguments.plot:
-        series = {
-            task: [(result.layer, result.accuracy) for result in results if result.task == task]
-            for task in data.schemes
-        }
-        Path(arguments.plot).write_text(layers_figure(series, "accuracy of words, %"), encoding="utf-8")
+        rows = [{"layer": result.layer, f"of {result.task}": result.accuracy} for result in results]
+        series = {f"of {task}": task for task in data.schemes}
+        figure = lines_figure(rows, series, "accuracy of words, %", across="layer", from_zero=False)
+        Path(arguments.plot).write_text(figure, encoding="utf-8")
 
 
 def _sources(arguments: argparse.Namespace) -> tuple[str, str]:
-    """Training and test corpus."""
     if arguments.data and not (arguments.train or arguments.test):
         return f"{arguments.data}@train", f"{arguments.data}@test"
     if arguments.data or not (arguments.train and arguments.test):

@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from unmask import __version__
-from unmask.cli.console import LazyParser, process_number
+from unmask.cli.console import LazyParser, add_command, process_number
 from unmask.errors import TrainingError, UnmaskError
 
 COMMANDS = ("demo", "convert", "verify", "train", "recipes", "mine", "encode", "eval", "tag", "analyze", "report")
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of all commands; each command's module adds its own."""
+    """The parser of all commands; each command's module says its own."""
     parser = LazyParser(
         prog="unmask",
         description="Turn a decoder-only language model into a text encoder (LLM2Vec, arXiv 2404.05961).",
@@ -27,7 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"unmask {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in COMMANDS:
-        import_module(f"unmask.cli.{name}").add_parser(commands)
+        add_command(commands, name, import_module(f"unmask.cli.{name}"))
     _add_debug(parser)
     return parser
 
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = getattr(arguments, "debug", False) or os.environ.get("UNMASK_DEBUG", "0") not in ("", "0")
     _set_up_logging(debug)
     try:
-        code: int = arguments.run(arguments)
+        code: int = arguments.run(arguments) or 0
     except UnmaskError as error:
         if debug:
             traceback.print_exc()

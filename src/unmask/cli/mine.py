@@ -1,30 +1,24 @@
 """`unmask mine ENCODER --pairs FILE --corpus FILE --out FILE`: hard negatives for supervised training."""
 
 import argparse
-import sys
 from pathlib import Path
-from typing import Any
 
 from unmask.cli.console import (
     add_encoder_options,
-    add_json,
     add_quoting,
     check_new,
     open_encoder,
     positive,
-    print_json,
     progress_wanted,
+    show,
 )
 
+HELP = "hard negatives: documents near a query that are not its answer"
+EXAMPLE = "mine pocket-bi --pairs pairs.jsonl --corpus documents.jsonl --negatives 4 --share 0.95 --out triples.jsonl"
 
-def add_parser(commands: Any) -> None:
-    """Add the command."""
-    parser = commands.add_parser(
-        "mine",
-        help="hard negatives: documents near a query that are not its answer",
-        epilog="example: unmask mine pocket-bi --pairs pairs.jsonl --corpus documents.jsonl --negatives 4 --share 0.95 "
-        "--out triples.jsonl",
-    )
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     parser.add_argument("encoder", metavar="ENCODER", help="folder, hub id, or `pocket`")
     parser.add_argument(
         "--pairs", nargs="+", required=True, metavar="FILE", help="files or hub data sets with query and positive"
@@ -53,12 +47,10 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--prompt", help="instruction in front of queries")
     parser.add_argument("--document-prompt", help="instruction in front of documents")
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn at random (default: 0)")
-    parser.set_defaults(run=run)
     add_encoder_options(parser)
-    add_json(parser)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Read the files before the model is loaded."""
     from unmask.corpus.mine import Filters, mine
     from unmask.data.pairs import PairColumns, read_pairs
@@ -93,17 +85,14 @@ def run(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         progress=progress_wanted(),
     )
-    if arguments.json:
-        print_json({"pairs": found.pairs, "fewer": found.fewer, "none": found.none, "out": arguments.out})
-        return 0
-    print(f"{found.pairs:,} pairs with negatives written to {arguments.out}", file=sys.stderr)
+    note = f"{found.pairs:,} pairs with negatives written to {arguments.out}"
     if found.fewer or found.none:
-        print(
-            f"{found.fewer:,} of them have fewer than {filters.count} negatives; {found.none:,} more had none and were "
-            "left out: loosen --margin, --share or --last-rank.",
-            file=sys.stderr,
+        note += (
+            f"\n{found.fewer:,} of them have fewer than {filters.count} negatives; {found.none:,} more had none and "
+            "were left out: loosen --margin, --share or --last-rank."
         )
-    return 0
+    counts = {"pairs": found.pairs, "fewer": found.fewer, "none": found.none}
+    show(arguments, {**counts, "out": arguments.out}, note=note)
 
 
 def _conditions(given: list[str]) -> dict[str, str]:

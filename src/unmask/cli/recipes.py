@@ -3,53 +3,50 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
-from unmask.cli.console import add_json, print_json
+from unmask.cli.console import add_json, show
+
+HELP = "the recipes that come with the package: list, show, copy"
+EXAMPLE = ""
 
 
-def add_parser(commands: Any) -> None:
-    """Add the command."""
-    parser = commands.add_parser("recipes", help="the recipes that come with the package: list, show, copy")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the actions."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    listing = actions.add_parser("list", help="names and what they are")
-    add_json(listing)
-    listing.set_defaults(run=run_list)
-    show = actions.add_parser(
+    add_json(actions.add_parser("list", help="names and what they are"))
+    showing = actions.add_parser(
         "show", help="a recipe with all that it extends", epilog="example: unmask recipes show paper/mistral-7b:ladder"
     )
-    show.add_argument("name", metavar="NAME", help="of a recipe, perhaps with :variant; or accelerate/NAME")
-    show.set_defaults(run=run_show)
+    showing.add_argument("name", metavar="NAME", help="of a recipe, perhaps with :variant; or accelerate/NAME")
     copy = actions.add_parser("copy", help="a recipe as a file to change", epilog="example: unmask recipes copy NAME .")
     copy.add_argument("name", metavar="NAME", help="of a recipe, perhaps with :variant; or accelerate/NAME")
     copy.add_argument("target", metavar="PATH", help="file to write, or folder to write it into")
-    copy.set_defaults(run=run_copy)
 
 
-def run_list(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
+    """Do one of the three."""
+    {"list": _list, "show": _show, "copy": _copy}[arguments.action](arguments)
+
+
+def _list(arguments: argparse.Namespace) -> None:
     """One line a recipe, then one a variant."""
-    from unmask.runs.raw import read_raw, shipped, variants_of
+    from unmask.runs.raw import composed, shipped
 
     rows = []
     for name in shipped():
-        rows.append([name, str(read_raw(name)[1].get("description", ""))])
-        rows += [[f"{name}:{variant}", description] for variant, description in variants_of(name).items()]
-    if arguments.json:
-        print_json({"recipes": [{"name": name, "description": description} for name, description in rows]})
-        return 0
+        raw, variants = composed(name)
+        described = {name: raw, **{f"{name}:{variant}": changes for variant, changes in variants.items()}}
+        rows += [[one, str(keys.get("description", ""))] for one, keys in described.items()]
     width = max(len(name) for name, _ in rows)
-    print("\n".join(f"{name:<{width}}  {description}" for name, description in rows))
-    return 0
+    text = "\n".join(f"{name:<{width}}  {description}" for name, description in rows)
+    show(arguments, {"recipes": [{"name": name, "description": description} for name, description in rows]}, text)
 
 
-def run_show(arguments: argparse.Namespace) -> int:
-    """As one file."""
+def _show(arguments: argparse.Namespace) -> None:
     print(_text(arguments.name), end="")
-    return 0
 
 
-def run_copy(arguments: argparse.Namespace) -> int:
-    """Write it where nothing is yet."""
+def _copy(arguments: argparse.Namespace) -> None:
     from unmask.errors import ArtifactError
 
     text, target = _text(arguments.name), Path(arguments.target)
@@ -59,7 +56,6 @@ def run_copy(arguments: argparse.Namespace) -> int:
         raise ArtifactError(f"{target} {'exists already' if target.exists() else 'has no folder to be in'}.")
     target.write_text(text, encoding="utf-8")
     print(target, file=sys.stderr)
-    return 0
 
 
 def _text(name: str) -> str:
@@ -70,5 +66,5 @@ def _text(name: str) -> str:
     text = found.read_text(encoding="utf-8") if found else ""
     if found and not any(line.startswith(("extends:", "variants:")) for line in text.splitlines()):
         return text
-    raw = read_raw(name)[1]
+    raw = read_raw(name)
     return dump(raw if ":" in name else {**raw, "variants": composed(name)[1]})

@@ -2,18 +2,15 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
 
-from unmask.cli.console import add_json, print_json, table
+from unmask.cli.console import add_json, show, table
+
+HELP = "several runs or saved results side by side, and the paper's published figures beside them"
+EXAMPLE = "report runs/a runs/b --paper table4 --markdown"
 
 
-def add_parser(commands: Any) -> None:
-    """Add the command."""
-    parser = commands.add_parser(
-        "report",
-        help="several runs or saved results side by side, and the paper's published figures beside them",
-        epilog="example: unmask report runs/a runs/b --paper table4 --markdown",
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     parser.add_argument(
         "runs",
         nargs="*",
@@ -30,19 +27,15 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--model", metavar="NAME", help="of the published figures, those of this model only")
     parser.add_argument("--markdown", action="store_true", help="print Markdown tables")
     add_json(parser)
-    parser.set_defaults(run=run)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """One table a measure, because accuracy, F1 and MTEB's scores do not belong into one column."""
     from unmask.evaluation.comparison import compare, read_published, read_runs
 
     rows = read_runs([Path(run) for run in arguments.runs])
     rows += [row for name in arguments.paper for row in read_published(name, arguments.model)]
     tables = compare(rows)
-    if arguments.json:
-        print_json({"tables": [one.to_dict() for one in tables]})
-        return 0
     blocks = []
     for one in tables:
         cells = [
@@ -56,8 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
         header = ["", *one.columns, "source"]
         body = _markdown(header, cells) if arguments.markdown else table(header, cells)
         blocks.append(f"{one.measure}\n\n{body}")
-    print("\n\n".join(blocks))
-    return 0
+    show(arguments, {"tables": tables}, "\n\n".join(blocks))
 
 
 def _cell(value: float | None, approximate: bool) -> str:

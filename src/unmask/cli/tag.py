@@ -6,19 +6,17 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from unmask.cli.console import add_encoder_options, add_quoting, open_encoder
 from unmask.errors import ArtifactError
 
+HELP = "label words by a tagger from `unmask eval words --save-tagger`"
+EXAMPLE = "tag ner-tagger news.txt --out news.conll"
 
-def add_parser(commands: Any) -> None:
-    """Add the command."""
-    parser = commands.add_parser(
-        "tag",
-        help="label words by a tagger from `unmask eval words --save-tagger`",
-        epilog="example: unmask tag ner-tagger news.txt --out news.conll",
-    )
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     parser.add_argument("tagger", metavar="TAGGER")
     parser.add_argument(
         "files",
@@ -31,12 +29,10 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--field", default="text", metavar="NAME", help="column or key that holds the text")
     parser.add_argument("--encoder", metavar="ENCODER", help="default: where it was when the tagger was trained")
     parser.add_argument("--out", metavar="FILE", help="default: stdout")
-    parser.add_argument("--json", action="store_true", help="a JSON object a sentence: words, labels, spans")
-    add_encoder_options(parser)
-    parser.set_defaults(run=run)
+    add_encoder_options(parser, json_help="a JSON object a sentence: words, labels, spans")
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Read the tagger, then open its encoder, then tag."""
     from unmask.evaluation.spans import marks_spans
     from unmask.evaluation.tagger import Tagger
@@ -53,7 +49,6 @@ def run(arguments: argparse.Namespace) -> int:
     with _output(arguments.out) as out:
         for words, labels in tagger.tag(encoder, _all_sentences(arguments)):
             _write(out, words, labels, as_json=arguments.json, marked=marked)
-    return 0
 
 
 @contextmanager

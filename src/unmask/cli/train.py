@@ -1,27 +1,16 @@
 """`unmask train RECIPE`: all stages of a recipe; resumes by itself."""
 
 import argparse
-import sys
 from pathlib import Path
-from typing import Any
 
-from unmask.cli.console import (
-    add_json,
-    print_json,
-    process_number,
-    progress_wanted,
-    quiet_transformers,
-    rungs_table,
-)
+from unmask.cli.console import add_json, process_number, progress_wanted, quiet_transformers, rungs_table, show
+
+HELP = "run a recipe: train every stage, evaluate every rung; resumes where it was stopped"
+EXAMPLE = "train pocket-wiki --out runs/first --set seed=1 --set stages.mntp.steps=100"
 
 
-def add_parser(commands: Any) -> None:
-    """Add the command."""
-    parser = commands.add_parser(
-        "train",
-        help="run a recipe: train every stage, evaluate every rung; resumes where it was stopped",
-        epilog="example: unmask train pocket-wiki --out runs/first --set seed=1 --set stages.mntp.steps=100",
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     parser.add_argument(
         "recipe", metavar="RECIPE", help="YAML file, or the name of a recipe that comes with the package"
     )
@@ -35,10 +24,9 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--dry-run", action="store_true", help="print the resolved plan, parameters, tokens and memory")
     add_json(parser)
-    parser.set_defaults(run=run)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Read the recipe first: its mistakes cost no waiting."""
     from unmask.runs.recipe import load_recipe
     from unmask.runs.sources import check_files
@@ -50,17 +38,11 @@ def run(arguments: argparse.Namespace) -> int:
         from unmask.runs.plan import make_plan
 
         plan = make_plan(recipe)
-        print_json(plan.to_dict()) if arguments.json else print(plan.text())
-        return 0
+        show(arguments, plan.to_dict(), plan.text())
+        return
     from unmask.runs.run import train
 
     out = arguments.out or str(Path("runs") / recipe.name)
     result = train(recipe, out, progress=progress_wanted()).to_dict()
-    if process_number():
-        return 0
-    if arguments.json:
-        print_json(result)
-    else:
-        print(rungs_table(result["rungs"]))
-        print(f"encoder: {result['encoder']}", file=sys.stderr)
-    return 0
+    if not process_number():
+        show(arguments, result, rungs_table(result["rungs"]), f"encoder: {result['encoder']}")

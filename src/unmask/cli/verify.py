@@ -1,18 +1,15 @@
 """`unmask verify MODEL`: what every layer can see; exit code 1 if any layer cannot see the future."""
 
 import argparse
-from typing import Any
 
-from unmask.cli.console import add_json, print_json, quiet_transformers
+from unmask.cli.console import add_json, quiet_transformers, show
+
+HELP = "per-layer table: can the first token see the last? (exit code 1 if not)"
+EXAMPLE = "verify pocket-bi"
 
 
-def add_parser(commands: Any) -> None:
-    """Add the command."""
-    parser = commands.add_parser(
-        "verify",
-        help="per-layer table: can the first token see the last? (exit code 1 if not)",
-        epilog="example: unmask verify pocket-bi",
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     parser.add_argument("model", metavar="MODEL", help="folder, hub id, or `pocket`; decoder or encoder")
     parser.add_argument(
         "--backend",
@@ -29,7 +26,6 @@ def add_parser(commands: Any) -> None:
         help="read each layer from disk when it runs (default where the weights would fill half of the memory)",
     )
     add_json(parser)
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -53,10 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     report = verify(model, backends=arguments.backend)
     gaps = compatibility_gaps(model)
     paths = {name: str(taken) for name, taken in Runner(model, "mean").paths().items()}
-    if arguments.json:
-        more = {"config_only": arguments.config_only, "other_runtimes": gaps, "fast_paths": paths}
-        print_json(report.to_dict() | more)
-    else:
-        print(report.table())
-        print("\n".join([*(f"fast path {name}: {taken}" for name, taken in paths.items()), *gaps]))
+    more = {"config_only": arguments.config_only, "other_runtimes": gaps, "fast_paths": paths}
+    lines = [report.table(), *(f"fast path {name}: {taken}" for name, taken in paths.items()), *gaps]
+    show(arguments, report.to_dict() | more, "\n".join(lines))
     return 0 if report.bidirectional else 1

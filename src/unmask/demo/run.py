@@ -3,66 +3,42 @@
 import json
 import shutil
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
-from unmask.analysis.attention import attention_maps
-from unmask.analysis.neighbours import nearest
+from unmask.analysis.layers import attention_maps
 from unmask.analysis.page import Section, rungs_table, write_page
-from unmask.analysis.plots import attention_figure, curves_figure
+from unmask.analysis.plots import attention_figure, lines_figure
 from unmask.backbone.loading import load_model
 from unmask.demo.texts import DemoTexts, chunk_sentences, collect_texts
 from unmask.encoder import TextEncoder
 from unmask.errors import ArtifactError
 from unmask.evaluation.masked import evaluate_masked
-from unmask.evaluation.tasks.retrieval import evaluate_retrieval
 from unmask.evaluation.words import cross_validate
 from unmask.runs.recipe import load_recipe
 from unmask.runs.run import train
-from unmask.runs.rungs import RungPlace, open_rung
+from unmask.runs.rungs import RungPlace, open_rung, read_losses
 from unmask.runs.schema import Recipe
-from unmask.training.monitor import read_metrics
 
 _QUERIES = 300
+_EXAMPLES = 6
 _FOLDS = 5
 _MARK = ".unmask-demo"  # says that a folder is ours to empty
 _PARTS = ("texts", "run", "encoder", "report.html")
 _SENTENCE = "The bank raised its rates because the river had flooded the town."
 
 
-@dataclass(frozen=True, slots=True)
-class DemoResult:
-    """The ladder as figures, and where encoder and report are.
-
-    Attributes:
-        rungs: name, masked_accuracy, retrieval (mean reciprocal rank) and words (chunking accuracy), in percent.
-        encoder: folder that sentence-transformers opens.
-        report: the page.
-        seconds: what all of it took.
-    """
-
-    rungs: list[dict[str, Any]]
-    encoder: str
-    report: str
-    seconds: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """For `--json`."""
-        return {
-            "rungs": self.rungs,
-            "encoder": self.encoder,
-            "report": self.report,
-            "seconds": round(self.seconds, 1),
-        }
-
-
-def run_demo(out: str | Path, *, seed: int = 0, progress: bool = False) -> DemoResult:
+def run_demo(out: str | Path, *, seed: int = 0, progress: bool = False) -> dict[str, Any]:
     """Run the four rungs and write everything into `out`; an earlier demo there is replaced.
+
+    Returns:
+        The rungs (name, masked_accuracy, retrieval as mean reciprocal rank, words as chunking accuracy, in percent),
+        the encoder's folder, which sentence-transformers opens, the report's page and the seconds of all of it.
 
     Raises:
         ArtifactError: `out` holds something else.
@@ -75,9 +51,10 @@ def run_demo(out: str | Path, *, seed: int = 0, progress: bool = False) -> DemoR
     run = train(recipe, folder / "run", progress=progress, evaluate=lambda encoder: _score(encoder, recipe, texts))
     encoder = folder / "encoder"
     run.encoder.rename(encoder)
-    rungs = [{"name": rung.name, **rung.figures} for rung in run.rungs]
-    _write_report(folder, recipe, rungs, texts, [rung.encoder for rung in run.rungs])
-    return DemoResult(rungs, str(encoder), str(folder / "report.html"), time.perf_counter() - started)
+    found = run.to_dict()
+    report = _write_report(folder, recipe, found["rungs"], texts, [rung.encoder for rung in run.rungs])
+    seconds = round(time.perf_counter() - started, 1)
+    return {**found, "encoder": str(encoder), "report": str(report), "seconds": seconds}
 
 
 def _claim(folder: Path) -> None:
@@ -108,29 +85,49 @@ def _write_recipe(folder: Path, texts: DemoTexts, seed: int) -> Recipe:
 
 
 def _score(encoder: TextEncoder, recipe: Recipe, texts: DemoTexts) -> dict[str, float]:
-    """The three figures of a rung."""
     base = load_model(recipe.model.name, head=True, dtype="float32")
     masked = evaluate_masked(encoder, base, texts.held_out, block_size=128, num_blocks=96)
-    retrieval = evaluate_retrieval(encoder, texts.queries, texts.answers)
-    words = cross_validate(encoder, chunk_sentences(), folds=_FOLDS)
     return {
         "masked_accuracy": 100 * masked["masked_accuracy"],
-        "retrieval": retrieval.mrr_at_10,
-        "words": words.accuracy,
+        "retrieval": _mrr(encoder, texts.queries, texts.answers),
+        "words": cross_validate(encoder, chunk_sentences(), folds=_FOLDS),
     }
+
+
+def _mrr(encoder: TextEncoder, queries: Sequence[str], answers: Sequence[str]) -> float:
+    """Mean reciprocal rank of each query's own answer within the first 10, in percent; ties count against it."""
+    scores = encoder.encode(queries, normalize=True) @ encoder.encode(answers, normalize=True).T
+    ranks = (scores >= scores.diagonal()[:, None]).sum(axis=1)  # the answer itself is one of them
+    return 100 * float(np.where(ranks <= 10, 1 / ranks, 0.0).mean())
+
+
+def _neighbours(
+    encoders: Mapping[str, TextEncoder], queries: Sequence[str], answers: Sequence[str]
+) -> list[dict[str, Any]]:
+    """What each encoder finds closest to a few evenly spaced queries; answer i belongs to query i."""
+    chosen = np.linspace(0, len(queries) - 1, min(_EXAMPLES, len(queries))).astype(int).tolist()
+    shown = [queries[i] for i in chosen]
+    examples: list[dict[str, Any]] = [{"query": query, "found": []} for query in shown]
+    for name, encoder in encoders.items():
+        scores = encoder.encode(shown, normalize=True) @ encoder.encode(answers, normalize=True).T
+        for own, row, example in zip(chosen, scores, examples, strict=True):
+            at = int(row.argmax())
+            hit = {"encoder": name, "text": answers[at], "cosine": float(row[at]), "right": at == own}
+            example["found"].append(hit)
+    return examples
 
 
 def _write_report(
     folder: Path, recipe: Recipe, rungs: list[dict[str, Any]], texts: DemoTexts, encoders: Sequence[str]
-) -> None:
+) -> Path:
     """The page: what each step changed, in figures, curves, attention and neighbours."""
-    logs = sorted((folder / "run" / "stages").glob("*/metrics.jsonl"))
-    mntp, simcse = (read_metrics(path) for path in logs)
+    mntp, simcse = read_losses(folder / "run").values()
     before = open_rung(recipe, RungPlace("Uni", encoders[0], "causal"))
     after = open_rung(recipe, RungPlace("last", encoders[-1], "bidirectional"))
     queries, answers = texts.queries, texts.answers
+    page = folder / "report.html"
     write_page(
-        folder / "report.html",
+        page,
         title="From a decoder to an encoder",
         lead="A 6.8M-parameter decoder, pretrained on Wikipedia, became a text encoder by the three steps of LLM2Vec. "
         "Everything below was measured in this run, on text that it was not trained on; small figures say what each "
@@ -148,12 +145,12 @@ def _write_report(
                 "Masked next-token prediction",
                 "Loss on masked tokens while the bidirectional model learns to use both sides. A masked token is "
                 "predicted from the state one position before it.",
-                svg=curves_figure(mntp, {"loss": "training", "masked_loss": "held-out"}, "nats per masked token"),
+                svg=lines_figure(mntp, {"loss": "training", "masked_loss": "held-out"}, "nats per masked token"),
             ),
             Section(
                 "SimCSE",
                 "Contrastive loss: find the other dropout view of a sentence among all sentences of the batch.",
-                svg=curves_figure(simcse, {"loss": "training"}, "contrastive loss"),
+                svg=lines_figure(simcse, {"loss": "training"}, "contrastive loss"),
             ),
             Section(
                 "Attention before and after",
@@ -168,10 +165,11 @@ def _write_report(
                 "Nearest neighbours",
                 "For the first line of a docstring, the closest remaining text among "
                 f"{len(answers)}; a check marks the right one.",
-                neighbours=nearest({"decoder": before, "encoder": after}, queries, answers, examples=6),
+                neighbours=_neighbours({"decoder": before, "encoder": after}, queries, answers),
             ),
         ],
         code='from sentence_transformers import SentenceTransformer\n\nencoder = SentenceTransformer("'
         + str(folder / "encoder")
         + '")\nvectors = encoder.encode(["one text", "another"])',
     )
+    return page

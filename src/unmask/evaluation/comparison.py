@@ -5,8 +5,9 @@ them; they never share a table here.
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -21,15 +22,7 @@ _MASKED = "masked tokens (loss in nats, accuracy in %)"
 _MTEB = "MTEB main scores, %"
 _OTHER = "other figures"
 _CONLL = " on CoNLL-2003"
-_CATEGORIES = {
-    "Retrieval": "retrieval",
-    "Reranking": "reranking",
-    "Clustering": "clustering",
-    "PairClassification": "pair_classification",
-    "Classification": "classification",
-    "STS": "sts",
-    "Summarization": "summarization",
-}
+_NEW_WORD = re.compile(r"(?<=[a-z])(?=[A-Z])")  # PairClassification is pair_classification in the tables
 _PUBLISHED_MEASURES = {"table4": TASKS["words"].measures[0].title, "table11": _MTEB, "table12": _MTEB}
 _BROKEN = (KeyError, TypeError, AttributeError, ValueError, yaml.YAMLError)
 
@@ -62,10 +55,6 @@ class Comparison:
     measure: str
     columns: list[str]
     rows: list[Row]
-
-    def to_dict(self) -> dict[str, Any]:
-        """For `--json`."""
-        return asdict(self)
 
 
 def compare(rows: Sequence[Row]) -> list[Comparison]:
@@ -112,11 +101,17 @@ def read_run(path: Path, name: str | None = None) -> list[Row]:
     Raises:
         DataError: none of them, or not as this package writes it.
     """
-    reader = next((one for name, one in _READERS.items() if (path / name).is_file()), None)
-    if reader is None and not path.is_file():
+    ladder, summary, source = path / "results.json", path / "summary.json", name or path.resolve().name
+    place = next((one for one in (ladder, summary, path) if one.is_file()), None)
+    if place is None:
         raise DataError(f"{path} holds no results: no results.json, no summary.json, and it is no JSON file.")
     try:
-        return list((reader or _saved)(path, name or path.resolve().name))
+        found = read_json(place)
+        if place == ladder:
+            return list(_ladder(found["rungs"], path / "recipe.yaml", source))
+        if place == summary or found["task"] == "mteb":
+            return list(_mteb(found, source))
+        return list(_saved(found, source))
     except _BROKEN as error:
         if isinstance(error, UnmaskError):
             raise
@@ -164,10 +159,10 @@ def read_published(table: str, model: str | None = None) -> list[Row]:
     ]
 
 
-def _ladder(path: Path, source: str) -> Iterator[Row]:
+def _ladder(rungs: Sequence[Mapping[str, Any]], recipe: Path, source: str) -> Iterator[Row]:
     """A row a rung and measure; the recipe tells what each figure is."""
-    measures = _measures(path / "recipe.yaml")
-    for rung in read_json(path / "results.json")["rungs"]:
+    measures = _measures(recipe)
+    for rung in rungs:
         by_measure: dict[str, dict[str, float]] = {}
         for key, value in rung.items():
             if key != "name":
@@ -195,11 +190,7 @@ def _corpus(source: str) -> str:
     return _CONLL if "conll2003" in source.lower() else ""
 
 
-def _mteb(path: Path, source: str) -> Iterator[Row]:
-    yield from _mteb_rows(read_json(path / "summary.json"), source)
-
-
-def _mteb_rows(summary: Any, name: str) -> Iterator[Row]:
+def _mteb(summary: Any, source: str) -> Iterator[Row]:
     """Single tasks; and for the paper's 56 or its 15 the means that its tables give."""
     label = str(summary["settings"]["encoder"])
     values = {score["task"]: float(score["score"]) for score in summary["scores"]}
@@ -207,24 +198,19 @@ def _mteb_rows(summary: Any, name: str) -> Iterator[Row]:
     published = {one["id"]: one for one in _published()["tables"]}
     every = set(values) == set(published["table11"]["columns"]) - {"average"}
     mean = "average" if every else f"average of these {len(values)}"  # the paper's averages are over its 56 tasks
-    yield Row(label, _MTEB, values | ({} if average is None else {mean: average}), name)
+    yield Row(label, _MTEB, values | ({} if average is None else {mean: average}), source)
     if average is not None and every:
-        means = {_CATEGORIES[category]: float(mean) for category, mean in summary["categories"].items()}
-        yield Row(label, published["table1"]["measure"], means | {"average": average}, name)
+        means = {_NEW_WORD.sub("_", category).lower(): float(mean) for category, mean in summary["categories"].items()}
+        yield Row(label, published["table1"]["measure"], means | {"average": average}, source)
     if average is not None and set(values) == set(subset_tasks()):
         pooling = summary["settings"]["settings"]["pooling"]
-        yield Row(label, published["table5"]["measure"], {pooling: average}, name)
+        yield Row(label, published["table5"]["measure"], {pooling: average}, source)
 
 
-def _saved(path: Path, source: str) -> Iterator[Row]:
+def _saved(found: Mapping[str, Any], source: str) -> Iterator[Row]:
     """What `unmask eval ... --json` printed; figures from different data have different columns."""
-    found = read_json(path)
-    task = found["task"]
-    if task == "mteb":
-        yield from _mteb_rows(found, source)
-        return
     rows = found.get("results", [found])  # of several probes on words, or one
-    for measure in [one for one in TASKS[task].measures if not one.variant]:
+    for measure in [one for one in TASKS[found["task"]].measures if not one.variant]:
         for label in dict.fromkeys(_label(found, row) for row in rows):
             own = [row for row in rows if _label(found, row) == label and row[measure.key] is not None]
             if own:
@@ -242,6 +228,3 @@ def _named(found: Mapping[str, Any]) -> str:
     """The data of a saved result as its columns show it."""
     data = str(found.get("data") or "")
     return _corpus(data) or (f" on {data}" if data else "")
-
-
-_READERS = {"results.json": _ladder, "summary.json": _mteb}

@@ -19,16 +19,18 @@ from unmask.backbone.structure import num_layers
 from unmask.data.words import Corpus
 from unmask.encoder import Floats, TextEncoder, WordPosition, word_states
 from unmask.errors import DataError
+from unmask.evaluation.probe import Rows
 from unmask.text.chunks import chunks
 
 Labels = NDArray[np.int32]
+LabelNumbers = dict[str, dict[str, int]]  # task -> label -> number; training and test corpus share one
 View = tuple[WordPosition, int]  # which state of a word: position and layer
 _SENTENCES_AT_ONCE = 1024
 _CHUNK_BYTES = 8 << 20
 _ADVICE = "choose fewer layers, or another place with the environment variable TMPDIR."
 
 
-class MappedRows:
+class MappedRows(Rows):
     """Vectors in a new file; what was read or written does not stay in memory.
 
     Attributes:
@@ -42,10 +44,7 @@ class MappedRows:
             if hasattr(os, "posix_fallocate"):  # a disk that is full says so now, not by a signal in the middle
                 _allocate(file.fileno(), size, path)
             self._map = mmap.mmap(file.fileno(), 0)
-        self.array: Floats = np.frombuffer(self._map, dtype=np.float32, count=rows * width).reshape(rows, width)
-
-    def __len__(self) -> int:
-        return len(self.array)
+        super().__init__(np.frombuffer(self._map, dtype=np.float32, count=rows * width).reshape(rows, width))
 
     def chunks(self) -> Iterator[tuple[int, Floats]]:
         """First row and rows of one piece after the other."""
@@ -90,24 +89,10 @@ class WordFeatures:
     labels: dict[str, Labels]
 
 
-class LabelNames:
-    """Label <-> number for each task; training and test corpus share one."""
-
-    def __init__(self) -> None:
-        self.names: dict[str, list[str]] = {}
-        self._numbers: dict[str, dict[str, int]] = {}
-
-    def number(self, task: str, label: str) -> int:
-        """The label's number; a new label gets the next one."""
-        known = self._numbers.setdefault(task, {})
-        if label not in known:
-            known[label] = len(known)
-            self.names.setdefault(task, []).append(label)
-        return known[label]
-
-
-def look_over(corpus: Corpus, names: LabelNames) -> CorpusShape:
+def look_over(corpus: Corpus, names: LabelNumbers) -> CorpusShape:
     """Read a corpus to its end, before any model is loaded: counts, labels, and whatever is wrong with it.
+
+    A label that `names` does not have yet gets the next number there.
 
     Raises:
         DataError: a broken line, no sentence, or sentences that do not all have the same tasks.
@@ -119,8 +104,9 @@ def look_over(corpus: Corpus, names: LabelNames) -> CorpusShape:
         if tuple(sentence.labels) != tasks:
             raise DataError(f"Sentence {len(lengths)} has the tasks {', '.join(sentence.labels)}, not {tasks}.")
         for task, labels in sentence.labels.items():
+            known = names.setdefault(task, {})
             for label in labels:
-                names.number(task, label)
+                known.setdefault(label, len(known))
         lengths.append(len(sentence.words))
     if not lengths:
         raise DataError("The corpus has no sentence.")
@@ -131,7 +117,7 @@ def extract(
     encoder: TextEncoder,
     corpus: Corpus,
     shape: CorpusShape,
-    names: LabelNames,
+    names: LabelNumbers,
     folder: Path,
     *,
     positions: Sequence[WordPosition],
@@ -165,7 +151,7 @@ def extract(
             for offset, sentence in enumerate(sentences):
                 where = slice(starts[done + offset], starts[done + offset + 1])
                 for task, own in sentence.labels.items():
-                    labels[task][where] = [names.number(task, label) for label in own]
+                    labels[task][where] = [names[task][label] for label in own]
             words = [sentence.words for sentence in sentences]
             for row, vectors in word_states(encoder, words, positions=positions, layers=wanted, first=done):
                 where = slice(starts[done + row], starts[done + row + 1])

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from unmask.data.errors import LIBRARY_ERRORS
 from unmask.encoder import Floats, TextEncoder
-from unmask.errors import DataError, MissingExtraError
+from unmask.errors import DataError, MissingExtraError, UnmaskError
 from unmask.evaluation.comparison import subset_tasks
 from unmask.evaluation.mteb_instructions import Instructions, load_instructions, task_instructions
 from unmask.evaluation.quiet import quiet
@@ -34,6 +35,9 @@ logger = logging.getLogger(__name__)
 _PAPER = "MTEB(eng, v1)"
 _PACKAGES = ("mteb", "torch", "transformers", "tokenizers", "numpy", "scikit-learn", "unmask")
 _MEMO_BYTES = 1 << 30
+# Of one task: what its download, its data and its scoring can raise. Anything else is a bug, or the machine's end.
+_FAULTS: tuple[type[Exception], ...] = (UnmaskError, OSError, ImportError, ValueError, TypeError, LookupError)
+_FAULTS += (AttributeError, ArithmeticError, RuntimeError, *LIBRARY_ERRORS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +189,7 @@ def evaluate_mteb(
         had = cache.load_task_result(own, bridge.mteb_model_meta) is not None
         try:
             score = _run(bridge, task, cache)
-        except Exception as error:  # any fault of one task is told at the end and costs no other
+        except _FAULTS as error:  # told at the end; it costs no other task
             logger.debug("%s failed", own, exc_info=True)
             failures[own] = _reason(error)
             continue
@@ -210,7 +214,7 @@ def finished_tasks(
 
 def _with_earlier(path: Path, result: MtebResult) -> MtebResult:
     """The result of a call with those of earlier calls of the same encoder and settings in the folder."""
-    earlier = read_json(path) if path.is_file() else {}
+    earlier = read_json(path, missing={})
     if (earlier.get("settings") or {}).get("revision") != result.settings["revision"]:
         return result
     told = {score.task for score in result.scores} | set(result.failures)
@@ -265,7 +269,7 @@ def _settings(encoder: TextEncoder, name: str, instructions: Instructions, texts
 
 def _keep_settings(path: Path, settings: dict[str, Any], done: Sequence[str]) -> None:
     """One entry for each revision that ever wrote into the folder, with the versions that made each of its scores."""
-    kept = read_json(path) if path.is_file() else {}
+    kept = read_json(path, missing={})
     before = kept.get(settings["revision"], {})
     texts = before.get("instruction_texts", {}) | settings["instruction_texts"]
     versions = before.get("versions", {}) | dict.fromkeys(done, settings["versions"])

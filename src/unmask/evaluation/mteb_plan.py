@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -36,10 +36,6 @@ class TaskPlan:
     texts: int | None
     characters: float | None
     seconds: float | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """For `--json`."""
-        return asdict(self)
 
 
 def plan_tasks(encoder: TextEncoder, tasks: Sequence[Any]) -> list[TaskPlan]:

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,20 +26,21 @@ _TOLERANCE = 2e-4  # on the gradient; beyond it accuracies change by 0.02 points
 _FEW_BYTES = 8 << 20
 
 
-class Rows(Protocol):
-    """Vectors [rows, width] that come in pieces, or any of them at once."""
+class Rows:
+    """Vectors [rows, width] that come in pieces, or any of them at once; these are in memory and come as one."""
 
-    array: Floats
+    def __init__(self, array: Floats) -> None:
+        self.array = array
 
-    def __len__(self) -> int: ...
-
-    def release(self) -> None:
-        """What was read is not needed for now."""
-        ...
+    def __len__(self) -> int:
+        return len(self.array)
 
     def chunks(self) -> Iterator[tuple[int, Floats]]:
         """First row and rows of one piece after the other."""
-        ...
+        yield 0, self.array
+
+    def release(self) -> None:
+        """What was read is not needed for now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,23 +65,6 @@ class LinearProbe:
         return found
 
 
-class InMemory:
-    """A small matrix as one piece."""
-
-    def __init__(self, array: Floats) -> None:
-        self.array = array
-
-    def __len__(self) -> int:
-        return len(self.array)
-
-    def release(self) -> None:
-        """It stays."""
-
-    def chunks(self) -> Iterator[tuple[int, Floats]]:
-        """All of it."""
-        yield 0, self.array
-
-
 def standardise(vectors: Rows) -> tuple[Floats, Floats]:
     """Give each column mean 0 and standard deviation 1, in place; what is returned was subtracted and divided by."""
     mean, scale = _moments(vectors)
@@ -100,7 +84,7 @@ def fit_converged(vectors: Rows, labels: NDArray[np.int32], num_labels: int) -> 
         Weights [labels, width] and biases [labels].
     """
     every = max(1, vectors.array.nbytes // _FEW_BYTES)
-    sample = InMemory(np.concatenate([rows[-first % every :: every].copy() for first, rows in vectors.chunks()]))
+    sample = Rows(np.concatenate([rows[-first % every :: every].copy() for first, rows in vectors.chunks()]))
     parameters = np.zeros((num_labels, vectors.array.shape[1] + 1))
     if len(sample) < len(vectors):
         parameters = _minimise(sample, np.ascontiguousarray(labels[::every]), parameters)

@@ -15,12 +15,12 @@ from tqdm import tqdm
 from unmask.data.words import Corpus, LabelledSentence
 from unmask.encoder import TextEncoder, WordPosition
 from unmask.errors import DataError
-from unmask.evaluation.features import CorpusShape, LabelNames, View, WordFeatures, check_room, extract, look_over
+from unmask.evaluation.features import CorpusShape, LabelNumbers, View, WordFeatures, check_room, extract, look_over
 from unmask.evaluation.probe import (
     PAPER_STEPS,
-    InMemory,
     LinearProbe,
     ProbeName,
+    Rows,
     fit_converged,
     fit_paper,
     standardise,
@@ -39,13 +39,11 @@ class ProbeSettings:
         name: `converged`, a logistic regression, or `paper`: a fixed number of steps.
         steps: of the paper's probe.
         seeds: of the paper's probe, one after the other; the converged one has none.
-        scheme: `none` leaves out the F1 of spans.
     """
 
     name: ProbeName = "converged"
     steps: int = PAPER_STEPS
     seeds: Sequence[int] = (0,)
-    scheme: Scheme = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,18 +101,18 @@ class WordsData:
     train: Corpus
     test: Corpus
     scheme: Scheme = "auto"
-    names: LabelNames = field(default_factory=LabelNames)
+    names: LabelNumbers = field(default_factory=dict)
     shapes: list[CorpusShape] = field(default_factory=list)
     schemes: dict[str, str | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.shapes.append(look_over(self.train, self.names))
-        trained = {task: len(names) for task, names in self.names.names.items()}
+        trained = {task: len(known) for task, known in self.names.items()}
         self.shapes.append(look_over(self.test, self.names))
         if self.shapes[0].tasks != self.shapes[1].tasks:
             raise DataError(f"Training tasks {self.shapes[0].tasks} and test tasks {self.shapes[1].tasks} differ.")
         for task in self.shapes[0].tasks:
-            known = self.names.names[task]
+            known = list(self.names[task])
             if trained[task] < 2:
                 raise DataError(f"A probe needs at least two different labels; the training words have {known[:1]}.")
             unseen = known[trained[task] :]
@@ -175,7 +173,7 @@ def _score_view(
     rows, lengths = train.vectors[view], train.shape.lengths
     moments = standardise(rows) if settings.name == "converged" else None
     for name in train.shape.tasks:
-        labels, count = train.labels[name], len(data.names.names[name])
+        labels, count = train.labels[name], len(data.names[name])
         if moments:
             probes = [LinearProbe(*fit_converged(rows, labels, count), *moments)]
         else:
@@ -188,7 +186,7 @@ def _score(
 ) -> WordsResult:
     """One task's probes on the test words: mean and spread over seeds."""
     accuracies, f1s = [], []
-    truth, names = test.labels[name], data.names.names[name]
+    truth, names = test.labels[name], list(data.names[name])
     for fitted in probes:
         predicted = fitted.predict_all(test.vectors[view])
         accuracies.append(100 * float((predicted == truth).mean()))
@@ -210,34 +208,25 @@ def _score(
     )
 
 
-def cross_validate(encoder: TextEncoder, sentences: Sequence[LabelledSentence], *, folds: int) -> WordsResult:
-    """Score a small set of one task by itself: each fold is predicted by a converged probe trained on the others."""
-    names = LabelNames()
+def cross_validate(encoder: TextEncoder, sentences: Sequence[LabelledSentence], *, folds: int) -> float:
+    """Accuracy in percent of a small set of one task: each fold is predicted by a probe trained on the others."""
+    names: LabelNumbers = {}
     shape = look_over(sentences, names)
     (task,) = shape.tasks
     with tempfile.TemporaryDirectory(prefix="unmask-words-") as scratch:
         features = extract(encoder, sentences, shape, names, Path(scratch), positions=("same",))
-        ((view, matrix),) = features.vectors.items()
+        (matrix,) = features.vectors.values()
         labels = features.labels[task]
         sentence_of: NDArray[np.int64] = np.repeat(np.arange(len(shape.lengths)), shape.lengths)
         predicted = np.empty_like(labels)
         for fold in range(folds):
             held = sentence_of % folds == fold
-            rows = InMemory(matrix.array[~held])
+            rows = Rows(matrix.array[~held])
             moments = standardise(rows)
-            fitted = LinearProbe(*fit_converged(rows, labels[~held], len(names.names[task])), *moments)
+            fitted = LinearProbe(*fit_converged(rows, labels[~held], len(names[task])), *moments)
             predicted[held] = fitted.predict(matrix.array[held])
-    known = names.names[task]
-    f1 = span_f1(shape.lengths, labels, predicted, known) if span_scheme(known) else None
-    accuracy = 100 * float((predicted == labels).mean())
-    return WordsResult(task, view[0], view[1], accuracy, f1, len(labels), len(known), "converged")
+    return 100 * float((predicted == labels).mean())
 
 
 def _half_range(values: Sequence[float]) -> float:
     return (max(values) - min(values)) / 2 if values else 0.0
-
-
-def best_layers(results: Sequence[WordsResult]) -> Iterator[WordsResult]:
-    """For each task and position the layer with the highest accuracy."""
-    for key in dict.fromkeys((result.task, result.position) for result in results):
-        yield max((r for r in results if (r.task, r.position) == key), key=lambda r: r.accuracy)

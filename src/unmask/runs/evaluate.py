@@ -1,17 +1,19 @@
-"""Evaluating one rung of the ladder on every task of a recipe."""
+"""Evaluating one rung of the ladder on every task of a recipe, and every checkpoint of a run on some of them."""
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from tqdm import tqdm
 
 from unmask.backbone.loading import load_model
 from unmask.encoder import TextEncoder
 from unmask.errors import RecipeError
 from unmask.evaluation.masked import evaluate_masked
-from unmask.runs.schema import MaskedTask, Recipe, evaluation_class
-from unmask.runs.sources import with_paths
-from unmask.settings import explained
+from unmask.runs.rungs import checkpoints, open_rung, split_places
+from unmask.runs.schema import EvaluationSettings, MaskedTask, Recipe, evaluation_class
+from unmask.runs.sources import open_data, with_paths
+from unmask.settings import checked
 
 Texts = Callable[[str], Sequence[str]]
 Figures = dict[str, float]
@@ -32,10 +34,7 @@ def evaluate(encoder: TextEncoder, tasks: Mapping[str, Mapping[str, Any]], *, pr
         RecipeError: an unknown kind or key.
         DataError: data that cannot be used.
     """
-    try:
-        evaluation = evaluation_class().model_validate(tasks)
-    except ValidationError as error:
-        raise RecipeError("; ".join(explained(item) for item in error.errors())) from error
+    evaluation = checked(evaluation_class(), tasks)
     if evaluation.masked:
         raise RecipeError("masked needs the base model of a run; leave it out, or put it into a recipe.")
     asked = [(task, name, with_paths(settings)) for task, name, settings in evaluation.tasks()]
@@ -63,6 +62,49 @@ def check_tasks(recipe: Recipe) -> None:
     """
     for task, _, settings in recipe.evaluation.tasks():
         task.read(with_paths(settings))
+
+
+def score_checkpoints(
+    recipe: Recipe, folder: Path, tasks: Sequence[str], *, progress: bool = False
+) -> list[dict[str, Any]]:
+    """One row a checkpoint: rung, `step` since the start of the run, `stage_step` since that of its stage, figures.
+
+    This is sample efficiency (section 5.2 of the paper, Figure 6). The untrained model comes first, at step 0.
+
+    Args:
+        recipe: of the run.
+        folder: the run.
+        tasks: names of tasks in the recipe's evaluation, or `masked`.
+        progress: show a bar.
+
+    Raises:
+        RecipeError: a task that the recipe does not have.
+    """
+    chosen = recipe.model_copy(update={"evaluation": _only(recipe.evaluation, tasks)})
+    texts = open_data(recipe).texts
+    start = split_places(recipe, folder)[0][-1]
+    figures = evaluate_rung(open_rung(recipe, start), chosen, texts)
+    rows: list[dict[str, Any]] = [{"rung": start.name, "step": 0, "stage_step": 0, **figures}]
+    done, last, rung = 0, 0, start.name
+    for place, step, encoder in tqdm(
+        checkpoints(recipe, folder), desc="checkpoints", unit="checkpoint", disable=not progress
+    ):
+        if place.name != rung:
+            done, rung = done + last, place.name
+        last = step
+        figures = evaluate_rung(encoder, chosen, texts)
+        rows.append({"rung": place.name, "step": done + step, "stage_step": step, **figures})
+    return rows
+
+
+def _only(evaluation: EvaluationSettings, tasks: Sequence[str]) -> EvaluationSettings:
+    kinds = {key: value for key, value in evaluation if isinstance(value, dict)}
+    known = {name for named in kinds.values() for name in named} | ({"masked"} if evaluation.masked else set())
+    unknown = sorted(set(tasks) - known)
+    if unknown:
+        raise RecipeError(f"The recipe evaluates no {unknown[0]!r}; it has {', '.join(sorted(known)) or 'no task'}.")
+    kept = {key: {name: task for name, task in named.items() if name in tasks} for key, named in kinds.items()}
+    return evaluation.model_copy(update={**kept, "masked": evaluation.masked if "masked" in tasks else None})
 
 
 def _masked(encoder: TextEncoder, base: str, task: MaskedTask, texts: Texts) -> Figures:

@@ -50,14 +50,9 @@ class Plan:
     device: str
     available: int
 
-    @property
-    def fits(self) -> bool:
-        """True if every stage's estimated peak is below the device's memory."""
-        return all(stage.memory.peak < self.available for stage in self.stages)
-
     def to_dict(self) -> dict[str, Any]:
-        """For `--json`."""
-        return {**asdict(self), "fits": self.fits}
+        """For `--json`; it fits if every stage's estimated peak is below the device's memory."""
+        return {**asdict(self), "fits": all(stage.memory.peak < self.available for stage in self.stages)}
 
     def text(self) -> str:
         """As a table under the resolved recipe."""
@@ -115,7 +110,7 @@ def make_plan(recipe: Recipe) -> Plan:
 
 
 def _shape(stage: TrainedStage, data: Data, tokenizer: Any) -> tuple[int, Shape]:
-    """Tokens of a step, and its forward passes."""
+    """Tokens of a step, and its forward passes in one of the processes that a launcher started."""
 
     def lengths(texts: Sequence[str]) -> list[int]:  # of the texts with their prompts
         return [len(ids) for ids in tokenizer(list(texts), verbose=False)["input_ids"]]
@@ -123,12 +118,8 @@ def _shape(stage: TrainedStage, data: Data, tokenizer: Any) -> tuple[int, Shape]
     exact, length = stage.step_tokens(data, lengths)
     tokens = round(exact)
     rows = max(1, min(stage.micro_batch_tokens, tokens) // length)
-    return tokens, Shape(rows, length, _share(-(-tokens // (rows * length))))
-
-
-def _share(passes: int) -> int:
-    """The forward passes of one of the processes that a launcher started."""
-    return -(-passes // int(os.environ.get("WORLD_SIZE", "1")))
+    passes = -(-tokens // (rows * length))
+    return tokens, Shape(rows, length, -(-passes // int(os.environ.get("WORLD_SIZE", "1"))))
 
 
 def _products(stage: TrainedStage, memory: Memory) -> float:

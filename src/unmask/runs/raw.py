@@ -2,19 +2,16 @@
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
 from unmask.errors import RecipeError
 
-if TYPE_CHECKING:
-    from importlib.resources.abc import Traversable
-
-_FOLDER = "recipes"
+_FOLDER = Path(str(files("unmask"))) / "recipes"
 _CONFIGS = "accelerate"  # settings for `accelerate launch`, beside the recipes
 
 
@@ -29,24 +26,20 @@ _Yaml.add_implicit_resolver(
 
 def shipped() -> list[str]:
     """Names of the recipes that come with the package, for example `paper/mistral-7b`."""
-    return sorted(name for name, _ in _walk(files("unmask") / _FOLDER, "") if not name.startswith(_CONFIGS))
+    return sorted(name for name in _files() if not name.startswith(_CONFIGS))
 
 
-def shipped_file(name: str) -> "Traversable | None":
+def shipped_file(name: str) -> Path | None:
     """A shipped recipe, or settings for `accelerate launch`; None if there is none of that name."""
-    return dict(_walk(files("unmask") / _FOLDER, "")).get(name.removesuffix(".yaml"))
+    return _files().get(name.removesuffix(".yaml"))
 
 
-def _walk(folder: "Traversable", prefix: str) -> Iterator[tuple[str, "Traversable"]]:
-    for entry in folder.iterdir():
-        if entry.is_dir():
-            yield from _walk(entry, f"{prefix}{entry.name}/")
-        elif entry.name.endswith(".yaml"):
-            yield prefix + entry.name.removesuffix(".yaml"), entry
+def _files() -> dict[str, Path]:
+    return {path.relative_to(_FOLDER).with_suffix("").as_posix(): path for path in _FOLDER.rglob("*.yaml")}
 
 
-def read_raw(source: str) -> tuple[str, dict[str, Any]]:
-    """A recipe's name for messages, and its keys with all that it extends and the variant after a colon.
+def read_raw(source: str) -> dict[str, Any]:
+    """A recipe's keys with all that it extends and the variant after a colon.
 
     Raises:
         RecipeError: no such recipe or variant, or no YAML.
@@ -61,13 +54,7 @@ def read_raw(source: str) -> tuple[str, dict[str, Any]]:
         for path, value in variants[variant].items():
             change(raw, path, value)
         raw["name"] = f"{raw.get('name', 'recipe')}-{variant}"
-    return source, raw
-
-
-def variants_of(name: str) -> dict[str, str]:
-    """The variants of a shipped recipe: name -> description."""
-    _, variants = composed(name)
-    return {key: str(changes.get("description", "")) for key, changes in variants.items()}
+    return raw
 
 
 def composed(name: str, seen: tuple[str, ...] = ()) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -98,19 +85,14 @@ def composed(name: str, seen: tuple[str, ...] = ()) -> tuple[dict[str, Any], dic
 
 
 def _yaml(source: str) -> dict[str, Any]:
-    path, found = Path(source), shipped_file(source)
-    if path.is_file():
-        try:
-            text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError:
-            raise RecipeError(f"{path} is a binary file; a recipe is YAML text.") from None
-    elif found is not None:
-        text = found.read_text(encoding="utf-8")
-    else:
-        close = nearest(path.name, [name.rpartition("/")[2] for name in shipped()])
+    path = Path(source) if Path(source).is_file() else shipped_file(source)
+    if path is None:
+        close = nearest(Path(source).name, [name.rpartition("/")[2] for name in shipped()])
         raise RecipeError(f"No recipe file {source!r}, and no shipped recipe of that name{close}.")
     try:
-        raw = yaml.load(text, _Yaml)
+        raw = yaml.load(path.read_text(encoding="utf-8"), _Yaml)
+    except UnicodeDecodeError:
+        raise RecipeError(f"{path} is a binary file; a recipe is YAML text.") from None
     except yaml.YAMLError as error:
         raise RecipeError(f"{source} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):

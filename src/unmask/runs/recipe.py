@@ -26,7 +26,8 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
     Raises:
         RecipeError: every mistake, one a line.
     """
-    where, raw = ("recipe", copy.deepcopy(dict(source))) if isinstance(source, Mapping) else read_raw(str(source))
+    where = "recipe" if isinstance(source, Mapping) else str(source)
+    raw = copy.deepcopy(dict(source)) if isinstance(source, Mapping) else read_raw(where)
     for change in overrides:
         override(raw, change)
     mistakes = _reference_mistakes(raw)
@@ -36,7 +37,7 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
     except ValidationError as error:
         mistakes = [line for item in error.errors() for line in _explain(dict(item))] + mistakes
     if recipe is not None:
-        mistakes += _order_mistakes(recipe) + _kind_mistakes(recipe)
+        mistakes += _stage_mistakes(recipe)
     if recipe is None or mistakes:
         heading = f"{where}: {len(mistakes)} mistake{'s' if len(mistakes) > 1 else ''}"
         raise RecipeError("\n  ".join([heading, *mistakes]))
@@ -82,20 +83,15 @@ def _figure_mistakes(tasks: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return mistakes
 
 
-def _kind_mistakes(recipe: Recipe) -> list[str]:
-    """Stages that are given a data source of the wrong kind."""
-    return [
-        f"stages.{stage.label}: {name!r} is of kind {recipe.data[name].kind}, {' or '.join(stage.reads)} is needed"
-        for stage in recipe.stages
-        for name in stage.sources
-        if name in recipe.data and recipe.data[name].kind not in stage.reads
-    ]
-
-
-def _order_mistakes(recipe: Recipe) -> list[str]:
-    """Stages that need another one before them."""
-    pairs = zip([None, *recipe.stages], recipe.stages, strict=False)
-    return [f"stages.{stage.label}{mistake}" for before, stage in pairs for mistake in stage.order_mistakes(before)]
+def _stage_mistakes(recipe: Recipe) -> list[str]:
+    """Stages that need another one before them, or are given a data source of the wrong kind."""
+    mistakes = []
+    for before, stage in zip([None, *recipe.stages], recipe.stages, strict=False):
+        kinds = [(name, recipe.data[name].kind) for name in stage.sources if name in recipe.data]
+        needed = f"{' or '.join(stage.reads)} is needed"
+        found = [f": {name!r} is of kind {kind}, {needed}" for name, kind in kinds if kind not in stage.reads]
+        mistakes += [f"stages.{stage.label}{one}" for one in [*stage.order_mistakes(before), *found]]
+    return mistakes
 
 
 def _explain(item: dict[str, Any]) -> list[str]:

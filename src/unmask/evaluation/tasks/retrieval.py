@@ -56,15 +56,6 @@ class RankingResult:
     documents: int
 
 
-@dataclass(frozen=True, slots=True)
-class RetrievalResult:
-    """Share of queries whose document comes first, and mean reciprocal rank within the first 10, in percent."""
-
-    accuracy_at_1: float
-    mrr_at_10: float
-    queries: int
-
-
 def evaluate_beir(
     encoder: "TextEncoder",
     data: Beir,
@@ -156,26 +147,6 @@ def rank_measures(run: Run, judgements: Judgements, documents: int) -> RankingRe
     ranks = [found[query]["recip_rank"] if query in found else 0.0 for query in judgements]
     mrr = 100 * float(np.mean([rank if rank >= 0.1 else 0.0 for rank in ranks]))
     return RankingResult(means["ndcg_cut_10"], means["map"], mrr, means["recall_100"], len(judgements), documents)
-
-
-def evaluate_retrieval(
-    encoder: "TextEncoder", queries: Sequence[str], documents: Sequence[str], *, progress: bool = False
-) -> RetrievalResult:
-    """Rank all documents for each query by cosine; document i is the right one for query i.
-
-    Ties count against the encoder: a document ranks behind all that score as high.
-
-    Raises:
-        DataError: unequal numbers of queries and documents, or none.
-    """
-    if len(queries) != len(documents) or not queries:
-        raise DataError(f"{len(queries)} queries and {len(documents)} documents; every query needs its own.")
-    found = encoder.encode(queries, normalize=True, progress=progress)
-    scores = found @ encoder.encode(documents, normalize=True, progress=progress).T
-    own = np.diagonal(scores)[:, None]
-    ranks = (scores >= own).sum(axis=1)  # the document itself is one of them
-    reciprocal = np.where(ranks <= 10, 1.0 / ranks, 0.0)
-    return RetrievalResult(100 * float((ranks == 1).mean()), 100 * float(reciprocal.mean()), len(queries))
 
 
 def _left_out(data: Beir) -> str | None:
