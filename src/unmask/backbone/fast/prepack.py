@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from unmask.backbone.fast import operators
-from unmask.backbone.fast.contract import Availability
+from unmask.backbone.fast.contract import Availability, FastPath
 from unmask.backbone.structure import decoder_modules
 
 _MOST_BYTES = 4 << 30  # of weights that a second copy is made of
@@ -89,7 +89,7 @@ _USERS: dict[int, int] = {}  # encoders of a model, by the identity of its first
 _LOCK = threading.RLock()  # collecting garbage inside may end another encoder of the same thread
 
 
-class PrepackedLayers:
+class PrepackedLayers(FastPath):
     """The linear layers of one model, multiplying by laid-out copies as long as an encoder of it is there.
 
     Args:
