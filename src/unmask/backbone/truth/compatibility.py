@@ -5,7 +5,7 @@ from torch import nn
 from unmask.backbone.families.switches import attention_mode, lift_windows, window_mode
 from unmask.backbone.structure import MODEL_ERRORS, backend_in_use, family, first_line, text_config
 from unmask.backbone.truth.recurrent import installed_mixers, layers_with, recurrent_mode
-from unmask.backbone.truth.twins import build_twin, tiny_model
+from unmask.backbone.truth.twins import tiny_config, tiny_model
 from unmask.backbone.truth.verify import named, verify
 
 
@@ -23,10 +23,10 @@ def compatibility_gaps(model: nn.Module) -> list[str]:
             f"({named(installed_mixers(model))}); other runtimes run them left to right and give other vectors."
         )
     try:
-        twin = build_twin(text_config(model))
+        twin = tiny_model(tiny_config(text_config(model)))
         if window_mode(model) == "lift":
             lift_windows(twin)
-            twin = tiny_model(text_config(twin), head=False)
+            twin = tiny_model(text_config(twin))
         report = verify(twin, backends=[backend_in_use(twin)])
     except MODEL_ERRORS as error:
         return [*gaps, f"Not checked how other runtimes read this {family(model)}: {first_line(error)}."]

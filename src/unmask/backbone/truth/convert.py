@@ -28,7 +28,7 @@ from unmask.backbone.truth.recurrent import (
     remove_reading,
     restore_reading,
 )
-from unmask.backbone.truth.twins import build_twin, tiny_model
+from unmask.backbone.truth.twins import tiny_config, tiny_model
 from unmask.backbone.truth.verify import VerificationReport, named, verify
 from unmask.errors import ConversionError
 from unmask.settings import Recurrent, Window
@@ -190,9 +190,9 @@ def _problem_of_twin(model: nn.Module, recurrent: Recurrent, window: Window) -> 
         return ""
     advice = "" if window == "lift" else " Choose window='lift' to let every layer look at the whole text."
     try:
-        twin = build_twin(text_config(model))
+        twin = tiny_model(tiny_config(text_config(model)))
         if hasattr(model, "set_attn_implementation"):
-            twin.set_attn_implementation(backend_in_use(model))  # type: ignore[operator]
+            twin.set_attn_implementation(backend_in_use(model))
         _set(twin, recurrent, window)
         uneven = [(i, *both) for i, both in enumerate(layer_reach(twin)) if both[0] > both[1] + 1]
         shift = padding_shift(twin)
@@ -215,7 +215,7 @@ def _problem_of_twin(model: nn.Module, recurrent: Recurrent, window: Window) -> 
 
 def _lift_survives_saving(twin: nn.Module) -> bool:
     """True if a model built from the lifted config takes the same weights and gives the same states."""
-    again = tiny_model(text_config(twin), head=False, seed=1)
+    again = tiny_model(text_config(twin), seed=1)
     try:
         again.load_state_dict(twin.state_dict())
     except RuntimeError:  # other shapes

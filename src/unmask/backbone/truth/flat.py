@@ -14,7 +14,7 @@ from unmask.backbone.fast.contract import Availability
 from unmask.backbone.fast.varlen import FlatAttention, layout_of, use_flat_attention
 from unmask.backbone.forward import flat_states, token_states
 from unmask.backbone.structure import MODEL_ERRORS, RECURRENT_KEY, backend_in_use, family, first_line, text_config
-from unmask.backbone.truth.twins import build_twin
+from unmask.backbone.truth.twins import tiny_config, tiny_model
 
 _TWIN_LENGTHS = (40, 21, 9, 9, 3)  # beyond a twin's windows, within them, two alike
 _EXACT = 1e-4  # relative to the size of the states, in float32
@@ -63,7 +63,7 @@ class _Key:
 def _proof(key: _Key, mode: str, device: torch.device, dtype: torch.dtype) -> Availability:
     name = str(key.config.model_type)
     try:
-        twin = build_twin(copy.deepcopy(key.config))
+        twin = tiny_model(tiny_config(copy.deepcopy(key.config)))
         if backend_in_use(twin) != "sdpa":
             return Availability(False, f"{name} does not attend by sdpa")
         if mode == "bidirectional":
