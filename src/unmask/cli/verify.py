@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     quiet_transformers()
     from unmask.backbone.families.switches import attention_mode, set_attention_mode
     from unmask.backbone.loading import load_from_disk, load_model, load_twin, weights_fit
-    from unmask.backbone.truth.compatibility import compatibility_gaps
+    from unmask.backbone.truth.convert import compatibility_gaps
     from unmask.backbone.truth.verify import verify
     from unmask.encoder.runner import Runner
 
