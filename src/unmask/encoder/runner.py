@@ -13,7 +13,7 @@ from unmask.backbone.fast.compiling import CompiledLayers
 from unmask.backbone.fast.contract import Availability, wanted
 from unmask.backbone.fast.prepack import PrepackedLayers
 from unmask.backbone.fast.varlen import stop_flat_attention
-from unmask.backbone.forward import flat_row, text_states, token_states
+from unmask.backbone.forward import flat_states, text_states, token_states
 from unmask.backbone.structure import family, first_line, text_config
 from unmask.backbone.truth.flat import reads_flat
 from unmask.errors import ArtifactError
@@ -53,7 +53,7 @@ class EncoderModule(nn.Module):
             lengths: of texts that lie one after the other, on the CPU, int64 [texts]; behind the last is filler.
         """
         if lengths is not None:
-            states = flat_row(self.model, input_ids, tuple(lengths.tolist()))
+            (states,) = flat_states(self.model, input_ids, lengths.tolist())
             own = torch.ones(len(states), dtype=torch.bool, device=states.device) if pooled is None else pooled
             vectors: torch.Tensor = self.pooling(states, send(lengths, states.device), own)
             return vectors
