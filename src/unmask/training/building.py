@@ -11,7 +11,7 @@ from torch import nn
 
 from unmask.backbone.fast.varlen import keep_layout
 from unmask.backbone.loading import load_model
-from unmask.backbone.lora import add_lora, load_lora, merge_lora
+from unmask.backbone.lora import add_lora, load_lora
 from unmask.backbone.quantized import four_bit, let_gradients_through
 from unmask.backbone.truth.opening import AttentionSpec, apply_attention
 from unmask.data.pairs import PairSet
@@ -195,4 +195,4 @@ def load_pooling(encoder: TextEncoder, origin: Origin, path: Path | None = None)
 
 def plain(model: nn.Module, adapter: Any | None) -> nn.Module:
     """The body with its adapter folded into its weights."""
-    return model if adapter is None else merge_lora(adapter)
+    return model if adapter is None else adapter.merge_and_unload(safe_merge=True)
