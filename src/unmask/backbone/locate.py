@@ -131,5 +131,4 @@ def revision(name: str) -> str | None:
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(resolve_model(name), trust_remote_code=False)
-    commit: str | None = getattr(config, "_commit_hash", None)
-    return commit
+    return getattr(config, "_commit_hash", None)

@@ -57,11 +57,7 @@ def attend_by_products(
     """
     options = (scale, visible, dropout)
     if query.requires_grad and torch.is_grad_enabled() and query.shape[2] > _LONGEST_KEPT:
-        states = checkpoint(
-            _products, query, key, value, options, use_reentrant=False, preserve_rng_state=bool(dropout)
-        )
-        assert isinstance(states, torch.Tensor)
-        return states
+        return checkpoint(_products, query, key, value, options, use_reentrant=False, preserve_rng_state=bool(dropout))
     return _products(query, key, value, options)
 
 

@@ -167,13 +167,12 @@ def _attend_by_varlen(
     scale: float | None,
     window: int | None,
 ) -> torch.Tensor:
-    """Torch's own variable-length FlashAttention."""
     varlen_attn = operators.varlen_attention()
     assert varlen_attn is not None
     longest = max(layout.lengths)
     back = -1 if window is None or longest <= window else window - int(layout.causal)
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
-    result = varlen_attn(
+    return varlen_attn(
         q,
         k,
         v,
@@ -185,8 +184,6 @@ def _attend_by_varlen(
         window_size=(back, 0 if layout.causal else back),
         enable_gqa=query.shape[1] != key.shape[1],
     )
-    assert isinstance(result, torch.Tensor)
-    return result
 
 
 def _opaque_attention(
