@@ -17,7 +17,7 @@ from transformers import CONFIG_MAPPING
 from unmask import TextEncoder
 from unmask.backbone.forward import token_states
 from unmask.backbone.loading import load_model
-from unmask.backbone.lora import add_lora, save_lora
+from unmask.backbone.lora import add_lora
 from unmask.backbone.truth.twins import tiny_config, tiny_model
 from unmask.data.e5 import _HALVES, _WHOLE, read_e5
 from unmask.objectives.contrastive import Contrastive
@@ -107,7 +107,7 @@ def test_same_vectors_with_lora(folder, name, merge, tmp_path):
     for key, parameter in wrapped.named_parameters():
         if "lora_" in key:
             torch.nn.init.normal_(parameter, std=0.1)
-    save_lora(wrapped, tmp_path)
+    wrapped.save_pretrained(str(tmp_path))
     _old_adapter_config(tmp_path / "adapter_config.json", place)
     (tmp_path / "llm2vec_config.json").write_text(json.dumps({"pooling_mode": "mean", "max_length": 512}))
     theirs = ask("encode", model=place, adapter=tmp_path, merge=merge, texts=TEXTS)

@@ -18,8 +18,7 @@ from tests.sweep.families import family_config, reason_aside, text_decoders
 from unmask.backbone.forward import TokenStates, token_states
 from unmask.backbone.head import LanguageModelHead
 from unmask.backbone.structure import body, decoder_layers
-from unmask.backbone.truth.compatibility import compatibility_gaps
-from unmask.backbone.truth.convert import convert
+from unmask.backbone.truth.convert import compatibility_gaps, convert
 from unmask.backbone.truth.flat import reads_flat
 from unmask.backbone.truth.twins import tiny_model
 from unmask.backbone.truth.verify import VerificationReport, backend_in_use, verify

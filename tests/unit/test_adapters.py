@@ -10,7 +10,7 @@ from transformers import CONFIG_MAPPING
 from unmask import ArtifactError, TextEncoder
 from unmask.backbone.families.switches import attention_mode
 from unmask.backbone.loading import load_model
-from unmask.backbone.lora import add_lora, save_lora
+from unmask.backbone.lora import add_lora
 from unmask.backbone.truth.recurrent import recurrent_mode
 from unmask.backbone.truth.twins import tiny_config, tiny_model
 
@@ -24,7 +24,7 @@ def adapter(base, folder, seed, **own):
     for name, parameter in wrapped.named_parameters():
         if "lora_" in name:
             torch.nn.init.normal_(parameter, std=0.1)
-    save_lora(wrapped, folder)
+    wrapped.save_pretrained(str(folder))
     config = json.loads((folder / "adapter_config.json").read_text())
     (folder / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": str(base)}))
     if own:

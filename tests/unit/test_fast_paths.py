@@ -13,7 +13,6 @@ from unmask.backbone.fast import operators
 from unmask.backbone.fast.compiling import CompiledLayers
 from unmask.backbone.fast.contract import NAMES, Availability, FastPath, chosen
 from unmask.backbone.fast.cpu_attention import Products
-from unmask.backbone.fast.int8 import EightBits
 from unmask.backbone.fast.lora_branch import LoraBranch
 from unmask.backbone.fast.prepack import PrepackedLayers, PrepackedLinear
 from unmask.backbone.fast.random_masks import RandomMasks
@@ -38,7 +37,6 @@ def test_every_path_has_a_name_and_tests_itself(tiny):
             assert path.self_test() < 1e-5, name
         else:
             assert possible.reason, name
-    assert EightBits().self_test() < 0.02
 
 
 def test_what_is_attached_is_detached(tiny):
@@ -51,8 +49,6 @@ def test_what_is_attached_is_detached(tiny):
     assert [type(module) for module in model.modules()] == classes
     assert model.config._attn_implementation == "sdpa"
     assert all(layer._compiled_call_impl is None for layer in model.layers)
-    with pytest.raises(ArtifactError, match="open the encoder anew"):
-        EightBits().detach(model)
 
 
 def test_a_path_that_is_not_taken_says_why(tiny, tokenizer, monkeypatch):

@@ -7,9 +7,8 @@ import torch
 from transformers import CONFIG_MAPPING
 
 from unmask import ArtifactError, TextEncoder, verify
-from unmask.backbone.loading import load_from_disk, load_model
-from unmask.backbone.shapes import load_twin
-from unmask.backbone.truth.compatibility import compatibility_gaps
+from unmask.backbone.loading import load_from_disk, load_model, load_twin
+from unmask.backbone.truth.convert import compatibility_gaps
 from unmask.backbone.truth.twins import tiny_config, tiny_model
 from unmask.cli.main import main
 

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from unmask.backbone.families.switches import set_attention_mode
-from unmask.backbone.loading import empty_model, load_model
-from unmask.backbone.shapes import shapes_only
+from unmask.backbone.loading import empty_model, load_model, shapes_only
 from unmask.backbone.structure import body
 from unmask.training.building import make_trainable
 from unmask.training.config import MntpSettings, SimcseSettings

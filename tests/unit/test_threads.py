@@ -13,7 +13,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from unmask import TextEncoder
 from unmask.backbone.fast.prepack import PrepackedLinear
-from unmask.backbone.fast.varlen import FlatUnsupportedError, layout_of
+from unmask.backbone.fast.varlen import FlatUnsupportedError
 from unmask.backbone.forward import flat_states, token_states
 from unmask.backbone.structure import FLAT_ATTENTION
 
@@ -68,7 +68,7 @@ def test_another_implementation_set_after_encoding_is_noticed():
 def test_a_flat_batch_reaches_no_attention_that_does_not_know_layouts(tiny):
     model = tiny("llama", head=False, attention_implementation="eager")
     with pytest.raises(FlatUnsupportedError, match="'eager' does not know where a text of a flat batch ends"):
-        flat_states(model, torch.arange(20, 32)[None], layout_of((5, 7), model))
+        flat_states(model, torch.arange(20, 32)[None], (5, 7))
 
 
 def test_other_models_of_the_process_behave_as_if_nothing_were_imported(tiny):

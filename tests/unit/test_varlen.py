@@ -8,7 +8,7 @@ import torch
 
 from unmask import ArtifactError, TextEncoder, convert
 from unmask.backbone.fast import varlen
-from unmask.backbone.fast.varlen import FlatLayout, attend, keep_layout, layout_of
+from unmask.backbone.fast.varlen import FlatLayout, attend, keep_layout
 from unmask.backbone.forward import flat_states, token_states
 from unmask.backbone.truth import flat
 from unmask.backbone.truth.flat import reads_flat
@@ -42,7 +42,7 @@ def test_texts_in_a_row_get_the_states_they_get_alone(tiny, family, extra, mode)
     assert reads_flat(model)
     texts = ids_of(LENGTHS)
     with torch.no_grad():
-        row = flat_states(model, torch.cat(texts, dim=1), layout_of(LENGTHS, model))
+        (row,) = flat_states(model, torch.cat(texts, dim=1), LENGTHS)
         alone = torch.cat([token_states(model, ids, torch.ones_like(ids))[0] for ids in texts])
     torch.testing.assert_close(row, alone, atol=2e-5, rtol=1e-4)
 
@@ -91,9 +91,9 @@ def test_a_family_that_reads_on_is_found_out(tiny, monkeypatch):
         q, k, v, enable_gqa=True
     )[0].transpose(0, 1)
     monkeypatch.setattr(varlen, "attend", whole)
-    flat._proof.cache_clear()
+    flat._PROOFS.clear()
     assert "reads a row of texts otherwise than alone" in reads_flat(tiny("llama", head=False)).reason
-    flat._proof.cache_clear()
+    flat._PROOFS.clear()
 
 
 def test_a_layout_is_of_its_thread_alone(tiny):

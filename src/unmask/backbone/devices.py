@@ -15,8 +15,7 @@ def saved_dtype(name: str, wanted: Dtype) -> torch.dtype:
         from transformers import AutoConfig
 
         return getattr(AutoConfig.from_pretrained(resolve_model(name)), "dtype", None) or torch.float32
-    dtype: torch.dtype = getattr(torch, wanted)
-    return dtype
+    return getattr(torch, wanted)
 
 
 def multiplies_bf16(device: torch.device) -> bool:

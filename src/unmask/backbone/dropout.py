@@ -5,7 +5,7 @@ are made on the live modules and `views_differ` proves that two passes over one 
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import nn
@@ -21,19 +21,15 @@ def attention_dropout(model: nn.Module, rate: float) -> Iterator[int]:
 
     Config and modules get their own rates back at the end.
     """
-    holders: list[tuple[object, str, float]] = []
-    config = text_config(model)
-    for name in DROPOUT_KEYS:
-        if _is_rate(getattr(config, name, None)):
-            holders.append((config, name, rate))
+    holders = _rates_of(text_config(model))
     in_config = len(holders)
     for layer in decoder_layers(model):
         for path, module in layer.named_modules():
             if any(part in path.lower() for part in ATTENTION_NAMES):
-                holders += _rates_of(module, rate)
-    before = [(holder, name, getattr(holder, name)) for holder, name, _ in holders]
-    for holder, name, value in holders:
-        setattr(holder, name, value)
+                holders += _rates_of(module)
+    before = [(holder, name, getattr(holder, name)) for holder, name in holders]
+    for holder, name in holders:
+        setattr(holder, name, rate)
     try:
         yield len(holders) - in_config
     finally:
@@ -41,20 +37,16 @@ def attention_dropout(model: nn.Module, rate: float) -> Iterator[int]:
             setattr(holder, name, value)
 
 
-def _rates_of(module: nn.Module, rate: float) -> list[tuple[object, str, float]]:
-    """Where one attention module keeps its rate: a number of its own, or in an nn.Dropout child."""
-    found: list[tuple[object, str, float]] = []
+def _rates_of(owner: object) -> list[tuple[object, str]]:
+    """Where a config or an attention module keeps its rate: a number of its own, or in an nn.Dropout child."""
+    found: list[tuple[object, str]] = []
     for name in DROPOUT_KEYS:
-        current = getattr(module, name, None)
+        current = getattr(owner, name, None)
         if isinstance(current, nn.Dropout):
-            found.append((current, "p", rate))
-        elif _is_rate(current):
-            found.append((module, name, rate))
+            found.append((current, "p"))
+        elif isinstance(current, float | int) and not isinstance(current, bool):
+            found.append((owner, name))
     return found
-
-
-def _is_rate(value: object) -> bool:
-    return isinstance(value, float | int) and not isinstance(value, bool)
 
 
 @contextmanager
@@ -72,13 +64,10 @@ def hidden_dropout(model: nn.Module, rate: float) -> Iterator[None]:
         dropped = before + nn.functional.dropout(after - before, rate)  # type: ignore[operator]
         return dropped if isinstance(output, torch.Tensor) else (dropped, *output[1:])  # type: ignore[index]
 
-    layers = decoder_layers(model) if rate else []
-    handles = [layer.register_forward_hook(drop, with_kwargs=True) for layer in layers]
-    try:
+    with ExitStack() as hooks:
+        for layer in decoder_layers(model) if rate else ():
+            hooks.enter_context(layer.register_forward_hook(drop, with_kwargs=True))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def views_differ(model: nn.Module) -> bool:

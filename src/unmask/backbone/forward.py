@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from unmask.backbone.fast.varlen import FlatLayout, flat, layout_of, use_flat_attention
+from unmask.backbone.fast.varlen import flat, layout_of, use_flat_attention
 from unmask.backbone.structure import body, family, num_layers, position_offset
 from unmask.errors import ConversionError
 from unmask.text.batching import Batch, FlatBatch
@@ -30,8 +30,7 @@ def token_states(
         attention_mask: [rows, tokens], or a prepared [rows, 1, tokens, tokens] mask.
         position_ids: [rows, tokens]; left out for the families that take none (ALiBi).
     """
-    states: torch.Tensor = _forward(model, input_ids, attention_mask, position_ids)[0]
-    return states
+    return _forward(model, input_ids, attention_mask, position_ids)[0]
 
 
 def layer_states(
@@ -39,14 +38,17 @@ def layer_states(
     input_ids: torch.Tensor,
     attention_mask: torch.Tensor | None,
     position_ids: torch.Tensor | None,
-    layers: Sequence[int],
+    layers: Sequence[int] | None = None,
 ) -> list[torch.Tensor]:
     """Hidden states [rows, tokens, width] of chosen layers: 0 is the embedding output, the last comes after the norm.
+
+    By default the last alone; everything else is as for `token_states`.
 
     Raises:
         ConversionError: the family does not give out the states of its layers.
     """
     last = num_layers(model)
+    layers = [last] if layers is None else layers
     if all(layer == last for layer in layers):
         return [token_states(model, input_ids, attention_mask, position_ids)] * len(layers)
     output = _forward(model, input_ids, attention_mask, position_ids, output_hidden_states=True)
@@ -72,29 +74,26 @@ def _forward(
     return decoder(input_ids=input_ids, attention_mask=attention_mask, **extra)
 
 
-def flat_states(model: nn.Module, input_ids: torch.Tensor, layout: FlatLayout) -> torch.Tensor:
-    """Last hidden states [tokens, width] of texts in one row, ids [1, tokens].
+def flat_states(
+    model: nn.Module, input_ids: torch.Tensor, lengths: Sequence[int], layers: Sequence[int] | None = None
+) -> list[torch.Tensor]:
+    """States [tokens, width] of texts in one row, for each layer.
+
+    Args:
+        model: the backbone.
+        input_ids: [1, tokens]; what lies behind the texts is filler, read as if it were one more and left out.
+        lengths: of the texts.
+        layers: as in `layer_states`.
 
     Raises:
         FlatUnsupportedError: the model's attention implementation does not know where a text ends.
     """
-    return _flat_layers(model, input_ids, layout, [num_layers(model)])[0]
-
-
-def _flat_layers(
-    model: nn.Module, input_ids: torch.Tensor, layout: FlatLayout, layers: Sequence[int]
-) -> list[torch.Tensor]:
-    use_flat_attention(model)
-    with flat(layout):
-        return [states[0] for states in layer_states(model, input_ids, None, layout.positions, layers)]
-
-
-def flat_row(model: nn.Module, input_ids: torch.Tensor, lengths: tuple[int, ...]) -> torch.Tensor:
-    """Last hidden states [tokens, width] of texts in one row, ids [1, tokens]; filler behind them is left out."""
     tokens = sum(lengths)
     filler = input_ids.shape[1] - tokens
     layout = layout_of((*lengths, filler) if filler else lengths, model)
-    return flat_states(model, input_ids, layout)[:tokens]
+    use_flat_attention(model)
+    with flat(layout):
+        return [states[0][:tokens] for states in layer_states(model, input_ids, None, layout.positions, layers)]
 
 
 def text_states(model: nn.Module, batch: Batch, layers: Sequence[int] | None = None) -> list[torch.Tensor]:
@@ -103,14 +102,12 @@ def text_states(model: nn.Module, batch: Batch, layers: Sequence[int] | None = N
     Args:
         model: the backbone.
         batch: flat or padded.
-        layers: 0 is the embedding output; by default the last alone, after the final norm.
+        layers: as in `layer_states`.
     """
-    wanted = [num_layers(model)] if layers is None else layers
     if isinstance(batch, FlatBatch):
-        found = _flat_layers(model, batch.input_ids, layout_of(batch.all_lengths, model), wanted)
-        return [states[: batch.num_tokens] for states in found]
+        return flat_states(model, batch.input_ids, batch.lengths, layers)
     inside = batch.attention_mask.bool()
-    padded = layer_states(model, batch.input_ids, batch.attention_mask, batch.position_ids, wanted)
+    padded = layer_states(model, batch.input_ids, batch.attention_mask, batch.position_ids, layers)
     return [states[inside] for states in padded]
 
 

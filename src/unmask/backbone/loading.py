@@ -1,25 +1,36 @@
-"""Models with their weights: whole, with or without head, or layer by layer from disk."""
+"""Models with their weights, whole or layer by layer from disk; their shapes alone; small random ones like them."""
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
+import transformers
 from safetensors import SafetensorError
 from torch import nn
 
+from unmask.backbone.families.switches import lift_windows
+from unmask.backbone.fast.operators import fake_tensors
+from unmask.backbone.forward import token_states
 from unmask.backbone.locate import resolve_model
-from unmask.backbone.structure import decoder_layers, first_line, position_offset, text_config
-from unmask.backbone.truth.recurrent import restore_reading
+from unmask.backbone.structure import (
+    LIFTED_KEY,
+    MODEL_ERRORS,
+    RECURRENT_KEY,
+    decoder_layers,
+    first_line,
+    position_offset,
+    text_config,
+)
+from unmask.backbone.truth.recurrent import install_reading, restore_reading
+from unmask.backbone.truth.twins import tiny_config, tiny_model
 from unmask.errors import ArtifactError
 from unmask.settings import Dtype
 
-UNREADABLE = (  # what transformers and its friends raise on a broken or foreign folder
-    *(OSError, ValueError, KeyError, RuntimeError, ImportError, AssertionError, TypeError, AttributeError),
-    *(SafetensorError, StrictDataclassError),
-)
+UNREADABLE = (*MODEL_ERRORS, SafetensorError)  # what is raised on a broken or foreign folder
 MODELS = ("AutoModel", "AutoModelForCausalLM")
 _ENCODER_HALF = "AutoModelForTextEncoding"  # T5 and its like
 
@@ -46,8 +57,6 @@ def load_model(
     Raises:
         ArtifactError: missing, unreadable, or (with `head`) not a causal language model.
     """
-    import transformers
-
     source = resolve_model(name)
     loader = getattr(transformers, MODELS[head] if head or not _has_two_halves(source) else _ENCODER_HALF)
     if attention_implementation:
@@ -69,15 +78,13 @@ def load_model(
 
 def _has_two_halves(source: str) -> bool:
     """True for an encoder-decoder, whose encoder is what makes vectors, and for such an encoder by itself."""
-    from transformers import MODEL_FOR_TEXT_ENCODING_MAPPING, AutoConfig
-
     try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
     except UNREADABLE as error:
         raise ArtifactError(f"{source}: no usable config ({first_line(error)})") from error
     # An encoder half that was saved alone says that it is no encoder-decoder; its architecture still tells.
     alone = any(str(name).endswith("EncoderModel") for name in getattr(config, "architectures", None) or ())
-    halves = type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING
+    halves = type(config) in transformers.MODEL_FOR_TEXT_ENCODING_MAPPING
     return bool(getattr(config, "is_encoder_decoder", False)) or (alone and halves)
 
 
@@ -87,14 +94,59 @@ def empty_model(name: str, *, head: bool) -> Any:
     Raises:
         ArtifactError: there is no readable config.
     """
-    import transformers
-
     try:
         config = transformers.AutoConfig.from_pretrained(resolve_model(name), trust_remote_code=False)
         with torch.device("meta"):
             return getattr(transformers, MODELS[head]).from_config(config)
     except UNREADABLE as error:
         raise ArtifactError(f"{name}: no usable config ({first_line(error)})") from error
+
+
+@contextmanager
+def shapes_only(model: nn.Module) -> Iterator[None]:
+    """Run an empty model on tensors that have shapes and no data, for as long as the block lasts; it costs nothing.
+
+    Unlike those of the meta device, such tensors are treated as the CPU's: kernels and precision are chosen as there.
+
+    Args:
+        model: what `empty_model` made, in place.
+    """
+    with fake_tensors():
+        known: dict[int, torch.Tensor] = {}
+        for module in model.modules():
+            for own in (module._parameters, module._buffers):
+                for name, tensor in own.items():
+                    if tensor is None:
+                        continue
+                    if id(tensor) not in known:  # tied weights stay one
+                        empty = torch.empty(tensor.shape, dtype=tensor.dtype)
+                        is_weight = isinstance(tensor, nn.Parameter)
+                        known[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if is_weight else empty
+                    own[name] = known[id(tensor)]  # type: ignore[assignment]
+        yield
+
+
+def load_twin(name: str) -> Any:
+    """A small random model without head, with all its layers, from a model's config alone.
+
+    Windows are lifted and mixers read as the config says. A folder needs no more than its config.json.
+
+    Raises:
+        ArtifactError: there is no readable config, or its sizes do not shrink together.
+    """
+    source = name if (Path(name) / "config.json").is_file() else resolve_model(name)
+    try:
+        config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False).get_text_config()
+        twin = tiny_model(tiny_config(config, layers=config.num_hidden_layers))
+        token_states(twin, torch.arange(20, 28)[None])
+    except UNREADABLE as error:
+        raise ArtifactError(f"{name}: no small model can be made from its config ({first_line(error)})") from error
+    if getattr(config, LIFTED_KEY, None) is not None:
+        lift_windows(twin)
+    reading = getattr(config, RECURRENT_KEY, None)
+    if reading:
+        install_reading(twin, reading["mixers"], reading["mode"])
+    return twin
 
 
 def weights_fit(name: str) -> bool:

@@ -5,6 +5,8 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import snapshot_download
+
 from unmask.backbone.structure import first_line
 from unmask.errors import ArtifactError
 from unmask.files import read_json
@@ -85,8 +87,6 @@ def adapter_folder(name: str) -> Path | None:
         return None
     if Path(name).is_dir():
         return folder
-    from huggingface_hub import snapshot_download
-
     return Path(snapshot_download(name, allow_patterns=[*_LAYOUT_FILES, "adapter_model.safetensors"]))
 
 
@@ -120,8 +120,6 @@ def layout_folder(name: str) -> Path:
     folder = Path(resolve_model(name))
     if folder.is_dir():
         return folder
-    from huggingface_hub import snapshot_download
-
     try:
         return Path(snapshot_download(name, allow_patterns=list(_LAYOUT_FILES)))
     except (OSError, ValueError) as error:
@@ -133,5 +131,4 @@ def revision(name: str) -> str | None:
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(resolve_model(name), trust_remote_code=False)
-    commit: str | None = getattr(config, "_commit_hash", None)
-    return commit
+    return getattr(config, "_commit_hash", None)

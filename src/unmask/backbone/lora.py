@@ -1,4 +1,4 @@
-"""LoRA (Hu et al. 2021, arXiv 2106.09685) through peft: attach, save, merge."""
+"""LoRA (Hu et al. 2021, arXiv 2106.09685) through peft: made anew or read."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -105,18 +105,3 @@ def _of_the_body(key: str, expected: set[str]) -> str:
     prefix = "base_model.model."
     inner = prefix + key.removeprefix(prefix).partition(".")[2]
     return inner if key not in expected and inner in expected else key
-
-
-def merge_lora(wrapped: Any) -> nn.Module:
-    """Fold the LoRA weights into the base and give the plain model back.
-
-    Raises:
-        ValueError: merging gives weights that are not finite.
-    """
-    merged: nn.Module = wrapped.merge_and_unload(safe_merge=True)
-    return merged
-
-
-def save_lora(wrapped: Any, folder: Path) -> None:
-    """Write the adapter in peft's own format."""
-    wrapped.save_pretrained(str(folder))

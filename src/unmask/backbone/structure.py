@@ -23,11 +23,7 @@ MODEL_ERRORS = (
 
 def text_config(model: nn.Module) -> Any:
     """The config that the text layers read (nested in multimodal models)."""
-    return text_part(model.config)
-
-
-def text_part(config: Any) -> Any:
-    """The config of the text layers within a model's config."""
+    config: Any = model.config
     return config.get_text_config() if hasattr(config, "get_text_config") else config
 
 

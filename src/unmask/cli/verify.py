@@ -32,9 +32,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Load as it is, measure, print."""
     quiet_transformers()
     from unmask.backbone.families.switches import attention_mode, set_attention_mode
-    from unmask.backbone.loading import load_from_disk, load_model, weights_fit
-    from unmask.backbone.shapes import load_twin
-    from unmask.backbone.truth.compatibility import compatibility_gaps
+    from unmask.backbone.loading import load_from_disk, load_model, load_twin, weights_fit
+    from unmask.backbone.truth.convert import compatibility_gaps
     from unmask.backbone.truth.verify import verify
     from unmask.encoder.runner import Runner
 

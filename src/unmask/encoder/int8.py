@@ -1,12 +1,13 @@
-"""An encoder in eight bits, with what that costs."""
+"""An encoder in eight bits by torchao's dynamic quantisation, with what that costs."""
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 import numpy as np
 
-from unmask.backbone.fast.int8 import EightBits
 from unmask.encoder.stream import Floats
 from unmask.encoder.text_encoder import TextEncoder
+from unmask.errors import MissingExtraError
 
 
 def to_int8(encoder: TextEncoder, sample: Sequence[str]) -> Floats:
@@ -22,8 +23,12 @@ def to_int8(encoder: TextEncoder, sample: Sequence[str]) -> Floats:
     Raises:
         MissingExtraError: torchao is not installed.
     """
+    if find_spec("torchao") is None:
+        raise MissingExtraError("int8 needs torchao; install it with pip install 'unmask[int8]'.")
+    from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+
     before = encoder.encode(sample, normalize=True)
-    EightBits().attach(encoder.model)
+    quantize_(encoder.model, Int8DynamicActivationInt8WeightConfig())  # a scale a row; what comes in a token at a time
     encoder.quantized = True
     cosines: Floats = np.sum(before * encoder.encode(sample, normalize=True), axis=1)
     return cosines

@@ -9,10 +9,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from unmask.backbone.fast.contract import Availability
-from unmask.backbone.fast.paths import FastPaths
+from unmask.backbone.fast.compiling import CompiledLayers
+from unmask.backbone.fast.contract import Availability, wanted
+from unmask.backbone.fast.prepack import PrepackedLayers
 from unmask.backbone.fast.varlen import stop_flat_attention
-from unmask.backbone.forward import flat_row, text_states, token_states
+from unmask.backbone.forward import flat_states, text_states, token_states
 from unmask.backbone.structure import family, first_line, text_config
 from unmask.backbone.truth.flat import reads_flat
 from unmask.errors import ArtifactError
@@ -52,7 +53,7 @@ class EncoderModule(nn.Module):
             lengths: of texts that lie one after the other, on the CPU, int64 [texts]; behind the last is filler.
         """
         if lengths is not None:
-            states = flat_row(self.model, input_ids, tuple(lengths.tolist()))
+            (states,) = flat_states(self.model, input_ids, lengths.tolist())
             own = torch.ones(len(states), dtype=torch.bool, device=states.device) if pooled is None else pooled
             vectors: torch.Tensor = self.pooling(states, send(lengths, states.device), own)
             return vectors
@@ -85,6 +86,8 @@ class Runner:
 
     Attributes:
         module: what training and encoding call with batches.
+        prepacked: the model's weights as the CPU's kernels read them.
+        compiled: its layers, compiled when that pays.
     """
 
     def __init__(self, model: Any, pooling: str, fast: bool | Collection[str] | None = None) -> None:
@@ -93,7 +96,8 @@ class Runner:
             torch.manual_seed(0)
             self.module = BatchEncoder(model, POOLINGS[pooling].build(int(text_config(model).hidden_size)))
         self.module.pooling.to(next(model.parameters()).device)
-        self.fast = FastPaths(model, fast)
+        self.prepacked, self.compiled = PrepackedLayers(model), CompiledLayers(model)
+        self._asked = fast
         self._padded = False
 
     @property
@@ -111,11 +115,11 @@ class Runner:
         """Whether texts lie one after the other in a batch, as the model is now; if not, why."""
         if self._padded:
             return Availability(False, "it was turned off")
-        return self.fast.wants("flat") and reads_flat(self.model)
+        return self.wants("flat") and reads_flat(self.model)
 
     @padding_free.setter
     def padding_free(self, wanted: bool) -> None:
-        possible = self.fast.wants("flat") and reads_flat(self.model)
+        possible = self.wants("flat") and reads_flat(self.model)
         if wanted and not possible:
             raise ArtifactError(
                 f"{family(self.model)} cannot read texts one after the other here, so its batches are padded: "
@@ -138,9 +142,17 @@ class Runner:
         except (OSError, RuntimeError, SafetensorError) as error:
             raise ArtifactError(f"{path} does not hold the weights of this pooling ({first_line(error)}).") from error
 
+    def wants(self, name: str) -> Availability:
+        """Whether a fast path may be taken at all."""
+        return wanted(name, self._asked)
+
     def paths(self) -> dict[str, Availability]:
         """Each fast path of encoding: whether it is taken, and if not why."""
-        return {"flat": self.padding_free, **self.fast.report()}
+        own = (self.prepacked, self.compiled)
+        return {
+            "flat": self.padding_free,
+            **{path.name: self.wants(path.name) and path.available(self.model) for path in own},
+        }
 
     def budget(self, batch_tokens: int | None) -> int:
         """Most tokens of a batch: as asked for, or what suits the device."""
@@ -150,16 +162,17 @@ class Runner:
         """Called before every use: evaluation mode, and fast paths that follow weights which have changed."""
         if self.model.training or self.module.training:
             self.module.eval()
-        self.fast.refresh()
+        if self.wants("prepack") and self.prepacked.available(self.model):
+            self.prepacked.attach(self.model)
 
     def vectors(self, batch: Batch) -> torch.Tensor:
         """Vectors [texts, width] in float32, without gradients."""
         with torch.inference_mode():
-            found: torch.Tensor = self.fast.compiled.run(self.module, batch)
+            found: torch.Tensor = self.compiled.run(self.module, batch)
             return found
 
     def states(self, batch: Batch, layers: Sequence[int] | None = None) -> list[torch.Tensor]:
         """States [tokens, width] of all texts one after the other, for each layer (the last), without gradients."""
         with torch.inference_mode():
-            found: list[torch.Tensor] = self.fast.compiled.run(text_states, self.model, batch, layers)
+            found: list[torch.Tensor] = self.compiled.run(text_states, self.model, batch, layers)
             return found

@@ -156,9 +156,9 @@ class _Pace:
 
     def __init__(self, runner: Runner, options: StreamOptions) -> None:
         self._runner = runner
-        self._compiled = runner.fast.compiled
+        self._compiled = runner.compiled
         self._asked = options.compile
-        self._wanted = bool(runner.fast.wants("compile")) and options.compile is not False
+        self._wanted = bool(runner.wants("compile")) and options.compile is not False
         self._total = options.total
         self._started = time.perf_counter()
         self._texts = self._tokens = self._left = 0

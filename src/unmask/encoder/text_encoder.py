@@ -12,7 +12,7 @@ from typing_extensions import Unpack
 
 from unmask.backbone.fast.contract import Availability
 from unmask.backbone.loading import max_positions
-from unmask.backbone.truth.compatibility import compatibility_gaps
+from unmask.backbone.truth.convert import compatibility_gaps
 from unmask.backbone.truth.opening import AttentionSpec
 from unmask.encoder.decoder import causal_decoder
 from unmask.encoder.folder import POOLING_WEIGHTS, write_encoder

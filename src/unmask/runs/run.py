@@ -20,9 +20,8 @@ import yaml
 
 from unmask import __version__
 from unmask.backbone.devices import default_device, multiplies_bf16
-from unmask.backbone.loading import empty_model
+from unmask.backbone.loading import empty_model, load_twin
 from unmask.backbone.locate import load_tokenizer, resolve_model, revision
-from unmask.backbone.shapes import load_twin
 from unmask.backbone.structure import text_config
 from unmask.backbone.truth.convert import convert
 from unmask.encoder import TextEncoder

@@ -49,30 +49,23 @@ class FlatBatch:
     """Texts one after the other in a single row, without padding.
 
     Attributes:
-        input_ids: token ids, [1, tokens].
-        pooled: True where a token counts for the vector, [tokens].
+        input_ids: token ids, [1, tokens]; those behind the last text belong to none.
+        pooled: True where a token of the texts counts for the vector, [tokens].
         lengths: of the texts.
-        filler: tokens behind the last text that belong to none; neither in `lengths` nor in `pooled`.
     """
 
     input_ids: torch.Tensor
     pooled: torch.Tensor
     lengths: tuple[int, ...]
-    filler: int = 0
 
     def to(self, device: torch.device | str) -> "FlatBatch":
         """The same batch on another device."""
-        return FlatBatch(send(self.input_ids, device), send(self.pooled, device), self.lengths, self.filler)
+        return FlatBatch(send(self.input_ids, device), send(self.pooled, device), self.lengths)
 
     @property
     def num_tokens(self) -> int:
         """Tokens of all texts."""
         return sum(self.lengths)
-
-    @property
-    def all_lengths(self) -> tuple[int, ...]:
-        """Lengths of the texts, and of what fills up the row as if it were one more."""
-        return (*self.lengths, self.filler) if self.filler else self.lengths
 
 
 Batch = FlatBatch | PaddedBatch
@@ -162,7 +155,7 @@ def join(texts: Sequence[TokenizedText], *, fill: bool = False) -> FlatBatch:
     ids = np.concatenate([*(text.ids for text in texts), np.zeros(filler, dtype=np.int64)])
     pooled = np.concatenate([text.pooled for text in texts])
     lengths = tuple(len(text) for text in texts)
-    return FlatBatch(torch.from_numpy(ids)[None], torch.from_numpy(pooled), lengths, filler)
+    return FlatBatch(torch.from_numpy(ids)[None], torch.from_numpy(pooled), lengths)
 
 
 def pad(texts: Sequence[TokenizedText], *, pad_id: int, padding_side: PaddingSide = "right") -> PaddedBatch:

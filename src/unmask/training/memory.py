@@ -15,8 +15,7 @@ from torch import nn
 from unmask.backbone.dropout import attention_dropout, hidden_dropout
 from unmask.backbone.families.switches import set_attention_mode
 from unmask.backbone.forward import token_states
-from unmask.backbone.loading import empty_model
-from unmask.backbone.shapes import shapes_only
+from unmask.backbone.loading import empty_model, shapes_only
 from unmask.backbone.structure import body, decoder_layers
 from unmask.objectives.mntp import LABELS_AT_ONCE
 from unmask.training.base_settings import TrainedStage

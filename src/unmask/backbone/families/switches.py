@@ -1,4 +1,4 @@
-"""The switches between causal and bidirectional attention, and of windows: each kind can be found, set and restored.
+"""The switches between causal and bidirectional attention, each kind can be found, set and restored; and windows.
 
 Three kinds of switches turn attention (transformers >= 5.2): `config.is_causal`, from which the mask is built; the
 attribute `is_causal` on the attention modules, which some families and the sdpa kernel consult when there is no mask;
@@ -84,63 +84,7 @@ class MaskBuffer:
                 buffer.copy_(buffer.tril())
 
 
-class Windows:
-    """Sliding windows, counts of picked tokens and chunks: in the config, in modules that copied them, in masks."""
-
-    def find(self, model: nn.Module) -> bool:
-        """True if some layers look at part of a long text only."""
-        return has_limits(model)
-
-    def set(self, model: nn.Module) -> None:
-        """Widen every window (and count of picked tokens) to the longest text, and turn chunked layers into full ones.
-
-        In place, in the config too. The kinds of the sliding layers stay, because families choose their rotary base by
-        them (Gemma 3).
-        """
-        config = text_config(model)
-        if getattr(config, LIFTED_KEY, None) is not None:
-            return
-        longest = getattr(config, "max_position_embeddings", None) or _WIDE
-        before = {n: getattr(config, n) for n in _LIMITS if isinstance(getattr(config, n, None), int)}
-        kinds = getattr(config, "layer_types", None) or ()
-        if "chunked_attention" in kinds:
-            before["layer_types"] = list(kinds)
-            config.layer_types = ["full_attention" if kind == "chunked_attention" else kind for kind in kinds]
-        setattr(config, LIFTED_KEY, before)
-        _set_limits(model, {name: longest for name in before if name != "layer_types"})
-        for module in decoder_modules(model):
-            buffers = {name: module.get_buffer(name) for name in getattr(module, _TRIANGLES, ())}
-            if buffers:
-                setattr(module, _BEFORE_LIFT, {name: buffer.clone() for name, buffer in buffers.items()})
-            for buffer in buffers.values():
-                buffer.fill_(1)
-
-    def restore(self, model: nn.Module) -> None:
-        """Put them back.
-
-        Raises:
-            ConversionError: the windows were part of buffers (GPT-Neo), which do not say any more where they ended.
-        """
-        config = text_config(model)
-        before = getattr(config, LIFTED_KEY, None)
-        if before is None:
-            return
-        with_masks = [module for module in decoder_modules(model) if hasattr(module, _TRIANGLES)]
-        if any(not hasattr(module, _BEFORE_LIFT) for module in with_masks):
-            raise ConversionError(
-                "The windows of this family lie in its masks and were lifted; load the base model again."
-            )
-        for module in with_masks:
-            for name, buffer in module.__dict__.pop(_BEFORE_LIFT).items():
-                module.get_buffer(name).copy_(buffer)
-        if "layer_types" in before:
-            config.layer_types = before["layer_types"]
-        _set_limits(model, {name: value for name, value in before.items() if name != "layer_types"})
-        delattr(config, LIFTED_KEY)
-
-
 _ATTENTION: tuple[Switch, ...] = (ConfigFlag(), ModuleFlag(), MaskBuffer())
-_WINDOWS = Windows()
 
 
 def attention_mode(model: nn.Module) -> AttentionMode:
@@ -156,13 +100,48 @@ def set_attention_mode(model: nn.Module, mode: AttentionMode) -> None:
 
 
 def lift_windows(model: nn.Module) -> None:
-    """See `Windows.set`."""
-    _WINDOWS.set(model)
+    """Widen every window (and count of picked tokens) to the longest text, and turn chunked layers into full ones.
+
+    In place, in the config, in modules that copied from it, and in masks. The kinds of the sliding layers stay, because
+    families choose their rotary base by them (Gemma 3).
+    """
+    config = text_config(model)
+    if getattr(config, LIFTED_KEY, None) is not None:
+        return
+    longest = getattr(config, "max_position_embeddings", None) or _WIDE
+    before = {n: getattr(config, n) for n in _LIMITS if isinstance(getattr(config, n, None), int)}
+    setattr(config, LIFTED_KEY, before)
+    _set_limits(model, dict.fromkeys(before, longest))
+    kinds = getattr(config, "layer_types", None) or ()
+    if "chunked_attention" in kinds:
+        before["layer_types"] = list(kinds)
+        config.layer_types = ["full_attention" if kind == "chunked_attention" else kind for kind in kinds]
+    for module in decoder_modules(model):
+        buffers = {name: module.get_buffer(name) for name in getattr(module, _TRIANGLES, ())}
+        if buffers:
+            setattr(module, _BEFORE_LIFT, {name: buffer.clone() for name, buffer in buffers.items()})
+        for buffer in buffers.values():
+            buffer.fill_(1)
 
 
 def restore_windows(model: nn.Module) -> None:
-    """See `Windows.restore`."""
-    _WINDOWS.restore(model)
+    """Undo `lift_windows`.
+
+    Raises:
+        ConversionError: the windows were part of buffers (GPT-Neo), which do not say any more where they ended.
+    """
+    config = text_config(model)
+    before = getattr(config, LIFTED_KEY, None)
+    if before is None:
+        return
+    with_masks = [module for module in decoder_modules(model) if hasattr(module, _TRIANGLES)]
+    if any(not hasattr(module, _BEFORE_LIFT) for module in with_masks):
+        raise ConversionError("The windows of this family lie in its masks and were lifted; load the base model again.")
+    for module in with_masks:
+        for name, buffer in module.__dict__.pop(_BEFORE_LIFT).items():
+            module.get_buffer(name).copy_(buffer)
+    _set_limits(model, before)
+    delattr(config, LIFTED_KEY)
 
 
 def has_limits(model: nn.Module) -> bool:
@@ -186,7 +165,7 @@ def _has_flag(module: nn.Module) -> bool:
 
 
 def _set_limits(model: nn.Module, limits: dict[str, Any]) -> None:
-    """Set window sizes by name in the config and in every module that has copied one."""
+    """Set what `lift_windows` changes, by name, in the config and in every module that has copied a size."""
     for name, value in limits.items():
         setattr(text_config(model), name, value)
         for module in decoder_modules(model):

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from unmask.backbone.fast import operators
-from unmask.backbone.fast.contract import Availability
+from unmask.backbone.fast.contract import Availability, FastPath
 from unmask.backbone.structure import decoder_layers
 
 _LOG = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ _WORTH_SECONDS = 120.0
 _WATCH_SECONDS = 5.0  # how long the layers run as they are written before the rest is estimated
 
 
-class CompiledLayers:
+class CompiledLayers(FastPath):
     """The layers of one model, compiled from the moment on that it is asked for or pays.
 
     Args:

@@ -6,7 +6,6 @@
 import os
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Protocol
 
 from torch import nn
 
@@ -29,8 +28,8 @@ class Availability:
         return "yes" if self.available else f"no: {self.reason}"
 
 
-class FastPath(Protocol):
-    """One way to be faster.
+class FastPath:
+    """One way to be faster; what is only asked for at each use has nothing to attach.
 
     Attributes:
         name: one of `NAMES`.
@@ -40,19 +39,17 @@ class FastPath(Protocol):
 
     def available(self, model: nn.Module) -> Availability:
         """Whether this model, on this machine with this torch, can take the path."""
-        ...
+        return wanted(self.name)
 
     def attach(self, model: nn.Module) -> None:
         """Let the model take it, in place."""
-        ...
 
     def detach(self, model: nn.Module) -> None:
         """Leave the model as it was before `attach`."""
-        ...
 
     def self_test(self) -> float:
         """How far the path is from the plain way on random input, relative to its size (Frobenius norms)."""
-        ...
+        raise NotImplementedError
 
 
 def chosen(asked: bool | Collection[str] | None = None) -> frozenset[str]:
@@ -75,6 +72,8 @@ def chosen(asked: bool | Collection[str] | None = None) -> frozenset[str]:
     return frozenset(asked)
 
 
-def wanted(name: str) -> Availability:
-    """Whether the environment lets a path be taken that belongs to no encoder."""
-    return Availability(True) if name in chosen() else Availability(False, "UNMASK_FAST leaves it out")
+def wanted(name: str, asked: bool | Collection[str] | None = None) -> Availability:
+    """Whether a path may be taken at all; `asked` as in `chosen`."""
+    if name in chosen(asked):
+        return Availability(True)
+    return Availability(False, "UNMASK_FAST leaves it out" if asked is None else "fast leaves it out")

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from unmask.backbone.fast.contract import Availability, wanted
+from unmask.backbone.fast.contract import Availability, FastPath, wanted
 from unmask.backbone.fast.random_masks import Dropout
 
 _SHORT = 128  # tokens; up to here float32 products are faster than torch's kernel in bfloat16
@@ -57,11 +57,7 @@ def attend_by_products(
     """
     options = (scale, visible, dropout)
     if query.requires_grad and torch.is_grad_enabled() and query.shape[2] > _LONGEST_KEPT:
-        states = checkpoint(
-            _products, query, key, value, options, use_reentrant=False, preserve_rng_state=bool(dropout)
-        )
-        assert isinstance(states, torch.Tensor)
-        return states
+        return checkpoint(_products, query, key, value, options, use_reentrant=False, preserve_rng_state=bool(dropout))
     return _products(query, key, value, options)
 
 
@@ -108,7 +104,7 @@ def _filled(
     return filled[0], filled[1], filled[2], seen
 
 
-class Products:
+class Products(FastPath):
     """Attention as products around a softmax, as a fast path; it comes and goes with flat attention."""
 
     name = "products"
@@ -117,13 +113,7 @@ class Products:
         """On a CPU."""
         if next(model.parameters()).device.type != "cpu":
             return Availability(False, "torch's kernels are faster than products on a GPU")
-        return wanted(self.name)
-
-    def attach(self, model: nn.Module) -> None:
-        """Nothing to do."""
-
-    def detach(self, model: nn.Module) -> None:
-        """Nothing to do."""
+        return super().available(model)
 
     def self_test(self) -> float:
         """Products against torch's kernel."""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from unmask.backbone.fast.contract import Availability, wanted
+from unmask.backbone.fast.contract import FastPath
 from unmask.backbone.fast.random_masks import masked, random_mask
 
 
@@ -49,14 +49,10 @@ class LowRankBranch(torch.autograd.Function):
         return for_x, for_a.to(a.dtype), for_b.to(b.dtype), None, None
 
 
-class LoraBranch:
+class LoraBranch(FastPath):
     """The branch as one step, as a fast path of peft's plain LoRA layers; others (DoRA, four bits) stay as they are."""
 
     name = "lora"
-
-    def available(self, model: nn.Module) -> Availability:
-        """Everywhere."""
-        return wanted(self.name)
 
     def attach(self, model: nn.Module) -> None:
         """Let a model's LoRA layers run it in training, in place; `model` is peft's wrapper."""

@@ -38,14 +38,14 @@ def multiplies_bf16_on_cpu() -> bool:
     return torch.backends.mkldnn.is_available() and supported is not None and bool(supported())
 
 
-def reorder_weight() -> Callable[..., torch.Tensor] | None:
-    """OneDNN's own layout of a linear weight: (weight, rows) -> copy."""
-    return find("torch.ops.mkldnn._reorder_linear_weight") if torch.backends.mkldnn.is_available() else None
-
-
-def linear_pointwise() -> Callable[..., torch.Tensor] | None:
-    """Product by a copy in that layout."""
-    return find("torch.ops.mkldnn._linear_pointwise.default") if torch.backends.mkldnn.is_available() else None
+@cache
+def packed_product() -> tuple[Callable[..., torch.Tensor], Callable[..., torch.Tensor]] | None:
+    """OneDNN's own layout of a linear weight, (weight, rows) -> copy, and the product by such a copy."""
+    if not torch.backends.mkldnn.is_available():
+        return None
+    reorder = find("torch.ops.mkldnn._reorder_linear_weight")
+    product = find("torch.ops.mkldnn._linear_pointwise.default")
+    return None if reorder is None or product is None else (reorder, product)
 
 
 @cache
@@ -65,8 +65,7 @@ def sizes_stay_apart() -> AbstractContextManager[Any]:
         from torch.fx.experimental import _config
     except ImportError:
         return nullcontext()
-    patch: AbstractContextManager[Any] = _config.patch(use_duck_shape=False)  # type: ignore[attr-defined]
-    return patch
+    return _config.patch(use_duck_shape=False)  # type: ignore[attr-defined]
 
 
 def compile_errors() -> tuple[type[Exception], ...]:
@@ -98,8 +97,7 @@ def fake_tensors() -> AbstractContextManager[Any]:
         raise ArtifactError(
             f"torch {torch.__version__} cannot run a model without its weights, so nothing is estimated."
         )
-    made: AbstractContextManager[Any] = mode()
-    return made
+    return mode()
 
 
 def define(

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from unmask.backbone.fast import operators
-from unmask.backbone.fast.contract import Availability
+from unmask.backbone.fast.contract import Availability, FastPath
 from unmask.backbone.structure import decoder_modules
 
 _MOST_BYTES = 4 << 30  # of weights that a second copy is made of
@@ -23,8 +23,7 @@ _SAMPLE = 32  # values of a weight that are compared before every use
 
 
 def _dtypes() -> tuple[torch.dtype, ...]:
-    """What this CPU's kernels multiply faster so."""
-    if operators.reorder_weight() is None or operators.linear_pointwise() is None:
+    if operators.packed_product() is None:
         return ()
     single = (torch.float32,) if platform.machine().lower() in ("x86_64", "amd64") else ()  # measured nowhere else
     return (*single, torch.bfloat16) if operators.multiplies_bf16_on_cpu() else single
@@ -62,17 +61,16 @@ def _multiply(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | No
     """
     if not torch.is_inference_mode_enabled():  # asked here, because dynamo cannot
         return nn.functional.linear(input, weight, bias)
+    packed = operators.packed_product()
+    assert packed is not None
+    reorder, product = packed
     state = (weight.data_ptr(), 0 if weight.is_inference() else weight._version)
     found = _COPIES.get(id(weight))
     if found is None or found[0] != state:
         if found is None:
             weakref.finalize(weight, _COPIES.pop, id(weight), None)
-        reorder = operators.reorder_weight()
-        assert reorder is not None
         found = (state, reorder(weight.detach(), _ROWS))
         _COPIES[id(weight)] = found
-    product = operators.linear_pointwise()
-    assert product is not None
     return product(input, found[1], bias, "none", [], "")
 
 
@@ -89,7 +87,7 @@ _USERS: dict[int, int] = {}  # encoders of a model, by the identity of its first
 _LOCK = threading.RLock()  # collecting garbage inside may end another encoder of the same thread
 
 
-class PrepackedLayers:
+class PrepackedLayers(FastPath):
     """The linear layers of one model, multiplying by laid-out copies as long as an encoder of it is there.
 
     Args:

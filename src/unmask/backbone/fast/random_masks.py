@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from unmask.backbone.fast import operators
-from unmask.backbone.fast.contract import Availability, wanted
+from unmask.backbone.fast.contract import Availability, FastPath, wanted
 
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -49,7 +49,7 @@ class Dropout(torch.autograd.Function):
         return masked(gradients[0], *ctx.saved_tensors), None
 
 
-class RandomMasks:
+class RandomMasks(FastPath):
     """Masks from raw random bits, as a fast path; what drops by them asks at each draw."""
 
     name = "masks"
@@ -58,13 +58,7 @@ class RandomMasks:
         """On a CPU."""
         if next(model.parameters()).device.type != "cpu":
             return Availability(False, "a GPU draws fast enough")
-        return wanted(self.name)
-
-    def attach(self, model: nn.Module) -> None:
-        """Nothing to do."""
-
-    def detach(self, model: nn.Module) -> None:
-        """Nothing to do."""
+        return super().available(model)
 
     def self_test(self) -> float:
         """What is kept is untouched: the distance of the kept values from their own."""

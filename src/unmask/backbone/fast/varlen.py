@@ -24,7 +24,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from unmask.backbone.families.switches import attention_mode
 from unmask.backbone.fast import operators
-from unmask.backbone.fast.contract import Availability, wanted
+from unmask.backbone.fast.contract import Availability, FastPath
 from unmask.backbone.fast.cpu_attention import attend_by_products, suits_products
 from unmask.backbone.structure import FLAT_ATTENTION, backend_in_use, text_config
 from unmask.text.batching import send
@@ -167,13 +167,12 @@ def _attend_by_varlen(
     scale: float | None,
     window: int | None,
 ) -> torch.Tensor:
-    """Torch's own variable-length FlashAttention."""
     varlen_attn = operators.varlen_attention()
     assert varlen_attn is not None
     longest = max(layout.lengths)
     back = -1 if window is None or longest <= window else window - int(layout.causal)
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
-    result = varlen_attn(
+    return varlen_attn(
         q,
         k,
         v,
@@ -185,8 +184,6 @@ def _attend_by_varlen(
         window_size=(back, 0 if layout.causal else back),
         enable_gqa=query.shape[1] != key.shape[1],
     )
-    assert isinstance(result, torch.Tensor)
-    return result
 
 
 def _opaque_attention(
@@ -287,7 +284,7 @@ def layout_of(lengths: Sequence[int], model: nn.Module) -> FlatLayout:
     return FlatLayout(tuple(lengths), next(model.parameters()).device, causal)
 
 
-class FlatAttention:
+class FlatAttention(FastPath):
     """Batches without padding, as a fast path; whether a model can read them is `reads_flat` (truth/flat.py)."""
 
     name = "flat"
@@ -297,7 +294,7 @@ class FlatAttention:
         backend = backend_in_use(model)
         if backend != "sdpa":
             return Availability(False, f"attn_implementation={backend!r} pads its batches; sdpa would not have to")
-        return wanted(self.name)
+        return super().available(model)
 
     def attach(self, model: nn.Module) -> None:
         """See `use_flat_attention`."""

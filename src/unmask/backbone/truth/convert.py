@@ -1,4 +1,4 @@
-"""Step 1: turn a decoder bidirectional and prove it, or refuse."""
+"""Step 1: turn a decoder bidirectional and prove it, or refuse; and what other runtimes make of it then."""
 
 import logging
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ from unmask.backbone.truth.recurrent import (
     remove_reading,
     restore_reading,
 )
-from unmask.backbone.truth.twins import build_twin, tiny_model
+from unmask.backbone.truth.twins import tiny_config, tiny_model
 from unmask.backbone.truth.verify import VerificationReport, named, verify
 from unmask.errors import ConversionError
 from unmask.settings import Recurrent, Window
@@ -190,9 +190,9 @@ def _problem_of_twin(model: nn.Module, recurrent: Recurrent, window: Window) -> 
         return ""
     advice = "" if window == "lift" else " Choose window='lift' to let every layer look at the whole text."
     try:
-        twin = build_twin(text_config(model))
+        twin = tiny_model(tiny_config(text_config(model)))
         if hasattr(model, "set_attn_implementation"):
-            twin.set_attn_implementation(backend_in_use(model))  # type: ignore[operator]
+            twin.set_attn_implementation(backend_in_use(model))
         _set(twin, recurrent, window)
         uneven = [(i, *both) for i, both in enumerate(layer_reach(twin)) if both[0] > both[1] + 1]
         shift = padding_shift(twin)
@@ -215,7 +215,7 @@ def _problem_of_twin(model: nn.Module, recurrent: Recurrent, window: Window) -> 
 
 def _lift_survives_saving(twin: nn.Module) -> bool:
     """True if a model built from the lifted config takes the same weights and gives the same states."""
-    again = tiny_model(text_config(twin), head=False, seed=1)
+    again = tiny_model(text_config(twin), seed=1)
     try:
         again.load_state_dict(twin.state_dict())
     except RuntimeError:  # other shapes
@@ -225,3 +225,39 @@ def _lift_survives_saving(twin: nn.Module) -> bool:
     ids = torch.arange(LONG)[None] + 20
     with torch.no_grad():
         return bool(torch.allclose(token_states(twin, ids), token_states(again, ids), atol=1e-5))
+
+
+def compatibility_gaps(model: nn.Module) -> list[str]:
+    """Where plain transformers (and sentence-transformers on it) reads a saved model unlike we do, in words.
+
+    Found out by building a tiny twin from the config alone, without any of our switches, and measuring it.
+    """
+    if attention_mode(model) == "causal":
+        return []
+    gaps = []
+    if recurrent_mode(model) == "two-way":
+        gaps.append(
+            f"Only unmask reads {len(installed_mixers(model))} modules of this {family(model)} in both directions "
+            f"({named(installed_mixers(model))}); other runtimes run them left to right and give other vectors."
+        )
+    try:
+        twin = tiny_model(tiny_config(text_config(model)))
+        if window_mode(model) == "lift":
+            lift_windows(twin)
+            twin = tiny_model(text_config(twin))
+        report = verify(twin, backends=[backend_in_use(twin)])
+    except MODEL_ERRORS as error:
+        return [*gaps, f"Not checked how other runtimes read this {family(model)}: {first_line(error)}."]
+    mixed = layers_with(model, installed_mixers(model))
+    blind = [check for check in report.failures() if check.layer not in mixed]
+    if blind:
+        gaps.append(
+            f"Plain transformers does not obey `is_causal: false` for {family(model)}: layer {blind[0].layer} "
+            f"{blind[0].reason()}. Other runtimes will give other vectors; load this folder with unmask.TextEncoder."
+        )
+    elif any(map(report.depends_on_padding, report.backends)):
+        gaps.append(
+            f"In plain transformers padding moves the states of a text in {family(model)}; encode one text at a time "
+            "there."
+        )
+    return gaps

@@ -1,8 +1,6 @@
 """Whether a model reads texts one after the other as it reads them alone: measured, on a tiny twin of it."""
 
-import copy
 import threading
-from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -11,16 +9,17 @@ from torch import nn
 
 from unmask.backbone.families.switches import attention_mode, set_attention_mode, window_mode
 from unmask.backbone.fast.contract import Availability
-from unmask.backbone.fast.varlen import FlatAttention, layout_of, use_flat_attention
+from unmask.backbone.fast.varlen import FlatAttention, use_flat_attention
 from unmask.backbone.forward import flat_states, token_states
 from unmask.backbone.structure import MODEL_ERRORS, RECURRENT_KEY, backend_in_use, family, first_line, text_config
-from unmask.backbone.truth.twins import build_twin
+from unmask.backbone.truth.twins import tiny_config, tiny_model
 
 _TWIN_LENGTHS = (40, 21, 9, 9, 3)  # beyond a twin's windows, within them, two alike
 _EXACT = 1e-4  # relative to the size of the states, in float32
 _NEAR = 5e-2  # in the model's own dtype, by other kernels
 # What was found of a model in each state that it was asked in; writing out a whole config takes longer than asking.
 _ANSWERS: WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], Availability]] = WeakKeyDictionary()
+_PROOFS: dict[tuple[Any, ...], Availability] = {}  # by what a config says, so that equal ones share a proof
 _LOCK = threading.Lock()
 
 
@@ -36,34 +35,23 @@ def reads_flat(model: nn.Module) -> Availability:
         return possible
     if getattr(config, RECURRENT_KEY, None):
         return Availability(False, f"{family(model)} has layers other than attention that mix tokens")
-    now = (id(config), attention_mode(model), window_mode(model), place.device, place.dtype)
+    state = (attention_mode(model), place.device, place.dtype)
+    now = (id(config), window_mode(model), *state)
     known = _ANSWERS.setdefault(model, {})
     if now not in known:
         with _LOCK:  # a twin is drawn with a seed of its own, which two threads would mix up
-            known[now] = _proof(_Key(config), attention_mode(model), place.device, place.dtype)
+            key = (repr(sorted(config.to_dict().items(), key=str)), *state)
+            if key not in _PROOFS:
+                _PROOFS[key] = _proof(config, *state)
+            known[now] = _PROOFS[key]
     return known[now]
 
 
-class _Key:
-    """A config by what it says, so that equal ones share a proof."""
-
-    def __init__(self, config: Any) -> None:
-        self.config = config
-        self.text = repr(sorted(config.to_dict().items(), key=lambda item: str(item[0])))
-
-    def __hash__(self) -> int:
-        return hash(self.text)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Key) and self.text == other.text
-
-
-@lru_cache(maxsize=64)
 @torch.no_grad()
-def _proof(key: _Key, mode: str, device: torch.device, dtype: torch.dtype) -> Availability:
-    name = str(key.config.model_type)
+def _proof(config: Any, mode: str, device: torch.device, dtype: torch.dtype) -> Availability:
+    name = str(config.model_type)
     try:
-        twin = build_twin(copy.deepcopy(key.config))
+        twin = tiny_model(tiny_config(config))
         if backend_in_use(twin) != "sdpa":
             return Availability(False, f"{name} does not attend by sdpa")
         if mode == "bidirectional":
@@ -93,5 +81,5 @@ def _flat_against_alone(model: nn.Module) -> float:
 
     expected = alone()
     use_flat_attention(model)
-    together = flat_states(model, torch.cat(texts, dim=1), layout_of(_TWIN_LENGTHS, model)).float()
-    return max(float((found - expected).norm() / expected.norm()) for found in (together, alone()))
+    (together,) = flat_states(model, torch.cat(texts, dim=1), _TWIN_LENGTHS)
+    return max(float((found - expected).norm() / expected.norm()) for found in (together.float(), alone()))

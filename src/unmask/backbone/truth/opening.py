@@ -15,7 +15,7 @@ from unmask.backbone.families.switches import (
     set_attention_mode,
     window_mode,
 )
-from unmask.backbone.lora import load_lora, merge_lora
+from unmask.backbone.lora import load_lora
 from unmask.backbone.structure import backend_in_use, text_config
 from unmask.backbone.truth.convert import convert
 from unmask.backbone.truth.recurrent import (
@@ -130,7 +130,7 @@ def attach_adapters(model: nn.Module, folders: Sequence[Path], *, merge: bool) -
     for number, folder in enumerate(folders):
         wrapped = load_lora(model, folder, name=f"adapter_{number}", onto=wrapped)
         if merge:
-            merge_lora(wrapped)
+            wrapped.merge_and_unload(safe_merge=True)
             wrapped = None
     model.eval()
     if wrapped is not None:

@@ -1,8 +1,9 @@
 """Measuring what depends on what: gradients through single layers, and states of padded against lone texts."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -113,59 +114,42 @@ def each_layer_alone(
     """
     inputs: dict[int, torch.Tensor] = {}
 
-    def before(index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def before(index: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         hidden = args[0] if args else kwargs["hidden_states"]
         inputs[index] = hidden.detach().requires_grad_(True)
         fresh = inputs[index].clone()  # some layers write in place, which a leaf does not allow
         return ((fresh, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": fresh})
 
-    def after(index: int, output: Any) -> Any:
+    def after(index: int, _: nn.Module, __: Any, output: Any) -> Any:
         measure(index, inputs.pop(index), first_tensor(output))
         if isinstance(output, torch.Tensor):
             return output.detach()
         return type(output)([output[0].detach(), *output[1:]]) if type(output) in (tuple, list) else None
 
-    handles = []
-    for index, layer in enumerate(layers):
-        handles.append(layer.register_forward_pre_hook(lambda _, a, k, i=index: before(i, a, k), with_kwargs=True))
-        handles.append(layer.register_forward_hook(lambda _, __, out, i=index: after(i, out)))
-    try:
+    with ExitStack() as hooks:
+        for index, layer in enumerate(layers):
+            hooks.enter_context(layer.register_forward_pre_hook(partial(before, index), with_kwargs=True))
+            hooks.enter_context(layer.register_forward_hook(partial(after, index)))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
-def look_back(model: nn.Module) -> list[int]:
-    """Layer by layer: how many tokens back the last of a short text sees; 0 for a layer that is an MLP alone."""
-    batch = probe_batch(model, CASES[0])
-    last = torch.tensor([LENGTH - 1], device=batch.input_ids.device)
-    return [LENGTH - 1 - min(_seen(gradient[0], LENGTH - 1)) for gradient in layer_gradients(model, batch, last)]
-
-
-def _seen(gradient: torch.Tensor, at: int) -> list[int]:
-    """Tokens with a gradient, [tokens, width]; the token itself if there is none."""
-    return gradient.abs().amax(dim=-1).nonzero().squeeze(1).tolist() or [at]
-
-
-def layer_reach(model: nn.Module, tokens: int = LONG) -> list[tuple[int, int]]:
-    """How many tokens back and ahead each layer looks, measured from the middle of one long text."""
+def layer_reach(model: nn.Module, tokens: int = LONG, at: int = LONG // 2) -> list[tuple[int, int]]:
+    """How many tokens back and ahead each layer looks from one token of a text; 0 if it is an MLP alone."""
     batch = _padded(model, [tokens], tokens, "none")
-    middle = tokens // 2
-    at = torch.tensor([middle], device=batch.input_ids.device)
     reach = []
-    for gradient in layer_gradients(model, batch, at):
-        seen = _seen(gradient[0], middle)
-        reach.append((middle - min(seen), max(seen) - middle))
+    for gradient in layer_gradients(model, batch, torch.tensor([at], device=batch.input_ids.device)):
+        seen = gradient[0].abs().amax(dim=-1).nonzero().squeeze(1).tolist() or [at]
+        reach.append((at - min(seen), max(seen) - at))
     return reach
 
 
 @torch.no_grad()
 def alone_states(model: nn.Module) -> list[torch.Tensor]:
     """States [1, tokens, width] of three texts, a long one, one within windows and a short one, each by itself."""
-    lengths, longest = _lengths(model)
-    batch = _padded(model, lengths, longest, "right")
-    return [token_states(model, *_alone(batch, row, length)) for row, length in enumerate(lengths)]
+    lengths = _lengths(model)
+    batch = _padded(model, lengths, lengths[0], "right")
+    inputs = (batch.input_ids, batch.attention_mask, batch.position_ids)
+    return [token_states(model, *(x[row, None, :length] for x in inputs)) for row, length in enumerate(lengths)]
 
 
 def distance(found: torch.Tensor, expected: torch.Tensor) -> float:
@@ -174,25 +158,20 @@ def distance(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float(change.nan_to_num(1.0))
 
 
-def _lengths(model: nn.Module) -> tuple[list[int], int]:
+def _lengths(model: nn.Module) -> list[int]:
     longest = min(LONG, int(getattr(text_config(model), "max_position_embeddings", None) or LONG))
-    return [longest, longest * 2 // 3 - 1, LENGTH - 1], longest
+    return [longest, longest * 2 // 3 - 1, LENGTH - 1]
 
 
 @torch.no_grad()
 def padding_shift(model: nn.Module) -> float:
     """How far padding moves a text's states, relative to their size: 0 up to rounding."""
-    lengths, longest = _lengths(model)
+    lengths = _lengths(model)
     alone = alone_states(model)
     shift = 0.0
     for side in ("left", "right"):
-        batch = _padded(model, lengths, longest, side)
+        batch = _padded(model, lengths, lengths[0], side)
         states = token_states(model, batch.input_ids, batch.attention_mask, batch.position_ids)
         for row, expected in enumerate(alone):
             shift = max(shift, distance(states[row, batch.attention_mask[row].bool()], expected[0]))
     return shift
-
-
-def _alone(batch: PaddedBatch, row: int, length: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    one = slice(row, row + 1)
-    return batch.input_ids[one, :length], batch.attention_mask[one, :length], batch.position_ids[one, :length]

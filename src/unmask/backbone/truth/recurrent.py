@@ -10,7 +10,7 @@ last token depends on its input at the first, and not the other way round.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from inspect import signature
 from types import MethodType
@@ -50,7 +50,7 @@ class _Layout:
 class _Reading:
     """What the mixers of one model share: how they read, and the layout of the batch that is under way."""
 
-    def __init__(self, mode: Recurrent, layers: Sequence[nn.Module] = ()) -> None:
+    def __init__(self, mode: Recurrent, layers: Sequence[nn.Module]) -> None:
         self.mode = mode
         self.layers = layers
         self.layout: _Layout | None = None  # None: every row is one text without padding
@@ -82,9 +82,6 @@ class _Reading:
         setattr(checkpoint, _READING, self)
         setattr(checkpoint, _PLAIN, func)
         setattr(layer, _CHECKPOINT, checkpoint)
-
-
-_FORWARD = _Reading("forward")
 
 
 def recurrent_mode(model: nn.Module) -> Recurrent | None:
@@ -162,7 +159,7 @@ def one_sided_mixers(model: nn.Module) -> list[str]:
     decoder = body(model)
     names = {module: name for name, module in decoder.named_modules()}
     layers = decoder_layers(model)
-    turned = [m for m in decoder.modules() if getattr(m, _READING, _FORWARD).mode == "two-way"]
+    turned = [m for m in decoder.modules() if hasattr(m, _READING) and getattr(m, _READING).mode == "two-way"]
     inside = {child for m in turned for child in m.modules() if child is not m}
     candidates = {
         *(m for layer in layers for m in layer.modules() if m is not layer and not isinstance(m, _POINTWISE))
@@ -211,13 +208,11 @@ def _added_leaves(modules: list[nn.Module]) -> Iterator[dict[nn.Module, tuple[to
         if isinstance(found, torch.Tensor) and found.requires_grad and found.shape[:2] == leaf.shape[:2]:
             calls[module] = (leaf, found)
 
-    handles = [m.register_forward_pre_hook(before, with_kwargs=True) for m in modules]
-    handles += [m.register_forward_hook(after) for m in modules]
-    try:
+    with ExitStack() as hooks:
+        for module in modules:
+            hooks.enter_context(module.register_forward_pre_hook(before, with_kwargs=True))
+            hooks.enter_context(module.register_forward_hook(after))
         yield calls
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _hidden_place(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | str | None:
@@ -291,8 +286,8 @@ def _read(self: Any, *args: Any, **kwargs: Any) -> Any:
             return tuple(arrange(name, part) for part in value)
         if not isinstance(value, torch.Tensor) or value.dim() < 2 or value.shape[1] != tokens:
             return value
-        whole = value.expand(rows, *value.shape[1:]).reshape(rows * tokens, *value.shape[2:])
-        return _where_real(whole[index], real)
+        states = value.expand(rows, *value.shape[1:]).reshape(rows * tokens, *value.shape[2:])[index]
+        return states * real.view(*real.shape, *[1] * (states.dim() - 2)).to(states.dtype)  # zero on padding
 
     def restore(value: Any) -> Any:
         if not isinstance(value, torch.Tensor) or value.shape[:2] != index.shape:
@@ -312,11 +307,6 @@ def _read(self: Any, *args: Any, **kwargs: Any) -> Any:
         **{name: arrange(name, value) for name, value in kwargs.items()},
     )
     return tuple(restore(part) for part in output) if isinstance(output, tuple) else restore(output)
-
-
-def _where_real(states: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-    """Zero on padding; `real` [texts, longest] against states [texts, longest, ...]."""
-    return states * real.view(*real.shape, *[1] * (states.dim() - 2)).to(states.dtype)
 
 
 def _whole_rows(rows: int, tokens: int, device: torch.device) -> _Layout:

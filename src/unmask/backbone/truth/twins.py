@@ -8,18 +8,13 @@ the sweep over all families is built from.
 from typing import Any
 
 import torch
-from torch import nn
+import transformers
 
 from unmask.backbone.families import facts
 from unmask.backbone.families.sizes import LAYER_COUNTS, LAYER_KINDS, SHARED_HEADS, SMALL
-from unmask.backbone.structure import LIFTED_KEY, MODEL_ERRORS, RECURRENT_KEY, first_line
-from unmask.errors import ConversionError
+from unmask.backbone.structure import LIFTED_KEY, RECURRENT_KEY
 
 _FEWEST_LAYERS = 4
-
-
-class TwinError(ConversionError):
-    """No tiny model of this architecture can be built or run, so what only such a model shows is not known."""
 
 
 def tiny_config(config: Any, *, layers: int | None = None, **overrides: Any) -> Any:
@@ -53,27 +48,12 @@ def tiny_config(config: Any, *, layers: int | None = None, **overrides: Any) -> 
     return type(config)(**small)
 
 
-def tiny_model(config: Any, *, head: bool, seed: int = 0) -> Any:
+def tiny_model(config: Any, *, head: bool = False, seed: int = 0) -> Any:
     """A random float32 model of a (tiny) config, in evaluation mode; the same seed gives the same weights."""
-    import transformers
-
     auto = transformers.AutoModelForCausalLM if head else transformers.AutoModel
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return auto.from_config(config, dtype=torch.float32).eval()
-
-
-def build_twin(config: Any) -> nn.Module:
-    """A tiny random model without head of the architecture that a text config describes.
-
-    Raises:
-        TwinError: its class refuses the small sizes.
-    """
-    try:
-        twin: nn.Module = tiny_model(tiny_config(config), head=False)
-    except MODEL_ERRORS as error:
-        raise TwinError(f"no tiny twin of {config.model_type} can be built ({first_line(error)})") from error
-    return twin
 
 
 def _layers_to_keep(values: dict[str, Any], total: int) -> int:
@@ -113,7 +93,6 @@ def _shrink(values: dict[str, Any], total: int, keep: int) -> dict[str, Any]:
 
 
 def _shrink_group(name: str, value: dict[str, Any], total: int, keep: int) -> dict[str, Any]:
-    """A config within the config."""
     if name == "per_layer_config":
         return {k: _shrink(v, total, keep) for k, v in value.items() if int(k) < keep}
     if name == "rope_parameters":

@@ -27,10 +27,11 @@ from unmask.backbone.structure import (
 )
 from unmask.backbone.truth.probes import (
     CASES,
+    LENGTH,
     alone_states,
     distance,
     layer_gradients,
-    look_back,
+    layer_reach,
     padding_shift,
     probe_batch,
 )
@@ -242,9 +243,10 @@ def _set_backend(model: nn.Module, backend: str) -> None:
 
 
 def _check_backend(model: nn.Module, backend: str) -> list[LayerCheck]:
+    reach = layer_reach(model, LENGTH, LENGTH - 1)
     checks = [
         LayerCheck(i, _mixer_name(layer), backend, back)
-        for i, (layer, back) in enumerate(zip(decoder_layers(model), look_back(model), strict=True))
+        for i, (layer, (back, _)) in enumerate(zip(decoder_layers(model), reach, strict=True))
     ]
     for case in CASES:
         batch = probe_batch(model, case)
@@ -261,7 +263,6 @@ def _check_backend(model: nn.Module, backend: str) -> list[LayerCheck]:
 
 
 def _mixer_name(layer: nn.Module) -> str:
-    """Class name of the module that mixes tokens in a layer."""
     for name, child in layer.named_children():
         mixing = any(part in name.lower() for part in MIXER_NAMES)
         if mixing and not type(child).__name__.endswith("Norm"):

@@ -18,7 +18,6 @@ import torch
 from safetensors.torch import save_file
 
 from unmask.backbone.devices import saved_dtype
-from unmask.backbone.lora import save_lora
 from unmask.backbone.quantized import four_bit
 from unmask.backbone.truth.opening import attention_of
 from unmask.encoder.folder import POOLING_WEIGHTS
@@ -92,7 +91,7 @@ def _finish(settings: TrainedStage, context: StageContext, folder: Path) -> None
     if adapter is not None:
         shutil.rmtree(folder / "adapter", ignore_errors=True)  # of a try that was killed here
         with new_folder(folder / "adapter") as partial:
-            save_lora(adapter, partial)
+            adapter.save_pretrained(str(partial))
             seen = {key: value for key, value in asdict(attention_of(model)).items() if value}
             own = {**seen, "settings": context.encoder.model_dump(), "lineage": dict(context.lineage)}
             write_json(partial / "unmask.json", own)
