@@ -12,6 +12,7 @@ from unmask.files import read_json
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 _WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json")
 _MODEL_WEIGHTS = ("model*.safetensors", "pytorch_model*")
+_READ_SUFFIXES = (".safetensors", ".json", ".model", ".txt", ".jinja")
 _ADAPTER = "adapter_config.json"
 _LAYOUT_FILES = ("*.json", "*/config.json")
 
@@ -51,6 +52,11 @@ def _check_folder(folder: Path) -> None:
         )
     if not any(any(folder.glob(pattern)) for pattern in _WEIGHT_FILES):
         raise ArtifactError(f"{folder} holds no .safetensors weights. Pickled weights are not read; convert them.")
+
+
+def model_files(folder: Path) -> list[Path]:
+    """What is read of a model, encoder or adapter folder: weights, configs, tokenizer."""
+    return sorted(p for pattern in ("*", "*/config.json") for p in folder.glob(pattern) if p.suffix in _READ_SUFFIXES)
 
 
 def load_tokenizer(name: str) -> Any:

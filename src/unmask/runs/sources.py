@@ -1,12 +1,10 @@
-"""The files, folders and hub data sets of a recipe: found before anything heavy happens, read once, fingerprinted."""
+"""The files, folders and hub data sets of a recipe: found before anything heavy happens, read once."""
 
-import hashlib
 import os
 import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from unmask.data.e5 import check_e5, read_e5
 from unmask.data.hub import fetch_file
@@ -131,19 +129,3 @@ def local_source(path: str) -> str:
     if path.startswith(_HUB_FILE):
         return str(fetch_file(path.removeprefix(_HUB_FILE)))
     return os.path.expandvars(path) if on_hub(path) else str(resolve_path(path))
-
-
-def fingerprints(recipe: Recipe, name: str) -> list[dict[str, Any]]:
-    """What a data source was read from: files with size and SHA-256, hub data sets by name."""
-    source = recipe.data[name]
-    if isinstance(source, E5Source):
-        return [fingerprint(path) for path in sorted(resolve_path(source.folder).glob("*.jsonl"))]
-    return [{"hub": path} if on_hub(path) else fingerprint(resolve_path(path)) for path in source.files]
-
-
-def fingerprint(path: Path) -> dict[str, Any]:
-    """Name, size and SHA-256 of a file."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256") if hasattr(hashlib, "file_digest") else None
-        sha256 = digest.hexdigest() if digest else hashlib.sha256(file.read()).hexdigest()
-    return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256}
