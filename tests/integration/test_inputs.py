@@ -11,6 +11,8 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from unmask import RecipeError
+from unmask.backbone.loading import load_model
+from unmask.backbone.lora import add_lora, save_lora
 from unmask.cli.main import main
 from unmask.objectives.contrastive import Contrastive
 from unmask.runs.inputs import RunInputs
@@ -234,3 +236,26 @@ def test_files_of_folders_and_the_revisions_of_hub_data_sets_are_inputs(place, t
     (snapshots / "b2").rmdir()
     (snapshots / "a1").rmdir()  # the cache was cleaned
     RunInputs(recipe, out, fresh=False)
+
+
+def test_a_teacher_that_is_an_adapter_is_known_with_its_base(recipe, place, tmp_path, monkeypatch):
+    wrapped = add_lora(load_model(str(place / "teacher"), head=False), rank=2, alpha=4, dropout=0.0)
+    save_lora(wrapped, tmp_path / "adapter")
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    config["base_model_name_or_path"] = str(place / "teacher")
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(config))
+    recipe["stages"][0]["teacher"]["name"] = str(tmp_path / "adapter")
+    run(recipe, tmp_path / "run", monkeypatch)
+    known = json.loads((tmp_path / "run" / "inputs.json").read_text())["training"]["stages.supervised.teacher"]
+    named = {f"{place / 'teacher'}/model.safetensors", f"{tmp_path / 'adapter'}/adapter_model.safetensors"}
+    assert named <= set(known)
+    change_weights(place / "teacher")
+    with pytest.raises(RecipeError, match=r"stages.supervised.teacher: \S+teacher/model.safetensors had"):
+        run(recipe, tmp_path / "run", monkeypatch)
+
+
+def test_a_plan_looks_for_the_teacher(recipe, tmp_path, capsys):
+    recipe["stages"][0]["teacher"]["name"] = "./nowhere"
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    assert main(["train", str(tmp_path / "recipe.yaml"), "--dry-run"]) == 2
+    assert "No folder './nowhere'" in capsys.readouterr().err

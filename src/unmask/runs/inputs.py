@@ -88,15 +88,21 @@ def as_listed(files: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
+def teachers(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """The stages that have a teacher, and its name."""
+    for stage in recipe.stages:
+        teacher = getattr(stage, "teacher", None)
+        if teacher is not None:
+            yield stage_name(stage), teacher.name
+
+
 def _trained_on(recipe: Recipe) -> _Named:
     """What stages are made from."""
     yield from _model(MODEL, recipe.model.name)
     for name in dict.fromkeys(name for stage in recipe.stages for name in stage.sources):
         yield from _data(recipe, name)
-    for stage in recipe.stages:
-        teacher = getattr(stage, "teacher", None)
-        if teacher is not None:
-            yield from _teacher(f"stages.{stage_name(stage)}.teacher", teacher.name)
+    for stage, name in teachers(recipe):
+        yield from _teacher(f"stages.{stage}.teacher", name)
 
 
 def _masked_texts(recipe: Recipe) -> _Named:

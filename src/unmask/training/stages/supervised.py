@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from unmask.backbone.locate import resolve_model
+from unmask.backbone.locate import find_adapters
 from unmask.data.pairs import Pair, PairSet
 from unmask.data.sampling import MixedSampler
 from unmask.encoder import Floats, TextEncoder
@@ -111,5 +111,5 @@ def check_supervised(settings: SupervisedSettings, data: Data, width: int, twin:
     """
     check_contrastive(settings, width, twin)
     if settings.teacher:
-        resolve_model(settings.teacher.name)
+        find_adapters(settings.teacher.name, ())
     mixed_sampler(settings, pair_sets(settings, data), seed=0)
