@@ -13,6 +13,7 @@ from unmask.data.records import FORMATS
 from unmask.data.sources import is_hub, read_texts
 from unmask.errors import DataError, RecipeError
 from unmask.evaluation.tasks import inputs
+from unmask.files import is_pointer
 from unmask.runs.schema import E5Source, PairSource, Recipe, TextSource
 from unmask.settings import Settings
 from unmask.training.building import Data
@@ -69,6 +70,8 @@ def _mistakes(path: str, kind: str) -> list[str]:
     if kind in ("data", "folder") and on_hub(path):
         return []  # looked up where it is read
     found = resolve_path(path)
+    if is_pointer(found):
+        return [f"{found} is a Git LFS pointer, not the file itself; run `git lfs pull` in its repository"]
     if kind == "e5":
         check_e5(found)
     elif found.is_dir() if kind == "folder" else found.is_file():
