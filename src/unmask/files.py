@@ -3,12 +3,32 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
 from unmask.errors import ArtifactError
+
+_POINTER, _POINTER_SIZE = b"version https://git-lfs.github.com/spec/", 1024  # how it begins, and less than which it has
+
+
+def is_pointer(path: Path) -> bool:
+    """True for a Git LFS pointer: what a repository holds in place of a large file."""
+    if not path.is_file() or path.stat().st_size > _POINTER_SIZE:
+        return False
+    with path.open("rb") as file:
+        return file.read(len(_POINTER)) == _POINTER
+
+
+def refuse_pointers(paths: Iterable[Path]) -> None:
+    """Refuse Git LFS pointers.
+
+    Raises:
+        ArtifactError: the first of them, and how to get the file.
+    """
+    for path in filter(is_pointer, paths):
+        raise ArtifactError(f"{path} is a Git LFS pointer, not the file itself; run `git lfs pull` in its repository.")
 
 
 def require_new_folder(folder: Path) -> None:

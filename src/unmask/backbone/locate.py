@@ -9,11 +9,12 @@ from huggingface_hub import snapshot_download
 
 from unmask.backbone.structure import first_line
 from unmask.errors import ArtifactError
-from unmask.files import read_json
+from unmask.files import read_json, refuse_pointers
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 _WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json")
 _MODEL_WEIGHTS = ("model*.safetensors", "pytorch_model*")
+_READ_SUFFIXES = (".safetensors", ".json", ".model", ".txt", ".jinja")
 _ADAPTER = "adapter_config.json"
 _LAYOUT_FILES = ("*.json", "*/config.json")
 
@@ -44,6 +45,12 @@ def looks_like_path(name: str) -> bool:
 
 
 def _check_folder(folder: Path) -> None:
+    refuse_pointers(model_files(folder))
+    if _holds_adapter(folder):
+        check_adapter(folder)
+        raise ArtifactError(
+            f"{folder} is a LoRA adapter, and a whole model is needed here; TextEncoder.load(...).save(...) makes one."
+        )
     if not (folder / "config.json").is_file():
         raise ArtifactError(f"{folder} holds no config.json, so it is not a model folder.")
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
@@ -55,18 +62,52 @@ def _check_folder(folder: Path) -> None:
         raise ArtifactError(f"{folder} holds no .safetensors weights. Pickled weights are not read; convert them.")
 
 
-def load_tokenizer(name: str) -> Any:
+def _holds_adapter(folder: Path) -> bool:
+    """True for an adapter without a model beside it."""
+    weights = any(any(folder.glob(pattern)) for pattern in _MODEL_WEIGHTS)
+    return (folder / _ADAPTER).is_file() and not weights
+
+
+def check_adapter(folder: Path) -> None:
+    """Refuse an adapter folder that holds another kind than LoRA, or no adapter.
+
+    Raises:
+        ArtifactError: what it holds instead.
+    """
+    refuse_pointers(model_files(folder))
+    config = read_json(folder / _ADAPTER)
+    kind = config.get("peft_type") if isinstance(config, dict) else None
+    if kind != "LORA":
+        raise ArtifactError(f"{folder} is an adapter of the type {kind}; only LoRA adapters are read.")
+
+
+def model_files(folder: Path) -> list[Path]:
+    """What is read of a model, encoder or adapter folder: weights, configs, tokenizer."""
+    return sorted(p for pattern in ("*", "*/config.json") for p in folder.glob(pattern) if p.suffix in _READ_SUFFIXES)
+
+
+def load_tokenizer(name: str, adapters: Sequence[Path] = ()) -> Any:
     """The fast tokenizer of a model; where it has no pad token, EOS stands in (padding is masked everywhere).
+
+    Args:
+        name: of the model.
+        adapters: folders of its adapters, which may bring a tokenizer with tokens that the base's has not.
 
     Raises:
         ArtifactError: there is none, or it cannot be read.
     """
-    from transformers import AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
 
+    source = resolve_model(name)
+    own = [folder for folder in adapters if any((folder / file).is_file() for file in _TOKENIZER_FILES)]
     try:
-        tokenizer = AutoTokenizer.from_pretrained(resolve_model(name), trust_remote_code=False)
+        if own:  # an adapter folder has no config.json that would say which tokenizer it is
+            config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(str(own[-1]), config=config, trust_remote_code=False)
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise ArtifactError(f"{name}: no usable tokenizer ({first_line(error)})") from error
+        raise ArtifactError(f"{own[-1] if own else name}: no usable tokenizer ({first_line(error)})") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.bos_token or tokenizer.unk_token
     return tokenizer
@@ -76,18 +117,21 @@ def adapter_folder(name: str) -> Path | None:
     """The folder of a LoRA adapter, local or fetched from the hub; None if the name stands for a whole model.
 
     Raises:
-        ArtifactError: the hub does not know the name, or cannot be reached and has nothing cached.
+        ArtifactError: an adapter of another kind; a name that the hub does not know, or cannot be asked for.
     """
     folder = Path(name)
     if not folder.is_dir():
         if name == "pocket" or looks_like_path(name):
             return None
         folder = layout_folder(name)
-    if not (folder / _ADAPTER).is_file() or any(any(folder.glob(pattern)) for pattern in _MODEL_WEIGHTS):
+    if not _holds_adapter(folder):
         return None
+    check_adapter(folder)
     if Path(name).is_dir():
         return folder
-    return Path(snapshot_download(name, allow_patterns=[*_LAYOUT_FILES, "adapter_model.safetensors"]))
+    return Path(
+        snapshot_download(name, allow_patterns=[*_LAYOUT_FILES, *_TOKENIZER_FILES, "adapter_model.safetensors"])
+    )
 
 
 def find_adapters(name: str, adapters: Sequence[str]) -> tuple[str, list[Path]]:

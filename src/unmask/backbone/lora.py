@@ -6,7 +6,9 @@ from typing import Any
 
 from torch import nn
 
+from unmask.backbone.adapters import PREFIX, Around, fit_embeddings, read_lora
 from unmask.backbone.fast.lora_branch import LoraBranch
+from unmask.backbone.structure import first_line
 from unmask.errors import ArtifactError, RecipeError
 
 
@@ -51,7 +53,13 @@ def add_lora(
 
 
 def load_lora(
-    model: nn.Module, folder: Path, *, name: str, onto: Any | None = None, dropout: float | None = None
+    model: nn.Module,
+    folder: Path,
+    *,
+    name: str,
+    onto: Any | None = None,
+    dropout: float | None = None,
+    place: str | None = None,
 ) -> Any:
     """Attach saved LoRA weights to a model body, in place.
 
@@ -61,47 +69,52 @@ def load_lora(
         name: of the adapter within the model.
         onto: the peft wrapper that holds earlier adapters of the same model, if they were not merged.
         dropout: train it further, with this dropout; None leaves it frozen.
+        place: where the body is in the model that peft is shown; by default where it was when this one was trained.
 
     Returns:
         The peft wrapper.
 
     Raises:
-        ArtifactError: no readable adapter, pickled weights, or weights that do not fit this model.
+        ArtifactError: no readable LoRA adapter, pickled weights, or weights that do not fit this model.
     """
     import peft
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
-    try:
-        config = peft.PeftConfig.from_pretrained(str(folder))
-        weights = load_file(folder / "adapter_model.safetensors")
-    except (OSError, ValueError, TypeError, SafetensorError) as error:
-        raise ArtifactError(f"{folder} holds no readable adapter in safetensors ({error}).") from error
-    config.task_type = None  # the head is not here
+    saved = read_lora(folder, model)
+    fit_embeddings(model, saved, alone=onto is None)
     if dropout is not None:
-        config.inference_mode, config.lora_dropout = False, dropout
+        saved.config.inference_mode, saved.config.lora_dropout = False, dropout
     try:
         if onto is None:
-            onto = peft.get_peft_model(model, config, adapter_name=name)
+            place = saved.place if place is None else place
+            root = Around(model, place) if place else model
+            onto = peft.get_peft_model(root, saved.config, adapter_name=name)
         else:
-            onto.add_adapter(name, config)
+            onto.add_adapter(name, saved.config)
     except ValueError as error:
-        raise ArtifactError(f"{folder} does not fit this model ({error}).") from error
-    expected = set(peft.get_peft_model_state_dict(onto, adapter_name=name))
-    found = {_of_the_body(key, expected): value for key, value in weights.items()}
+        raise ArtifactError(f"{folder} does not fit this model ({first_line(error)}).") from error
+    root = onto.get_base_model()
+    before = PREFIX + (f"{root.place}." if isinstance(root, Around) else "")
+    found = {before + key: value for key, value in saved.weights.items()}
+    expected = set(peft.get_peft_model_state_dict(onto, adapter_name=name, save_embedding_layers=False))
     if missing := sorted(expected ^ set(found)):
         raise ArtifactError(
             f"{folder} does not fit this model: {len(missing)} of its weights have no place or are lacking "
             f"({missing[0]}). Is the base model the one it was trained on?"
         )
-    peft.set_peft_model_state_dict(onto, found, adapter_name=name)
+    try:
+        peft.set_peft_model_state_dict(onto, found, adapter_name=name)
+    except RuntimeError as error:  # sizes that differ
+        raise ArtifactError(f"{folder} does not fit this model ({' '.join(str(error).split())[:300]}).") from error
     if dropout is not None:
         LoraBranch().attach(onto)
     return onto
 
 
-def _of_the_body(key: str, expected: set[str]) -> str:
-    """The name of a weight that may have been saved around the whole causal model (one more `model.`)."""
-    prefix = "base_model.model."
-    inner = prefix + key.removeprefix(prefix).partition(".")[2]
-    return inner if key not in expected and inner in expected else key
+def merge_lora(wrapped: Any) -> nn.Module:
+    """Fold the LoRA weights into the base and give the plain body back.
+
+    Raises:
+        ValueError: merging gives weights that are not finite.
+    """
+    merged: nn.Module = wrapped.merge_and_unload(safe_merge=True)
+    return merged.inner if isinstance(merged, Around) else merged

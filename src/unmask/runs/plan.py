@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from unmask.backbone.devices import default_device, saved_dtype
-from unmask.backbone.locate import load_tokenizer
+from unmask.backbone.locate import find_adapters, load_tokenizer
 from unmask.errors import ArtifactError
+from unmask.runs.inputs import teachers
 from unmask.runs.run import resolve_precision
 from unmask.runs.schema import Recipe
 from unmask.runs.sources import open_data
@@ -88,9 +89,11 @@ def make_plan(recipe: Recipe) -> Plan:
     """Work out the plan from the configs and a sample of the data; no weights are loaded.
 
     Raises:
-        ArtifactError: the model's config or tokenizer cannot be read.
+        ArtifactError: the model's config or tokenizer cannot be read, or a teacher is not there.
     """
     tokenizer = load_tokenizer(recipe.model.name)
+    for _, teacher in teachers(recipe):
+        find_adapters(teacher, ())
     device = default_device()
     bf16 = resolve_precision(recipe.precision) == "bf16"
     rate = _matrix_rate(device, torch.bfloat16 if bf16 else torch.float32)

@@ -1,7 +1,8 @@
 """Running a recipe from end to end: every stage, every rung evaluated, one encoder folder, one results file.
 
-run folder:  recipe.yaml (resolved)  stages/N-NAME/  rungs/NAME.json  lineage.json  results.json  encoder/
-Every part appears whole or not at all, so the same command resumes a run that was killed.
+run folder:  recipe.yaml (resolved)  inputs.json  stages/N-NAME/  rungs/NAME.json  lineage.json  results.json  encoder/
+Every part appears whole or not at all, so the same command resumes a run that was killed. It goes on with the inputs it
+began with, or not at all (inputs.py).
 """
 
 import contextlib
@@ -21,17 +22,18 @@ import yaml
 from unmask import __version__
 from unmask.backbone.devices import default_device, multiplies_bf16
 from unmask.backbone.loading import empty_model, load_twin
-from unmask.backbone.locate import load_tokenizer, resolve_model, revision
+from unmask.backbone.locate import load_tokenizer, revision
 from unmask.backbone.structure import text_config
 from unmask.backbone.truth.convert import convert
 from unmask.encoder import TextEncoder
 from unmask.errors import ArtifactError, RecipeError, UnmaskError
 from unmask.files import new_folder, read_json, write_json, write_text
 from unmask.runs.evaluate import check_tasks, evaluate_rung
+from unmask.runs.inputs import MODEL, RunInputs, as_listed
 from unmask.runs.recipe import load_recipe
 from unmask.runs.rungs import RungPlace, open_rung, split_places, stage_origins
 from unmask.runs.schema import Recipe
-from unmask.runs.sources import check_files, fingerprint, fingerprints, open_data, used
+from unmask.runs.sources import check_files, open_data, used
 from unmask.settings import AttentionMode
 from unmask.training.base_settings import StageSettings, TrainedStage
 from unmask.training.building import Data, Origin, StageContext
@@ -86,7 +88,7 @@ def train(recipe: Recipe, out: str | Path, *, progress: bool = False, evaluate: 
         evaluate: scores an encoder, instead of the recipe's own evaluation.
 
     Raises:
-        RecipeError: missing files, or a folder that holds a run of another recipe.
+        RecipeError: missing files, or a folder that holds a run of another recipe or one begun with other inputs.
         TrainingError: a stage had to stop.
     """
     started = time.perf_counter()
@@ -97,25 +99,20 @@ def train(recipe: Recipe, out: str | Path, *, progress: bool = False, evaluate: 
     _preflight(recipe, data)
     folder = Path(out)
     accelerator = make_accelerator(resolve_precision(recipe.precision), folder) if recipe.stages else None
-    run = Run(
-        recipe,
-        folder,
-        data,
-        accelerator,
-        progress,
-        evaluate or _own_evaluation(recipe, data, progress),
-    )
-    fresh = run.main and _claim(folder, recipe)
-    if accelerator is not None:
-        accelerator.wait_for_everyone()
+    main = accelerator is None or bool(accelerator.is_main_process)
+    fresh = main and _claim(folder, recipe)
     try:
-        rungs, encoder = _climb(recipe, run)
+        inputs = RunInputs(recipe, folder, fresh=fresh) if main else None  # hashing is work for one process
+        if accelerator is not None:
+            accelerator.wait_for_everyone()
+        score = evaluate or _own_evaluation(recipe, data, progress)
+        rungs, encoder = _climb(recipe, Run(recipe, folder, data, accelerator, progress, score, inputs))
     except UnmaskError:
         if fresh and not any(folder.glob("stages/*/checkpoints/step-*")):
             shutil.rmtree(folder)  # nothing was trained; the corrected recipe starts in a clean place
         raise
     result = RunResult(rungs, encoder, time.perf_counter() - started)
-    if run.main:
+    if main:
         write_json(folder / "results.json", result.to_dict())
     if accelerator is not None:
         accelerator.end_training()
@@ -171,19 +168,19 @@ def _climb(recipe: Recipe, run: "Run") -> tuple[list[Rung], Path]:
     for place in untrained if alone else []:
         run.rung(place)
     start = recipe.model.name
-    lineage = _origin(recipe) if run.main else {"stages": []}  # hashing weights and data is work for one process
+    lineage = {"stages": []} if run.inputs is None else _origin(recipe, run.inputs)
     lineage["processes"] = 1 if run.accelerator is None else run.accelerator.num_processes
     before: tuple[TrainedStage, StageContext] | None = None
     stages = zip(trained, recipe.stages, stage_origins(recipe, run.folder), strict=True)
     for number, (place, stage, origin) in enumerate(stages, 1):
-        if run.main:
-            lineage = {**lineage, "stages": [*lineage["stages"], _stage_lineage(recipe, stage)]}
+        if run.inputs is not None:
+            lineage = {**lineage, "stages": [*lineage["stages"], _stage_lineage(stage, run.inputs)]}
         context = run.context(number, Path(place.encoder).parent, origin, lineage)
         start = str(run_stage(stage, context, Path(place.encoder).parent, before))
         before = (stage, context) if isinstance(stage, TrainedStage) else None
         if alone:
             run.rung(place)
-    if not run.main:
+    if run.inputs is None:
         return [], run.folder / "encoder"
     write_json(run.folder / "lineage.json", lineage)
     encoder = _final_encoder(run.folder, start, recipe, lineage)
@@ -192,7 +189,7 @@ def _climb(recipe: Recipe, run: "Run") -> tuple[list[Rung], Path]:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What the parts of one run share."""
+    """What the parts of one run share; `inputs` is None in every process but the one that writes."""
 
     recipe: Recipe
     folder: Path
@@ -200,11 +197,7 @@ class Run:
     accelerator: Any
     progress: bool
     score: Evaluate | None
-
-    @property
-    def main(self) -> bool:
-        """True in the process that writes."""
-        return self.accelerator is None or bool(self.accelerator.is_main_process)
+    inputs: RunInputs | None
 
     def context(self, number: int, stage_folder: Path, origin: Origin, lineage: dict[str, Any]) -> StageContext:
         """What one stage is given."""
@@ -221,17 +214,21 @@ class Run:
         )
 
     def rung(self, place: RungPlace) -> Rung:
-        """Evaluate a rung, or read what an earlier call found."""
+        """Evaluate a rung, or read what an earlier call found, if that was computed from what would be read now."""
+        assert self.inputs is not None
         path = self.folder / "rungs" / f"{place.name}.json"
-        if path.is_file():
+        if path.is_file() and self.inputs.scored(place.name):
             return Rung(place.name, place.encoder, place.attention, read_json(path))
         if self.score is None:  # nothing to score, so nothing to open
             return Rung(place.name, place.encoder, place.attention, {})
-        logger.info("%s: evaluating", place.name)
+        again = " again: what it is scored with has changed" if path.is_file() else ""
+        logger.info("%s: evaluating%s", place.name, again)
+        seen = self.inputs.digest()
         figures = self.score(open_rung(self.recipe, place))
         logger.info("%s: %s", place.name, ", ".join(f"{key} {value:.2f}" for key, value in figures.items()))
         path.parent.mkdir(exist_ok=True)
         write_json(path, figures)
+        self.inputs.note(place.name, seen)
         return Rung(place.name, place.encoder, place.attention, figures)
 
 
@@ -265,16 +262,15 @@ def resolve_precision(wanted: str) -> str:
     return "bf16" if multiplies_bf16(default_device()) else "fp32"
 
 
-def _origin(recipe: Recipe) -> dict[str, Any]:
+def _origin(recipe: Recipe, inputs: RunInputs) -> dict[str, Any]:
     """Where a run starts: the base model, the code, the machine's libraries."""
-    source = Path(resolve_model(recipe.model.name))
-    weights = sorted(source.glob("*.safetensors")) if source.is_dir() else []
+    files = as_listed(inputs.training[MODEL])
     return {
         "recipe": recipe.name,
         "seed": recipe.seed,
         "base": recipe.model.name,
         "base_revision": revision(recipe.model.name),
-        "base_weights": [fingerprint(path) for path in weights],
+        "base_weights": [one for one in files if str(one.get("file")).endswith(".safetensors")],
         "attention": recipe.model.attention,
         "code": {"unmask": __version__, **{name: version(name) for name in _PACKAGES}},
         "python": sys.version.split()[0],
@@ -282,9 +278,9 @@ def _origin(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _stage_lineage(recipe: Recipe, stage: StageSettings) -> dict[str, Any]:
+def _stage_lineage(stage: StageSettings, inputs: RunInputs) -> dict[str, Any]:
     """A stage's settings and the files it reads."""
-    data = {name: fingerprints(recipe, name) for name in stage.sources}
+    data = {name: as_listed(inputs.training[f"data.{name}"]) for name in stage.sources}
     return {"name": stage.label, "settings": stage.model_dump(mode="json"), "data": data}
 
 

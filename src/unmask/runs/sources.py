@@ -1,12 +1,10 @@
-"""The files, folders and hub data sets of a recipe: found before anything heavy happens, read once, fingerprinted."""
+"""The files, folders and hub data sets of a recipe: found before anything heavy happens, read once."""
 
-import hashlib
 import os
 import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from unmask.data.e5 import e5_parts, read_e5
 from unmask.data.formats import FORMATS
@@ -15,6 +13,7 @@ from unmask.data.pairs import PairSet, read_pairs
 from unmask.data.sources import is_hub, read_texts
 from unmask.errors import DataError, RecipeError
 from unmask.evaluation.tasks import inputs
+from unmask.files import is_pointer
 from unmask.runs.schema import E5Source, PairSource, Recipe, TextSource
 from unmask.settings import Settings
 from unmask.training.building import Data
@@ -71,6 +70,8 @@ def _mistakes(path: str, kind: str) -> list[str]:
     if kind in ("data", "folder") and on_hub(path):
         return []  # looked up where it is read
     found = resolve_path(path)
+    if is_pointer(found):
+        return [f"{found} is a Git LFS pointer, not the file itself; run `git lfs pull` in its repository"]
     if kind == "e5":
         e5_parts(found)
     elif found.is_dir() if kind == "folder" else found.is_file():
@@ -139,19 +140,3 @@ def local_source(path: str) -> str:
     if path.startswith(_HUB_FILE):
         return str(fetch_file(path.removeprefix(_HUB_FILE)))
     return os.path.expandvars(path) if on_hub(path) else str(resolve_path(path))
-
-
-def fingerprints(recipe: Recipe, name: str) -> list[dict[str, Any]]:
-    """What a data source was read from: files with size and SHA-256, hub data sets by name."""
-    source = recipe.data[name]
-    if isinstance(source, E5Source):
-        return [fingerprint(path) for path in sorted(resolve_path(source.folder).glob("*.jsonl"))]
-    return [{"hub": path} if on_hub(path) else fingerprint(resolve_path(path)) for path in source.files]
-
-
-def fingerprint(path: Path) -> dict[str, Any]:
-    """Name, size and SHA-256 of a file."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256") if hasattr(hashlib, "file_digest") else None
-        sha256 = digest.hexdigest() if digest else hashlib.sha256(file.read()).hexdigest()
-    return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256}

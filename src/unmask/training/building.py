@@ -12,7 +12,7 @@ from torch import nn
 from unmask.backbone.fast.varlen import keep_layout
 from unmask.backbone.loading import load_model
 from unmask.backbone.locate import load_tokenizer
-from unmask.backbone.lora import add_lora, load_lora
+from unmask.backbone.lora import add_lora, load_lora, merge_lora
 from unmask.backbone.quantized import four_bit, let_gradients_through
 from unmask.backbone.truth.opening import AttentionSpec, apply_attention
 from unmask.data.pairs import PairSet
@@ -195,4 +195,4 @@ def encoder_around(model: Any, origin: Origin, settings: EncoderSettings, path: 
 
 def plain(model: nn.Module, adapter: Any | None) -> nn.Module:
     """The body with its adapter folded into its weights."""
-    return model if adapter is None else adapter.merge_and_unload(safe_merge=True)
+    return model if adapter is None else merge_lora(adapter)

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from unmask.backbone.adapters import place_of_body
 from unmask.backbone.families.switches import (
     attention_mode,
     lift_windows,
@@ -15,8 +16,8 @@ from unmask.backbone.families.switches import (
     set_attention_mode,
     window_mode,
 )
-from unmask.backbone.lora import load_lora
-from unmask.backbone.structure import backend_in_use, text_config
+from unmask.backbone.lora import load_lora, merge_lora
+from unmask.backbone.structure import backend_in_use, first_line, text_config
 from unmask.backbone.truth.convert import convert
 from unmask.backbone.truth.recurrent import (
     install_reading,
@@ -125,16 +126,24 @@ def attach_adapters(model: nn.Module, folders: Sequence[Path], *, merge: bool) -
 
     Returns:
         The peft wrapper that shares its modules with `model`, or None after merging.
+
+    Raises:
+        ArtifactError: adapters that do not fit the model, or not beside each other.
     """
     wrapped = None
+    # Side by side, they share one view of the model: that of the one that was trained around most of it.
+    place = None if merge else max((place_of_body(folder, model) for folder in folders), key=len, default=None)
     for number, folder in enumerate(folders):
-        wrapped = load_lora(model, folder, name=f"adapter_{number}", onto=wrapped)
+        wrapped = load_lora(model, folder, name=f"adapter_{number}", onto=wrapped, place=place)
         if merge:
-            wrapped.merge_and_unload(safe_merge=True)
+            merge_lora(wrapped)
             wrapped = None
     model.eval()
     if wrapped is not None:
-        wrapped.base_model.set_adapter([f"adapter_{number}" for number in range(len(folders))])
+        try:
+            wrapped.base_model.set_adapter([f"adapter_{number}" for number in range(len(folders))])
+        except ValueError as error:  # two that hold the same module whole, or the same tokens
+            raise ArtifactError(f"These adapters cannot lie side by side; merge them ({first_line(error)}).") from error
         wrapped.requires_grad_(False)
     return wrapped
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from unmask.backbone.dropout import attention_dropout, hidden_dropout, views_differ
-from unmask.backbone.locate import resolve_model
+from unmask.backbone.locate import find_adapters
 from unmask.backbone.structure import family
 from unmask.backbone.truth.opening import apply_attention
 from unmask.data.pairs import Pair, PairSet
@@ -254,7 +254,7 @@ def check_contrastive(settings: ContrastiveSettings, data: Data, width: int, twi
             set_dropout(twin, settings, stack)
     if isinstance(settings, SupervisedSettings):
         if settings.teacher:
-            resolve_model(settings.teacher.name)
+            find_adapters(settings.teacher.name, ())
         mixed_sampler(settings, pair_sets(settings, data), seed=0)
     else:
         EpochSampler(len(data.texts(settings.data)), settings.batch_size, seed=0, what="texts")

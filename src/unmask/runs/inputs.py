@@ -1,0 +1,248 @@
+"""What a run reads, known by content: noted when the run begins, compared when it goes on.
+
+`inputs.json` in the run folder holds size and SHA-256 of every file, revisions of what is on the hub, and for each rung
+a digest of what its figures were computed from. Times of change are never looked at.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from unmask.backbone.locate import find_adapters, model_files, resolve_model, revision
+from unmask.data.hub import HubSplit
+from unmask.errors import DataError, RecipeError
+from unmask.evaluation.tasks import inputs as task_inputs
+from unmask.files import read_json, write_json
+from unmask.runs.schema import E5Source, Recipe
+from unmask.runs.sources import local_source, on_hub, resolve_path
+
+logger = logging.getLogger(__name__)
+
+MODEL = "model"  # the place of the base model among the inputs
+Inputs = dict[str, dict[str, dict[str, Any]]]  # place in the recipe -> file or name -> its fingerprint
+_Named = Iterator[tuple[str, str, Path | dict[str, Any]]]  # place, name, and the file or what else tells it
+_FILE = "inputs.json"
+_LONG = 4 * 2**30  # bytes that take more than some seconds
+_CHUNK = 2**22
+
+
+class RunInputs:
+    """The inputs of a run; only its main process has them.
+
+    Args:
+        recipe: of the run.
+        folder: of the run.
+        fresh: the folder was made just now.
+
+    Attributes:
+        training: what the stages are made from: base model, data, teachers.
+
+    Raises:
+        RecipeError: something that was trained on is not what it was when the run began.
+    """
+
+    def __init__(self, recipe: Recipe, folder: Path, *, fresh: bool) -> None:
+        self._recipe, self._path = recipe, folder / _FILE
+        self.training = _fingerprints(_trained_on(recipe))
+        self._masked = _fingerprints(_masked_texts(recipe))  # texts are read once, at the start
+        self._rungs: dict[str, str] = {}
+        if self._path.is_file():
+            known = read_json(self._path)
+            self._rungs = known["rungs"]
+            changes = _changes(known["training"], self.training)
+            if changes and _has_trained(folder):
+                raise RecipeError(_refusal(folder, changes))
+            if changes:
+                logger.info("Nothing was trained yet, so the run begins with its inputs as they are now.")
+        elif not fresh:
+            logger.info("%s has no %s: what its inputs are now is taken for what it began with.", folder, _FILE)
+            self._rungs = dict.fromkeys((path.stem for path in folder.glob("rungs/*.json")), self.digest())
+        self._write()
+
+    def digest(self) -> str:
+        """Of all that the figures of a rung follow from, but for what was trained; the files of tasks are read anew."""
+        found = {MODEL: self.training[MODEL], **self._masked, **_fingerprints(_task_files(self._recipe))}
+        return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+
+    def scored(self, rung: str) -> bool:
+        """True if the figures of a rung were computed from what the evaluation would read now."""
+        return self._rungs.get(rung) == self.digest()
+
+    def note(self, rung: str, digest: str) -> None:
+        """Remember what the figures of a rung were computed from."""
+        self._rungs[rung] = digest
+        self._write()
+
+    def _write(self) -> None:
+        evaluation = {**self._masked, **_fingerprints(_task_files(self._recipe))}
+        write_json(self._path, {"training": self.training, "evaluation": evaluation, "rungs": self._rungs})
+
+
+def as_listed(files: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The fingerprints of one place as a lineage lists them: files by their own names, hub data sets as written."""
+    return [
+        {"file": Path(name).name, **one} if "sha256" in one else {"hub": name, **one} for name, one in files.items()
+    ]
+
+
+def teachers(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """The stages that have a teacher, and its name."""
+    for stage in recipe.stages:
+        teacher = getattr(stage, "teacher", None)
+        if teacher is not None:
+            yield stage.label, teacher.name
+
+
+def _trained_on(recipe: Recipe) -> _Named:
+    """What stages are made from."""
+    yield from _model(MODEL, recipe.model.name)
+    for name in dict.fromkeys(name for stage in recipe.stages for name in stage.sources):
+        yield from _data(recipe, name)
+    for stage, name in teachers(recipe):
+        yield from _teacher(f"stages.{stage}.teacher", name)
+
+
+def _masked_texts(recipe: Recipe) -> _Named:
+    """The texts of the masked-token task."""
+    if recipe.evaluation.masked:
+        yield from _data(recipe, recipe.evaluation.masked.data)
+
+
+def _task_files(recipe: Recipe) -> _Named:
+    """The files and folders of the other tasks."""
+    for task, name, settings in recipe.evaluation.tasks():
+        for key, _ in task_inputs(task.settings):
+            yield from _path(f"evaluation.{task.name}.{name}", getattr(settings, key))
+
+
+def _data(recipe: Recipe, name: str) -> _Named:
+    source = recipe.data[name]
+    if isinstance(source, E5Source):
+        folder = resolve_path(source.folder)
+        yield from ((f"data.{name}", f"{source.folder}/{p.name}", p) for p in sorted(folder.glob("*.jsonl")))
+    else:
+        for path in source.files:
+            yield from _path(f"data.{name}", path)
+
+
+def _path(place: str, path: str) -> _Named:
+    """A file, every file of a folder, or the revisions of a hub data set that the cache has."""
+    found = Path(local_source(path))
+    if on_hub(path) and not found.is_file():
+        found = Path(HubSplit.parse(str(found)).name)
+        if not found.is_dir():
+            yield place, path, {"revisions": _cached_revisions(str(found))}
+            return
+    if found.is_dir():
+        for file in sorted(found.rglob("*")):
+            inside = file.relative_to(found)
+            if file.is_file() and not any(part.startswith(".") for part in inside.parts):
+                yield place, f"{path}/{inside.as_posix()}", file
+    else:
+        yield place, path, found
+
+
+def _cached_revisions(name: str) -> list[str]:
+    """The commits of a hub data set in huggingface_hub's cache; the newest is what is read next."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+    from huggingface_hub.file_download import repo_folder_name
+
+    folder = Path(HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="dataset") / "snapshots"
+    return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+
+
+def _model(place: str, name: str) -> _Named:
+    """The files of a model folder, or the revision of what is on the hub."""
+    folder = Path(resolve_model(name))
+    if folder.is_dir():
+        yield from _folder(place, name, folder)
+    else:
+        yield place, name, {"revision": revision(name)}
+
+
+def _teacher(place: str, name: str) -> _Named:
+    """The files of an encoder, or of an adapter and its base."""
+    base, adapters = find_adapters(name, ())
+    for adapter in adapters:
+        yield from _folder(place, name, adapter)
+    yield from _model(place, base if adapters else name)
+
+
+def _folder(place: str, name: str, folder: Path) -> _Named:
+    yield from ((place, f"{name}/{file.relative_to(folder).as_posix()}", file) for file in model_files(folder))
+
+
+def _fingerprints(named: _Named) -> Inputs:
+    """Of each file its size and SHA-256; a file that is named twice is read once.
+
+    Raises:
+        DataError: a file that cannot be read.
+    """
+    known: dict[Path, dict[str, Any]] = {}
+    inputs: Inputs = {}
+    try:
+        listed = list(named)
+        total = sum(file.stat().st_size for file in {found for _, _, found in listed if isinstance(found, Path)})
+        if total > _LONG:
+            logger.info("Reading %.0f GiB of weights and data once, to know them later.", total / 2**30)
+        for place, name, found in listed:
+            if isinstance(found, Path) and found not in known:
+                known[found] = _fingerprint(found)
+            inputs.setdefault(place, {})[name] = known[found] if isinstance(found, Path) else found
+    except OSError as error:
+        raise DataError(f"{error.filename} cannot be read ({error.strerror}).") from error
+    return inputs
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    digest, size = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+            size += len(chunk)
+    return {"bytes": size, "sha256": digest.hexdigest()}
+
+
+def _changes(before: Inputs, now: Inputs) -> list[str]:
+    """What is not as it was, one a line."""
+    lines = []
+    for place in dict.fromkeys([*before, *now]):
+        old, new = before.get(place, {}), now.get(place, {})
+        for name in dict.fromkeys([*old, *new]):
+            if not _same(old.get(name), new.get(name)):
+                lines.append(f"{place}: {name} {_what(old.get(name), new.get(name))}")
+    return lines
+
+
+def _same(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> bool:
+    if old is None or new is None:
+        return old is new
+    if "revisions" in old and "revisions" in new:  # the cache may also have lost some
+        return set(new["revisions"]) <= set(old["revisions"])
+    return old == new
+
+
+def _what(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> str:
+    if old is None or new is None:
+        return "was not there" if old is None else "is gone"
+    if "sha256" in old and "sha256" in new:
+        was, now = (f"{one['bytes']:,} bytes, SHA-256 {one['sha256'][:8]}" for one in (old, new))
+        return f"had {was}, and has {now}"
+    return "is of another revision"
+
+
+def _has_trained(folder: Path) -> bool:
+    """True if anything is left in a run folder that was made from the inputs."""
+    made = ("stages/*/checkpoints/step-*", "stages/*/encoder", "encoder")
+    return any(any(folder.glob(pattern)) for pattern in made)
+
+
+def _refusal(folder: Path, changes: list[str]) -> str:
+    heading = (
+        f"{folder} holds a run that was begun with other inputs; nothing was changed in it. Put back what they were, "
+        "or choose another --out."
+    )
+    return "\n  ".join([heading, *changes])
