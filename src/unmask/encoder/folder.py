@@ -18,6 +18,7 @@ from unmask.backbone.families import facts
 from unmask.files import new_folder, read_json, write_json, write_text
 from unmask.pooling import POOLINGS
 from unmask.settings import EncoderSettings
+from unmask.text.reader import Reader
 from unmask.text.spans import special_affixes
 
 logger = logging.getLogger(__name__)
@@ -30,8 +31,7 @@ _ST = "sentence_transformers.models."
 def write_encoder(
     folder: Path,
     model: Any,
-    tokenizer: Any,
-    settings: EncoderSettings,
+    reader: Reader,
     lineage: dict[str, Any] | None = None,
     *,
     pooling: nn.Module | None = None,
@@ -42,12 +42,12 @@ def write_encoder(
     Args:
         folder: new or empty.
         model: with its config as it should be saved.
-        tokenizer: beside it.
-        settings: how texts become vectors.
+        reader: tokenizer and settings, which say how texts become vectors.
         lineage: where the weights came from.
         pooling: whose weights are saved too, if it has any.
         gaps: differences between runtimes that are known already, in words.
     """
+    tokenizer, settings = reader.tokenizer, reader.settings
     gaps = [*gaps, *interop_gaps(tokenizer, settings)]
     for gap in gaps:
         logger.warning(gap)

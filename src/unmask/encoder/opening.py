@@ -8,11 +8,12 @@ from typing import Any
 import torch
 
 from unmask.backbone.devices import checked_device, saved_dtype, working_dtype
-from unmask.backbone.loading import load_model, max_positions
+from unmask.backbone.loading import check_vocabulary, learned_positions, load_model, max_positions
 from unmask.backbone.locate import find_adapters, layout_folder, load_tokenizer
 from unmask.backbone.truth.opening import AttentionSpec, apply_attention, attach_adapters
 from unmask.encoder.saved import read_attention, read_lineage, read_settings
 from unmask.settings import Dtype, EncoderSettings
+from unmask.text.reader import Reader
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +39,17 @@ class OpenedModel:
     base: str
     adapter: Any | None
     stored: torch.dtype | None
+
+
+def reader_for(model: Any, tokenizer: Any, settings: EncoderSettings | None) -> Reader:
+    """How texts become what a model reads, once it is sure that the model has what the tokenizer and settings need.
+
+    Raises:
+        ArtifactError: tokens without an embedding; texts longer than the positions that the model learned.
+    """
+    check_vocabulary(model, tokenizer)
+    settings = settings or EncoderSettings(max_length=max_positions(model, tokenizer))
+    return Reader(tokenizer, settings, positions=learned_positions(model))
 
 
 def open_model(

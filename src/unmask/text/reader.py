@@ -5,9 +5,10 @@ from typing import Any
 
 import torch
 
-from unmask.errors import DataError
+from unmask.errors import ArtifactError, DataError
 from unmask.settings import EncoderSettings
 from unmask.text.batching import Batch, PaddedBatch, PaddingSide, join, pad, pad_token, token_budget
+from unmask.text.checks import check_characters, check_strings
 from unmask.text.prompts import ChatWrapper, render
 from unmask.text.spans import TokenizedText, check_tokenizer, tokenize
 from unmask.text.words import append_eos, checked_words
@@ -19,19 +20,24 @@ class Reader:
     Args:
         tokenizer: a fast transformers tokenizer; for the pooling `eos` it is made to end every text with EOS.
         settings: of the encoder.
+        positions: the most tokens that the model has positions for; None where any number has.
 
     Raises:
-        ArtifactError: the tokenizer gives no offsets, or has no chat template or EOS token where one is asked for.
+        ArtifactError: the tokenizer gives no offsets, or has no chat template or EOS token where one is asked for;
+            texts longer than the model has positions for.
 
     Attributes:
         padding_side: where padded batches are padded; vectors do not depend on it.
     """
 
-    def __init__(self, tokenizer: Any, settings: EncoderSettings) -> None:
+    def __init__(self, tokenizer: Any, settings: EncoderSettings, *, positions: int | None = None) -> None:
         check_tokenizer(tokenizer)
+        if positions is not None and settings.max_length > positions:
+            raise ArtifactError(_too_long(settings.max_length, positions))
         self.tokenizer = tokenizer
         self.settings = settings
         self.padding_side: PaddingSide = "right"
+        self._positions = positions
         self._chat = ChatWrapper.from_tokenizer(tokenizer) if settings.chat_template else None
         if settings.pooling == "eos":
             append_eos(tokenizer)
@@ -48,11 +54,13 @@ class Reader:
             first: what the first text is called in messages.
 
         Raises:
-            DataError: something that is not a string; a prompt that leaves no room for text.
+            DataError: something that is not a string, or half a surrogate pair; a prompt that leaves no room for
+                text; more tokens than the model has positions for.
         """
-        for index, text in enumerate(texts, first):
-            if not isinstance(text, str):
-                raise DataError(f"Text {index} is a {type(text).__name__}, not a string.")
+        if self._positions is not None and max_length is not None and max_length > self._positions:
+            raise DataError(_too_long(max_length, self._positions))
+        check_strings(texts, first=first)
+        check_characters(prompt, "The prompt")
         return tokenize(
             self.tokenizer,
             render(texts, prompt, self._chat),
@@ -95,3 +103,10 @@ class Reader:
     def pad(self, texts: Sequence[TokenizedText], device: torch.device) -> PaddedBatch:
         """Stack tokenized texts into one padded batch on a device."""
         return pad(texts, pad_id=pad_token(self.tokenizer), padding_side=self.padding_side).to(device)
+
+
+def _too_long(asked: int, positions: int) -> str:
+    return (
+        f"max_length={asked} is more than the {positions} positions that this model learned; "
+        f"use max_length={positions} or less."
+    )
