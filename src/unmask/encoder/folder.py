@@ -25,6 +25,10 @@ logger = logging.getLogger(__name__)
 
 POOLING_WEIGHTS = "pooling.safetensors"  # of poolings that have any
 _EXCLUDED_WEIGHT = 1e-6
+_TOKENIZER_ALONE = (
+    "what reads tokenizer.json alone (text-embeddings-inference, tokenizers) and not tokenizer_config.json, takes the "
+    "spelling of a special token in a text, such as that of EOS in HTML, for the token; here it is text."
+)
 _ST = "sentence_transformers.models."
 
 
@@ -60,7 +64,7 @@ def write_encoder(
         if pooling is not None and (weights := pooling.state_dict()):
             save_file({name: value.contiguous() for name, value in weights.items()}, partial / POOLING_WEIGHTS)
         write_json(partial / "unmask.json", {"settings": settings.model_dump(), "lineage": lineage or {}})
-        write_text(partial / "README.md", _card(settings, gaps))
+        write_text(partial / "README.md", _card(settings, gaps, splits=tokenizer.split_special_tokens))
 
 
 def interop_gaps(tokenizer: Any, settings: EncoderSettings) -> list[str]:
@@ -171,9 +175,10 @@ def _write_word_weights(folder: Path, tokenizer: Any, excluded: list[int]) -> No
     save_file({"emb_layer.weight": weights}, folder / "model.safetensors")
 
 
-def _card(settings: EncoderSettings, gaps: Sequence[str]) -> str:
+def _card(settings: EncoderSettings, gaps: Sequence[str], *, splits: bool) -> str:
     """A short README for whoever finds the folder."""
     prompts = "".join(f"- `{name}`: `{text!r}`\n" for name, text in settings.prompts.items()) or "- none\n"
+    gaps = [*gaps, *([_TOKENIZER_ALONE] if splits else [])]
     known = "".join(f"- {gap}\n" for gap in gaps)
     differences = f"\nOther runtimes differ (`unmask.TextEncoder.load` does not):\n{known}" if gaps else ""
     return f"""---

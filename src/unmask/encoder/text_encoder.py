@@ -32,6 +32,7 @@ from unmask.errors import ArtifactError
 from unmask.settings import AttentionMode, Dtype, EncoderSettings, Recurrent, Window
 from unmask.text.batching import Batch, PaddedBatch, PaddingSide
 from unmask.text.checks import ordered
+from unmask.text.control import spellings_as_tokens
 from unmask.text.spans import TokenizedText
 
 
@@ -323,7 +324,7 @@ class TextEncoder:
         """
         if self._base is None:
             raise ArtifactError("as_decoder needs the base model for its head; open the encoder with TextEncoder.load.")
-        with causal_decoder(self.model, self._base, self._adapter) as causal_lm:
+        with causal_decoder(self.model, self._base, self._adapter) as causal_lm, spellings_as_tokens(self.tokenizer):
             yield causal_lm
 
     def save(self, folder: str | Path) -> None:

@@ -1,5 +1,6 @@
 """Tokenizer and settings: from texts to tokenized texts to batches. Knows no model."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -9,9 +10,12 @@ from unmask.errors import ArtifactError, DataError
 from unmask.settings import EncoderSettings
 from unmask.text.batching import Batch, PaddedBatch, PaddingSide, join, pad, pad_token, token_budget
 from unmask.text.checks import check_characters, check_strings
+from unmask.text.control import ControlTokens, spelled_tokens
 from unmask.text.prompts import ChatWrapper, render
 from unmask.text.spans import TokenizedText, check_tokenizer, tokenize
 from unmask.text.words import append_eos, checked_words
+
+logger = logging.getLogger(__name__)
 
 
 class Reader:
@@ -38,9 +42,13 @@ class Reader:
         self.settings = settings
         self.padding_side: PaddingSide = "right"
         self._positions = positions
+        self._prompts: set[str] = set()  # that were looked at
         self._chat = ChatWrapper.from_tokenizer(tokenizer) if settings.chat_template else None
         if settings.pooling == "eos":
             append_eos(tokenizer)
+        # Where the tokenizer's own file lets texts spell control tokens, they may.
+        guarded = self._chat is not None and tokenizer.split_special_tokens
+        self._control = ControlTokens(tokenizer) if guarded else None
 
     def tokenize(
         self, texts: Sequence[str], prompt: str = "", *, max_length: int | None = None, first: int = 0
@@ -60,14 +68,30 @@ class Reader:
         if self._positions is not None and max_length is not None and max_length > self._positions:
             raise DataError(_too_long(max_length, self._positions))
         check_strings(texts, first=first)
-        check_characters(prompt, "The prompt")
+        if prompt not in self._prompts:
+            self._check_prompt(prompt)
         return tokenize(
             self.tokenizer,
             render(texts, prompt, self._chat),
             max_length=max_length or self.settings.max_length,
             include_special_tokens=self.settings.include_special_tokens,
             include_prompt=self.settings.include_prompt,
+            control=self._control,
         )
+
+    def _check_prompt(self, prompt: str) -> None:
+        """Refuse a broken prompt, and say of one that spells control tokens how it is read; once."""
+        check_characters(prompt, "The prompt")
+        if (
+            self._chat is None
+            and self.tokenizer.split_special_tokens
+            and (found := spelled_tokens(self.tokenizer, prompt))
+        ):
+            logger.warning(
+                f"The prompt {prompt!r} spells {', '.join(found)}, which is read as text like every spelling of a "
+                "special token; split_special_tokens: false in the encoder's tokenizer_config.json makes it the token."
+            )
+        self._prompts.add(prompt)
 
     def tokenize_words(self, texts: Sequence[Sequence[str]]) -> list[TokenizedText]:
         """Texts that are lists of words, as the model reads them: joined by single spaces, without a prompt."""
