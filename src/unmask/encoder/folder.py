@@ -7,6 +7,7 @@ forms of the pooling config, `rope_parameters` and the older rope keys.
 
 import logging
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,10 @@ def write_encoder(
         _write_layout(partial, tokenizer, settings, width)
         if pooling is not None and (weights := pooling.state_dict()):
             save_file({name: value.contiguous() for name, value in weights.items()}, partial / POOLING_WEIGHTS)
-        write_json(partial / "unmask.json", {"settings": settings.model_dump(), "lineage": lineage or {}})
+        own: dict[str, Any] = {"settings": settings.model_dump(), "lineage": lineage or {}}
+        if reader.chat is not None:  # as it is now: some templates write the date
+            own["chat"] = asdict(reader.chat)
+        write_json(partial / "unmask.json", own)
         write_text(partial / "README.md", _card(settings, gaps, splits=tokenizer.split_special_tokens))
 
 

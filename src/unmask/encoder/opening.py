@@ -11,8 +11,9 @@ from unmask.backbone.devices import checked_device, saved_dtype, working_dtype
 from unmask.backbone.loading import check_vocabulary, learned_positions, load_model, max_positions
 from unmask.backbone.locate import find_adapters, layout_folder, load_tokenizer
 from unmask.backbone.truth.opening import AttentionSpec, apply_attention, attach_adapters
-from unmask.encoder.saved import read_attention, read_lineage, read_settings
+from unmask.encoder.saved import read_attention, read_chat, read_lineage, read_settings
 from unmask.settings import Dtype, EncoderSettings
+from unmask.text.prompts import ChatWrapper
 from unmask.text.reader import Reader
 
 
@@ -24,6 +25,7 @@ class OpenedModel:
         model: without head, on its device, attending as asked for.
         tokenizer: its fast tokenizer.
         settings: as saved; those of a bare model are defaults.
+        chat: what was put around every text, as saved.
         folder: that says so.
         lineage: where the weights came from, as saved.
         base: the model that the lineage begins with.
@@ -34,6 +36,7 @@ class OpenedModel:
     model: Any
     tokenizer: Any
     settings: EncoderSettings
+    chat: ChatWrapper | None
     folder: Path
     lineage: dict[str, Any]
     base: str
@@ -41,7 +44,7 @@ class OpenedModel:
     stored: torch.dtype | None
 
 
-def reader_for(model: Any, tokenizer: Any, settings: EncoderSettings | None) -> Reader:
+def reader_for(model: Any, tokenizer: Any, settings: EncoderSettings | None, chat: ChatWrapper | None = None) -> Reader:
     """How texts become what a model reads, once it is sure that the model has what the tokenizer and settings need.
 
     Raises:
@@ -49,7 +52,7 @@ def reader_for(model: Any, tokenizer: Any, settings: EncoderSettings | None) -> 
     """
     check_vocabulary(model, tokenizer)
     settings = settings or EncoderSettings(max_length=max_positions(model, tokenizer))
-    return Reader(tokenizer, settings, positions=learned_positions(model))
+    return Reader(tokenizer, settings, positions=learned_positions(model), chat=chat)
 
 
 def open_model(
@@ -80,6 +83,7 @@ def open_model(
         model=model,
         tokenizer=tokenizer,
         settings=read_settings(layout, longest) or EncoderSettings(max_length=longest),
+        chat=read_chat(layout),
         folder=layout,
         lineage=lineage,
         base=str(lineage.get("base") or source),

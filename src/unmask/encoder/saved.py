@@ -7,6 +7,7 @@ from unmask.errors import ArtifactError
 from unmask.files import read_json
 from unmask.pooling import POOLINGS
 from unmask.settings import EncoderSettings
+from unmask.text.prompts import ChatWrapper
 
 _RELEASED = "llm2vec_config.json"
 
@@ -28,6 +29,22 @@ def read_attention(folder: Path) -> dict[str, Any]:
         saved = read_json(own)
         return {key: saved[key] for key in ("attention", "recurrent", "window") if saved.get(key)}
     return {"attention": "bidirectional"} if (folder / _RELEASED).is_file() else {}
+
+
+def read_chat(folder: Path) -> ChatWrapper | None:
+    """What an encoder put around every text when it was saved; None if it says nothing.
+
+    Raises:
+        ArtifactError: something else stands there.
+    """
+    own = folder / "unmask.json"
+    saved = read_json(own).get("chat") if own.is_file() else None
+    if saved is None:
+        return None
+    try:
+        return ChatWrapper(**saved)
+    except TypeError as error:
+        raise ArtifactError(f"{own} is not what this version writes ({error}).") from error
 
 
 def read_settings(folder: Path, default_length: int) -> EncoderSettings | None:

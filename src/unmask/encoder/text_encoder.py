@@ -33,6 +33,7 @@ from unmask.settings import AttentionMode, Dtype, EncoderSettings, Recurrent, Wi
 from unmask.text.batching import Batch, PaddedBatch, PaddingSide
 from unmask.text.checks import ordered
 from unmask.text.control import spellings_as_tokens
+from unmask.text.prompts import ChatWrapper
 from unmask.text.spans import TokenizedText
 
 
@@ -45,6 +46,7 @@ class TextEncoder:
         model: the transformers model without head; put in evaluation mode when it encodes.
         tokenizer: its fast tokenizer.
         settings: pooling, length, prompts; see `EncoderSettings`.
+        chat: what a chat template puts around texts, where it was rendered once already.
         fast: False for the plain way everywhere, names for some fast paths alone; by default all that are available.
 
     Raises:
@@ -63,9 +65,10 @@ class TextEncoder:
         tokenizer: Any,
         settings: EncoderSettings | None = None,
         *,
+        chat: ChatWrapper | None = None,
         fast: bool | Collection[str] | None = None,
     ) -> None:
-        self.reader = reader_for(model, tokenizer, settings)
+        self.reader = reader_for(model, tokenizer, settings, chat)
         self.runner = Runner(model, self.reader.settings.pooling, fast)
         self.module = self.runner.module
         self.lineage: dict[str, Any] = {}
@@ -132,7 +135,7 @@ class TextEncoder:
             chat_template=chat_template,
             include_special_tokens=include_special_tokens,
         )
-        encoder = cls(opened.model, opened.tokenizer, settings, fast=fast)
+        encoder = cls(opened.model, opened.tokenizer, settings, chat=opened.chat, fast=fast)
         if settings.pooling == opened.settings.pooling:  # another one than was saved begins anew
             encoder.runner.load_pooling(opened.folder / POOLING_WEIGHTS)
         encoder.lineage = opened.lineage

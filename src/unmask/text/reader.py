@@ -25,16 +25,25 @@ class Reader:
         tokenizer: a fast transformers tokenizer; for the pooling `eos` it is made to end every text with EOS.
         settings: of the encoder.
         positions: the most tokens that the model has positions for; None where any number has.
+        chat: the wrapper that an encoder was saved with; by default the tokenizer's chat template makes one.
 
     Raises:
         ArtifactError: the tokenizer gives no offsets, or has no chat template or EOS token where one is asked for;
             texts longer than the model has positions for.
 
     Attributes:
+        chat: what is put around every text; None without a chat template.
         padding_side: where padded batches are padded; vectors do not depend on it.
     """
 
-    def __init__(self, tokenizer: Any, settings: EncoderSettings, *, positions: int | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        settings: EncoderSettings,
+        *,
+        positions: int | None = None,
+        chat: ChatWrapper | None = None,
+    ) -> None:
         check_tokenizer(tokenizer)
         if positions is not None and settings.max_length > positions:
             raise ArtifactError(_too_long(settings.max_length, positions))
@@ -43,11 +52,12 @@ class Reader:
         self.padding_side: PaddingSide = "right"
         self._positions = positions
         self._prompts: set[str] = set()  # that were looked at
-        self._chat = ChatWrapper.from_tokenizer(tokenizer) if settings.chat_template else None
+        wrapped = settings.chat_template
+        self.chat = (chat or ChatWrapper.from_tokenizer(tokenizer)) if wrapped else None
         if settings.pooling == "eos":
             append_eos(tokenizer)
         # Where the tokenizer's own file lets texts spell control tokens, they may.
-        guarded = self._chat is not None and tokenizer.split_special_tokens
+        guarded = self.chat is not None and tokenizer.split_special_tokens
         self._control = ControlTokens(tokenizer) if guarded else None
 
     def tokenize(
@@ -72,7 +82,7 @@ class Reader:
             self._check_prompt(prompt)
         return tokenize(
             self.tokenizer,
-            render(texts, prompt, self._chat),
+            render(texts, prompt, self.chat),
             max_length=max_length or self.settings.max_length,
             include_special_tokens=self.settings.include_special_tokens,
             include_prompt=self.settings.include_prompt,
@@ -83,7 +93,7 @@ class Reader:
         """Refuse a broken prompt, and say of one that spells control tokens how it is read; once."""
         check_characters(prompt, "The prompt")
         if (
-            self._chat is None
+            self.chat is None
             and self.tokenizer.split_special_tokens
             and (found := spelled_tokens(self.tokenizer, prompt))
         ):

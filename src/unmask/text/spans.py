@@ -160,7 +160,7 @@ def _mark_span(
         keep = np.ones(len(ids), dtype=bool)
         keep[text_tokens[-excess:]] = False
         ids, spans, in_text, own = ids[keep], spans[keep], in_text[keep], own[keep]
-    return TokenizedText(ids, spans - rendered.start, in_text, in_text), own
+    return TokenizedText(ids, spans - rendered.start + rendered.trimmed, in_text, in_text), own
 
 
 def _widen(
