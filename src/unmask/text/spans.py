@@ -84,7 +84,8 @@ def tokenize(
         tokenizer: a fast transformers tokenizer.
         texts: what `render` made.
         max_length: most tokens of one text, special tokens included.
-        include_special_tokens: pool special tokens too (not those of a chat template: they are its text).
+        include_special_tokens: pool special tokens too (not those of a chat template: they are its text; nor those in
+            front of a prompt that is not pooled).
         include_prompt: pool instruction and template too.
         control: keeps control tokens that a template did not write out of rendered texts that hold such tokens;
             without it their spelling in a user's text is one as well.
@@ -105,7 +106,9 @@ def tokenize(
                 wanted.append(row)
                 continue
             text = _mark_span(rendered, ids, spans, own, max_length)
-            marked[row] = _widen(text, include_special_tokens, include_prompt)
+            # Special tokens in front of a prompt that is left out are left out with it, as sentence-transformers does.
+            behind = rendered.start > 0 and not include_prompt
+            marked[row] = _widen(text, include_special_tokens, include_prompt, behind=behind)
     return [text for text in marked if text is not None]
 
 
@@ -164,11 +167,13 @@ def _mark_span(
 
 
 def _widen(
-    marked: tuple[TokenizedText, NDArray[np.bool_]], include_special_tokens: bool, include_prompt: bool
+    marked: tuple[TokenizedText, NDArray[np.bool_]], include_special_tokens: bool, include_prompt: bool, *, behind: bool
 ) -> TokenizedText:
-    """Decide what is pooled; a text without a token of its own is pooled over all that the model reads."""
+    """Decide what is pooled (`behind`: nothing in front of the text); one without tokens is pooled over everything."""
     text, own = marked
     pooled = text.in_text | (own if include_prompt else False) | (~own if include_special_tokens else False)
+    if behind:
+        pooled[: text.in_text.argmax()] = False
     if not text.in_text.any():
         pooled = np.ones_like(pooled)
     return TokenizedText(text.ids, text.offsets, pooled, text.in_text)
