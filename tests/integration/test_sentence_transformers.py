@@ -16,6 +16,7 @@ TEXTS = [
     "",
     "A longer sentence about trains. " * 40,
     "naïve café 日本語",
+    "<s>struck</s> out, </s>, [CLS] and <mask> in HTML",
 ]
 SCRIPT = """
 import json, sys

@@ -75,7 +75,8 @@ def test_a_chat_template_is_read_off_the_tokenizer_and_not_pooled(tokenizer):
     wrapper = ChatWrapper.from_tokenizer(chatty)
     assert (wrapper.before, wrapper.after) == ("<s>[USER] ", " [END]")
     (text,) = tokenize(chatty, render(["Hello world"], "", wrapper), max_length=64)
-    expected = chatty.apply_chat_template([{"role": "user", "content": "Hello world"}], return_dict=False)
+    message, real = [{"role": "user", "content": "Hello world"}], {"split_special_tokens": False}
+    expected = chatty.apply_chat_template(message, return_dict=False, tokenizer_kwargs=real)
     assert text.ids.tolist() == expected
     assert pooled_text(chatty, text).strip() == "Hello world"
     (cut,) = tokenize(chatty, render(["word " * 100], "", wrapper), max_length=24)

@@ -32,6 +32,7 @@ from unmask.settings import Dtype
 
 UNREADABLE = (*MODEL_ERRORS, SafetensorError)  # what is raised on a broken or foreign folder
 MODELS = ("AutoModel", "AutoModelForCausalLM")
+_POSITIONS = ("wpe", "position_embeddings", "position_embedding", "embed_positions", "positions_embed")
 _ENCODER_HALF = "AutoModelForTextEncoding"  # T5 and its like
 
 
@@ -196,3 +197,36 @@ def max_positions(model: Any, tokenizer: Any) -> int:
     limits = [positions and positions - position_offset(model), tokenizer.model_max_length]
     known = [int(limit) for limit in limits if limit and limit < 10**8]
     return min(known, default=512)
+
+
+def learned_positions(model: nn.Module) -> int | None:
+    """The most tokens of a text where a model has a learned vector for each position; None where it has none."""
+    positions = getattr(text_config(model), "max_position_embeddings", None)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding) and name.rpartition(".")[2] in _POSITIONS and positions:
+            # Some (OPT) keep rows in front for padding, and do not count them.
+            in_front = int(getattr(module, "offset", 0))
+            if module.num_embeddings in (positions, positions + in_front):
+                return int(module.num_embeddings - (in_front or position_offset(model)))
+    return None
+
+
+def check_vocabulary(model: nn.Module, tokenizer: Any) -> None:
+    """Refuse a tokenizer with tokens that the model has no embedding for.
+
+    Raises:
+        ArtifactError: there are such tokens.
+    """
+    try:
+        table = model.get_input_embeddings()  # type: ignore[operator]
+    except NotImplementedError:
+        return
+    rows = getattr(table, "num_embeddings", None)
+    vocabulary = tokenizer.get_vocab()
+    needed = max(vocabulary.values(), default=-1) + 1
+    if rows is not None and needed > rows:
+        token = max(vocabulary, key=vocabulary.__getitem__)
+        raise ArtifactError(
+            f"The tokenizer has tokens up to number {needed - 1} ({token!r}), but the model's embedding table has only "
+            f"{rows} rows; use the tokenizer that the model was trained with, or resize the table and train it."
+        )

@@ -10,6 +10,7 @@ from huggingface_hub import snapshot_download
 from unmask.backbone.structure import first_line
 from unmask.errors import ArtifactError
 from unmask.files import read_json, refuse_pointers
+from unmask.text.control import read_spellings_as_text
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 _WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json")
@@ -89,6 +90,8 @@ def model_files(folder: Path) -> list[Path]:
 def load_tokenizer(name: str, adapters: Sequence[Path] = ()) -> Any:
     """The fast tokenizer of a model; where it has no pad token, EOS stands in (padding is masked everywhere).
 
+    What a text spells is text, `<s>` too, unless an encoder's own tokenizer_config.json says otherwise.
+
     Args:
         name: of the model.
         adapters: folders of its adapters, which may bring a tokenizer with tokens that the base's has not.
@@ -110,7 +113,16 @@ def load_tokenizer(name: str, adapters: Sequence[Path] = ()) -> Any:
         raise ArtifactError(f"{own[-1] if own else name}: no usable tokenizer ({first_line(error)})") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.bos_token or tokenizer.unk_token
+    if getattr(tokenizer, "is_fast", False) and not _says_how_to_read_spellings(tokenizer, name):
+        read_spellings_as_text(tokenizer)
     return tokenizer
+
+
+def _says_how_to_read_spellings(tokenizer: Any, name: str) -> bool:
+    """True for an encoder whose tokenizer_config.json says it; tools write the key into bare models unasked."""
+    if "split_special_tokens" not in tokenizer.init_kwargs:
+        return False
+    return (layout_folder(name) / "modules.json").is_file()
 
 
 def adapter_folder(name: str) -> Path | None:

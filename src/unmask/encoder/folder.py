@@ -7,6 +7,7 @@ forms of the pooling config, `rope_parameters` and the older rope keys.
 
 import logging
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,20 +19,24 @@ from unmask.backbone.families import facts
 from unmask.files import new_folder, read_json, write_json, write_text
 from unmask.pooling import POOLINGS
 from unmask.settings import EncoderSettings
+from unmask.text.reader import Reader
 from unmask.text.spans import special_affixes
 
 logger = logging.getLogger(__name__)
 
 POOLING_WEIGHTS = "pooling.safetensors"  # of poolings that have any
 _EXCLUDED_WEIGHT = 1e-6
+_TOKENIZER_ALONE = (
+    "what reads tokenizer.json alone (text-embeddings-inference, tokenizers) and not tokenizer_config.json, takes the "
+    "spelling of a special token in a text, such as that of EOS in HTML, for the token; here it is text."
+)
 _ST = "sentence_transformers.models."
 
 
 def write_encoder(
     folder: Path,
     model: Any,
-    tokenizer: Any,
-    settings: EncoderSettings,
+    reader: Reader,
     lineage: dict[str, Any] | None = None,
     *,
     pooling: nn.Module | None = None,
@@ -42,12 +47,12 @@ def write_encoder(
     Args:
         folder: new or empty.
         model: with its config as it should be saved.
-        tokenizer: beside it.
-        settings: how texts become vectors.
+        reader: tokenizer and settings, which say how texts become vectors.
         lineage: where the weights came from.
         pooling: whose weights are saved too, if it has any.
         gaps: differences between runtimes that are known already, in words.
     """
+    tokenizer, settings = reader.tokenizer, reader.settings
     gaps = [*gaps, *interop_gaps(tokenizer, settings)]
     for gap in gaps:
         logger.warning(gap)
@@ -59,8 +64,11 @@ def write_encoder(
         _write_layout(partial, tokenizer, settings, width)
         if pooling is not None and (weights := pooling.state_dict()):
             save_file({name: value.contiguous() for name, value in weights.items()}, partial / POOLING_WEIGHTS)
-        write_json(partial / "unmask.json", {"settings": settings.model_dump(), "lineage": lineage or {}})
-        write_text(partial / "README.md", _card(settings, gaps))
+        own: dict[str, Any] = {"settings": settings.model_dump(), "lineage": lineage or {}}
+        if reader.chat is not None:  # as it is now: some templates write the date
+            own["chat"] = asdict(reader.chat)
+        write_json(partial / "unmask.json", own)
+        write_text(partial / "README.md", _card(settings, gaps, splits=tokenizer.split_special_tokens))
 
 
 def interop_gaps(tokenizer: Any, settings: EncoderSettings) -> list[str]:
@@ -171,9 +179,10 @@ def _write_word_weights(folder: Path, tokenizer: Any, excluded: list[int]) -> No
     save_file({"emb_layer.weight": weights}, folder / "model.safetensors")
 
 
-def _card(settings: EncoderSettings, gaps: Sequence[str]) -> str:
+def _card(settings: EncoderSettings, gaps: Sequence[str], *, splits: bool) -> str:
     """A short README for whoever finds the folder."""
     prompts = "".join(f"- `{name}`: `{text!r}`\n" for name, text in settings.prompts.items()) or "- none\n"
+    gaps = [*gaps, *([_TOKENIZER_ALONE] if splits else [])]
     known = "".join(f"- {gap}\n" for gap in gaps)
     differences = f"\nOther runtimes differ (`unmask.TextEncoder.load` does not):\n{known}" if gaps else ""
     return f"""---

@@ -1,5 +1,6 @@
 """Opening what an encoder is made of: a model as it should attend, its tokenizer, and what the folder says of both."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,11 +9,16 @@ from typing import Any
 import torch
 
 from unmask.backbone.devices import checked_device, saved_dtype, working_dtype
-from unmask.backbone.loading import load_model, max_positions
+from unmask.backbone.loading import check_vocabulary, learned_positions, load_model, max_positions
 from unmask.backbone.locate import find_adapters, layout_folder, load_tokenizer
 from unmask.backbone.truth.opening import AttentionSpec, apply_attention, attach_adapters
-from unmask.encoder.saved import read_attention, read_lineage, read_settings
+from unmask.encoder.layout import fit_tokenizer, read_layout
+from unmask.encoder.saved import is_foreign, read_attention, read_chat, read_lineage, read_settings
 from unmask.settings import Dtype, EncoderSettings
+from unmask.text.prompts import ChatWrapper
+from unmask.text.reader import Reader
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +29,7 @@ class OpenedModel:
         model: without head, on its device, attending as asked for.
         tokenizer: its fast tokenizer.
         settings: as saved; those of a bare model are defaults.
+        chat: what was put around every text, as saved.
         folder: that says so.
         lineage: where the weights came from, as saved.
         base: the model that the lineage begins with.
@@ -33,11 +40,23 @@ class OpenedModel:
     model: Any
     tokenizer: Any
     settings: EncoderSettings
+    chat: ChatWrapper | None
     folder: Path
     lineage: dict[str, Any]
     base: str
     adapter: Any | None
     stored: torch.dtype | None
+
+
+def reader_for(model: Any, tokenizer: Any, settings: EncoderSettings | None, chat: ChatWrapper | None = None) -> Reader:
+    """How texts become what a model reads, once it is sure that the model has what the tokenizer and settings need.
+
+    Raises:
+        ArtifactError: tokens without an embedding; texts longer than the positions that the model learned.
+    """
+    check_vocabulary(model, tokenizer)
+    settings = settings or EncoderSettings(max_length=max_positions(model, tokenizer))
+    return Reader(tokenizer, settings, positions=learned_positions(model), chat=chat)
 
 
 def open_model(
@@ -62,15 +81,33 @@ def open_model(
     spec = asked.over(read_attention(folders[-1]) if folders else {})
     apply_attention(model, spec, verified=(layout / "unmask.json").is_file())
     wrapper = attach_adapters(model, folders, merge=merge)
-    longest = max_positions(model, tokenizer)
+    settings, chat = _settings(model, tokenizer, layout)
     lineage = read_lineage(layout)
     return OpenedModel(
         model=model,
         tokenizer=tokenizer,
-        settings=read_settings(layout, longest) or EncoderSettings(max_length=longest),
+        settings=settings,
+        chat=chat,
         folder=layout,
         lineage=lineage,
         base=str(lineage.get("base") or source),
         adapter=wrapper,
         stored=saved_dtype(source, dtype) if working != dtype and not folders else None,
     )
+
+
+def _settings(model: Any, tokenizer: Any, folder: Path) -> tuple[EncoderSettings, ChatWrapper | None]:
+    """What a folder says of how texts become vectors; its tokenizer is made to read them so."""
+    longest = max_positions(model, tokenizer)
+    if not is_foreign(folder):
+        return read_settings(folder, longest) or EncoderSettings(max_length=longest), read_chat(folder)
+    layout = read_layout(folder, longest)
+    chat = fit_tokenizer(tokenizer, layout)
+    positions = learned_positions(model)
+    if positions is not None and layout.settings.max_length > positions:
+        logger.warning(
+            f"{folder} asks for {layout.settings.max_length} tokens, but its model learned {positions} positions; "
+            f"texts are cut to {positions} tokens."
+        )
+        return layout.settings.changed(max_length=positions), chat
+    return layout.settings, chat

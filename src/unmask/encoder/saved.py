@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+from unmask.encoder.layout import read_layout
 from unmask.errors import ArtifactError
 from unmask.files import read_json
-from unmask.pooling import POOLINGS
 from unmask.settings import EncoderSettings
+from unmask.text.prompts import ChatWrapper
 
 _RELEASED = "llm2vec_config.json"
 
@@ -30,11 +31,33 @@ def read_attention(folder: Path) -> dict[str, Any]:
     return {"attention": "bidirectional"} if (folder / _RELEASED).is_file() else {}
 
 
+def read_chat(folder: Path) -> ChatWrapper | None:
+    """What an encoder put around every text when it was saved; None if it says nothing.
+
+    Raises:
+        ArtifactError: something else stands there.
+    """
+    own = folder / "unmask.json"
+    saved = read_json(own).get("chat") if own.is_file() else None
+    if saved is None:
+        return None
+    try:
+        return ChatWrapper(**saved)
+    except TypeError as error:
+        raise ArtifactError(f"{own} is not what this version writes ({error}).") from error
+
+
+def is_foreign(folder: Path) -> bool:
+    """True for a sentence-transformers folder that this package did not write."""
+    ours = any((folder / name).is_file() for name in ("unmask.json", _RELEASED))
+    return (folder / "modules.json").is_file() and not ours
+
+
 def read_settings(folder: Path, default_length: int) -> EncoderSettings | None:
     """The settings of an encoder folder, ours or any sentence-transformers one; None for a bare model.
 
     Raises:
-        ArtifactError: a module that this package cannot run (Dense, a Router), or a broken file.
+        ArtifactError: something that this package does not do (see `layout`), or a broken file.
     """
     if (folder / _RELEASED).is_file():
         return _released_settings(read_json(folder / _RELEASED))
@@ -44,28 +67,7 @@ def read_settings(folder: Path, default_length: int) -> EncoderSettings | None:
             return EncoderSettings(**read_json(own)["settings"])
         except (TypeError, KeyError, ArtifactError) as error:
             raise ArtifactError(f"{own} is not what this version writes ({error}).") from error
-    if not (folder / "modules.json").is_file():
-        return None
-    kinds = {str(m["type"]).rpartition(".")[2]: folder / m["path"] for m in read_json(folder / "modules.json")}
-    unknown = set(kinds) - {"Transformer", "Pooling", "Normalize", "WordWeights"}
-    if unknown:
-        raise ArtifactError(f"{folder} has modules that unmask cannot run: {', '.join(sorted(unknown))}.")
-    layout: dict[str, Any] = {}
-    if (folder / "config_sentence_transformers.json").is_file():
-        layout = read_json(folder / "config_sentence_transformers.json")
-    length = {}
-    if (folder / "sentence_bert_config.json").is_file():
-        length = read_json(folder / "sentence_bert_config.json")
-    pooling, include_prompt = _read_pooling(kinds.get("Pooling"))
-    return EncoderSettings(
-        pooling=pooling,
-        max_length=int(length.get("max_seq_length") or default_length),
-        prompts=layout.get("prompts") or {},
-        default_prompt_name=layout.get("default_prompt_name"),
-        include_special_tokens="WordWeights" not in kinds,
-        include_prompt=include_prompt,
-        normalize="Normalize" in kinds,
-    )
+    return read_layout(folder, default_length).settings if is_foreign(folder) else None
 
 
 def _released_settings(config: dict[str, Any]) -> EncoderSettings:
@@ -77,15 +79,3 @@ def _released_settings(config: dict[str, Any]) -> EncoderSettings:
         max_length=int(config.get("max_length", 512)),
         include_prompt=not config.get("skip_instruction", True),
     )
-
-
-def _read_pooling(folder: Path | None) -> tuple[str, bool]:
-    if folder is None:
-        return "mean", True
-    config = read_json(folder / "config.json")
-    mode = config.get("pooling_mode")
-    for name, pooling in POOLINGS.items():
-        compact, boolean = pooling.layout or (None, "")
-        if mode == compact or (mode is None and config.get(boolean)):
-            return name, bool(config.get("include_prompt", True))
-    raise ArtifactError(f"{folder}: pooling {mode or config} is not one of {', '.join(POOLINGS)}.")

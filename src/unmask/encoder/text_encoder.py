@@ -11,12 +11,11 @@ from tqdm import tqdm
 from typing_extensions import Unpack
 
 from unmask.backbone.fast.contract import Availability
-from unmask.backbone.loading import max_positions
 from unmask.backbone.truth.convert import compatibility_gaps
 from unmask.backbone.truth.opening import AttentionSpec
 from unmask.encoder.decoder import causal_decoder
 from unmask.encoder.folder import POOLING_WEIGHTS, write_encoder
-from unmask.encoder.opening import open_model
+from unmask.encoder.opening import open_model, reader_for
 from unmask.encoder.runner import EncoderModule, Runner
 from unmask.encoder.stream import (
     EncodeOptions,
@@ -32,7 +31,9 @@ from unmask.encoder.words import WordPosition, word_states
 from unmask.errors import ArtifactError
 from unmask.settings import AttentionMode, Dtype, EncoderSettings, Recurrent, Window
 from unmask.text.batching import Batch, PaddedBatch, PaddingSide
-from unmask.text.reader import Reader
+from unmask.text.checks import ordered
+from unmask.text.control import spellings_as_tokens
+from unmask.text.prompts import ChatWrapper
 from unmask.text.spans import TokenizedText
 
 
@@ -45,7 +46,11 @@ class TextEncoder:
         model: the transformers model without head; put in evaluation mode when it encodes.
         tokenizer: its fast tokenizer.
         settings: pooling, length, prompts; see `EncoderSettings`.
+        chat: what a chat template puts around texts, where it was rendered once already.
         fast: False for the plain way everywhere, names for some fast paths alone; by default all that are available.
+
+    Raises:
+        ArtifactError: tokens or positions that the model has none for; a tokenizer without offsets.
 
     Attributes:
         reader: tokenizer and settings.
@@ -60,9 +65,10 @@ class TextEncoder:
         tokenizer: Any,
         settings: EncoderSettings | None = None,
         *,
+        chat: ChatWrapper | None = None,
         fast: bool | Collection[str] | None = None,
     ) -> None:
-        self.reader = Reader(tokenizer, settings or EncoderSettings(max_length=max_positions(model, tokenizer)))
+        self.reader = reader_for(model, tokenizer, settings, chat)
         self.runner = Runner(model, self.reader.settings.pooling, fast)
         self.module = self.runner.module
         self.lineage: dict[str, Any] = {}
@@ -129,7 +135,7 @@ class TextEncoder:
             chat_template=chat_template,
             include_special_tokens=include_special_tokens,
         )
-        encoder = cls(opened.model, opened.tokenizer, settings, fast=fast)
+        encoder = cls(opened.model, opened.tokenizer, settings, chat=opened.chat, fast=fast)
         if settings.pooling == opened.settings.pooling:  # another one than was saved begins anew
             encoder.runner.load_pooling(opened.folder / POOLING_WEIGHTS)
         encoder.lineage = opened.lineage
@@ -216,15 +222,13 @@ class TextEncoder:
             float32 [texts, width], or [width] for one string.
 
         Raises:
-            DataError: something that is not a string, or an unknown prompt name.
+            DataError: no list of whole strings, an unknown prompt name, more tokens than there are positions.
             EncodingError: a vector that is not finite, with the numbers of the texts.
         """
-        listed = [texts] if isinstance(texts, str) else texts
+        listed = [texts] if isinstance(texts, str) else ordered(texts)
         with tqdm(total=len(listed), unit="text", disable=not progress, desc="encoding") as bar:
-            asked: EncodeOptions = {
-                **{"prompt": prompt, "prompt_name": prompt_name, "normalize": normalize, "max_length": max_length},
-                **{"batch_tokens": batch_tokens, "compile": compile},
-            }
+            asked: EncodeOptions = {"prompt": prompt, "prompt_name": prompt_name, "normalize": normalize}
+            asked |= {"max_length": max_length, "batch_tokens": batch_tokens, "compile": compile}
             options = StreamOptions.of(self.reader, asked, total=len(listed), advance=bar.update)
             blocks = [block for _, block in stream_vectors(self.reader, self.runner, enumerate(listed), options)]
         vectors: Floats = np.concatenate(blocks) if blocks else np.empty((0, self.dimension), dtype=np.float32)
@@ -248,7 +252,7 @@ class TextEncoder:
         Yields:
             Vectors float32 [some thousand texts, width], in the order of the texts.
         """
-        for _, vectors in self.stream_keyed(((None, text) for text in texts), **options):
+        for _, vectors in self.stream_keyed(((None, text) for text in ordered(texts)), **options):
             yield vectors
 
     def stream_keyed(
@@ -323,7 +327,7 @@ class TextEncoder:
         """
         if self._base is None:
             raise ArtifactError("as_decoder needs the base model for its head; open the encoder with TextEncoder.load.")
-        with causal_decoder(self.model, self._base, self._adapter) as causal_lm:
+        with causal_decoder(self.model, self._base, self._adapter) as causal_lm, spellings_as_tokens(self.tokenizer):
             yield causal_lm
 
     def save(self, folder: str | Path) -> None:
@@ -341,10 +345,6 @@ class TextEncoder:
         running = self.model.dtype
         try:
             self.model.to(self._stored or running)
-            write_encoder(
-                *(Path(folder), self.model, self.tokenizer, self.settings, lineage),
-                pooling=self.module.pooling,
-                gaps=gaps,
-            )
+            write_encoder(Path(folder), self.model, self.reader, lineage, pooling=self.module.pooling, gaps=gaps)
         finally:
             self.model.to(running)

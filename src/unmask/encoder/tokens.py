@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from unmask.encoder.runner import Runner
 from unmask.encoder.stream import Floats, check_finite, model_batches
 from unmask.errors import DataError
+from unmask.text.checks import ordered
 from unmask.text.reader import Reader
 
 
@@ -33,7 +34,7 @@ def token_vectors(encoder: Parts, texts: Sequence[str], *, batch_tokens: int | N
     """See `TextEncoder.encode_tokens`."""
     if isinstance(texts, str):
         raise DataError("encode_tokens takes a list of texts; wrap the string in one.")
-    tokenized = encoder.reader.tokenize(texts)
+    tokenized = encoder.reader.tokenize(ordered(texts))
     found: dict[int, TokenVectors] = {}
     for rows, batch in model_batches(encoder.reader, encoder.runner, tokenized, batch_tokens):
         states = encoder.runner.states(batch)[0].float().cpu()

@@ -4,62 +4,139 @@ Structure travels as structure: a `Rendered` text carries the character span of 
 is ever marked inside the string or tokenized twice to be found again.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
+
+from jinja2 import TemplateError
 
 from unmask.errors import ArtifactError
 
+logger = logging.getLogger(__name__)
+
 _PLACEHOLDER = "unmaskplaceholdertext"
+# Templates ask for the date through `strftime_now`, which transformers gives them; a macro of that name, put in front,
+# tells them two days that differ in every part.
+_DAYS = (
+    {"%Y": "2001", "%y": "01", "%m": "02", "%B": "February", "%b": "Feb", "%d": "03", "%A": "Saturday", "%": "0"},
+    {"%Y": "2010", "%y": "10", "%m": "11", "%B": "November", "%b": "Nov", "%d": "12", "%A": "Friday", "%": "1"},
+)
+_TEMPLATE_ERRORS = (TemplateError, TypeError, ValueError, KeyError, AttributeError)
 
 
 @dataclass(frozen=True, slots=True)
 class ChatWrapper:
-    """What a tokenizer's chat template puts before and after one user message."""
+    """What a tokenizer's chat template puts before and after one user message, and whether it trims the message."""
 
     before: str
     after: str
+    lstrip: bool = False
+    rstrip: bool = False
 
     @classmethod
-    def from_tokenizer(cls, tokenizer: Any) -> "ChatWrapper":
-        """Read the wrapper off the tokenizer's own template.
+    def from_tokenizer(
+        cls, tokenizer: Any, *, structured: bool = False, options: Mapping[str, Any] | None = None
+    ) -> "ChatWrapper":
+        """Read the wrapper off the tokenizer's own template, and say so where another day would give another one.
+
+        Args:
+            tokenizer: with a chat template.
+            structured: hand the message over as a list of parts, as some templates want it.
+            options: further variables of the template.
 
         Raises:
-            ArtifactError: the tokenizer has no chat template, or the template does not show the message once.
+            ArtifactError: the tokenizer has no chat template, or the template fails, or does not show the message once.
         """
         if not getattr(tokenizer, "chat_template", None):
             raise ArtifactError("chat_template was asked for, but the tokenizer has none. Leave chat_template off.")
-        message = [{"role": "user", "content": _PLACEHOLDER}]
-        rendered = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=False)
-        before, found, after = rendered.partition(_PLACEHOLDER)
-        if not found or _PLACEHOLDER in after:
-            raise ArtifactError("The tokenizer's chat template does not show a user message exactly once.")
-        return cls(before, after)
+        asked = {"add_generation_prompt": False, **(options or {})}
+        wrapper = _wrapper(tokenizer, structured, asked)
+        if _changes_by_the_day(tokenizer, structured, asked):
+            logger.warning(
+                "The tokenizer's chat template writes the date into every text, so its vectors change by the day; an "
+                f"encoder that is saved keeps what was written today ({wrapper.before!r} before a text)."
+            )
+        return wrapper
+
+    def trimmed(self, text: str) -> tuple[str, int]:
+        """A text as the template shows it, and how many characters it loses at its start."""
+        start = len(text) - len(text.lstrip()) if self.lstrip else 0
+        return (text.rstrip() if self.rstrip else text)[start:], start
+
+
+def _changes_by_the_day(tokenizer: Any, structured: bool, options: Mapping[str, Any]) -> bool:
+    if "strftime_now" not in str(tokenizer.chat_template):
+        return False
+    template = tokenizer.get_chat_template()
+    try:
+        early, late = (_wrapper(tokenizer, structured, options, _on(day) + template) for day in _DAYS)
+    except ArtifactError:  # it does more with the date than to show it
+        return True
+    return early != late
+
+
+def _on(day: Mapping[str, str]) -> str:
+    """The front of a template on another day."""
+    replaced = "".join(f"|replace({code!r}, {value!r})" for code, value in day.items())
+    return "{%- macro strftime_now(format) -%}{{ format" + replaced + " }}{%- endmacro %}"
+
+
+def _wrapper(tokenizer: Any, structured: bool, options: Mapping[str, Any], template: str | None = None) -> ChatWrapper:
+    """The wrapper of a template, by default the tokenizer's own."""
+    asked = {**options, "chat_template": template}
+    before, after = _around(tokenizer, _PLACEHOLDER, structured, asked)
+    wide_before, wide_after = _around(tokenizer, f" {_PLACEHOLDER} ", structured, asked)
+    return ChatWrapper(before, after, lstrip=wide_before == before, rstrip=wide_after == after)
+
+
+def _around(tokenizer: Any, text: str, structured: bool, options: Mapping[str, Any]) -> tuple[str, str]:
+    """What the template puts before and after the placeholder in a text."""
+    message = [{"role": "user", "content": [{"type": "text", "text": text}] if structured else text}]
+    try:
+        rendered = tokenizer.apply_chat_template(message, tokenize=False, **options)
+    except _TEMPLATE_ERRORS as error:
+        raise ArtifactError(
+            f"The tokenizer's chat template cannot show a lone user message ({error}); leave chat_template off."
+        ) from error
+    before, found, after = rendered.partition(_PLACEHOLDER)
+    if not found or _PLACEHOLDER in after:
+        raise ArtifactError("The tokenizer's chat template does not show a user message exactly once.")
+    return before, after
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """The string a model reads, and which characters of it are the user's text: `text[start:end]`."""
+    """The string a model reads, and which characters of it are the user's text: `text[start:end]`.
+
+    Attributes:
+        has_special_tokens: the string already holds its special tokens (a chat template writes its own).
+        trimmed: characters that the user's text had before those.
+    """
 
     text: str
     start: int
     end: int
-    # True where the string already holds its special tokens (a chat template writes its own).
     has_special_tokens: bool = False
+    trimmed: int = 0
 
     def cut(self, characters: int) -> "Rendered":
         """The same with at most so many characters of the user's text; the very same if it has no more."""
         if self.end - self.start <= characters:
             return self
         end = self.start + characters
-        return Rendered(self.text[:end] + self.text[self.end :], self.start, end, self.has_special_tokens)
+        return replace(self, text=self.text[:end] + self.text[self.end :], end=end)
 
 
 def render(texts: Iterable[str], prompt: str = "", chat: ChatWrapper | None = None) -> list[Rendered]:
     """Put the instruction `prompt` in front of each text and the chat template, if any, around both."""
-    before, after = (chat.before, chat.after) if chat else ("", "")
-    head = before + prompt
-    return [
-        Rendered(head + text + after, len(head), len(head) + len(text), has_special_tokens=chat is not None)
-        for text in texts
-    ]
+    if chat is None:
+        return [Rendered(prompt + text, len(prompt), len(prompt) + len(text)) for text in texts]
+    rendered = []
+    for text in texts:
+        # The prompt begins the message, and is trimmed with it.
+        message, start = chat.trimmed(prompt + text)
+        end = len(chat.before) + len(message)
+        head = min(end, len(chat.before) + max(0, len(prompt) - start))
+        rendered.append(Rendered(chat.before + message + chat.after, head, end, True, max(0, start - len(prompt))))
+    return rendered

@@ -1,16 +1,21 @@
 """Tokenizer and settings: from texts to tokenized texts to batches. Knows no model."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 
-from unmask.errors import DataError
+from unmask.errors import ArtifactError, DataError
 from unmask.settings import EncoderSettings
 from unmask.text.batching import Batch, PaddedBatch, PaddingSide, join, pad, pad_token, token_budget
+from unmask.text.checks import check_characters, check_strings
+from unmask.text.control import ControlTokens, spelled_tokens
 from unmask.text.prompts import ChatWrapper, render
 from unmask.text.spans import TokenizedText, check_tokenizer, tokenize
 from unmask.text.words import append_eos, checked_words
+
+logger = logging.getLogger(__name__)
 
 
 class Reader:
@@ -19,22 +24,41 @@ class Reader:
     Args:
         tokenizer: a fast transformers tokenizer; for the pooling `eos` it is made to end every text with EOS.
         settings: of the encoder.
+        positions: the most tokens that the model has positions for; None where any number has.
+        chat: the wrapper that an encoder was saved with; by default the tokenizer's chat template makes one.
 
     Raises:
-        ArtifactError: the tokenizer gives no offsets, or has no chat template or EOS token where one is asked for.
+        ArtifactError: the tokenizer gives no offsets, or has no chat template or EOS token where one is asked for;
+            texts longer than the model has positions for.
 
     Attributes:
+        chat: what is put around every text; None without a chat template.
         padding_side: where padded batches are padded; vectors do not depend on it.
     """
 
-    def __init__(self, tokenizer: Any, settings: EncoderSettings) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        settings: EncoderSettings,
+        *,
+        positions: int | None = None,
+        chat: ChatWrapper | None = None,
+    ) -> None:
         check_tokenizer(tokenizer)
+        if positions is not None and settings.max_length > positions:
+            raise ArtifactError(_too_long(settings.max_length, positions))
         self.tokenizer = tokenizer
         self.settings = settings
         self.padding_side: PaddingSide = "right"
-        self._chat = ChatWrapper.from_tokenizer(tokenizer) if settings.chat_template else None
+        self._positions = positions
+        self._prompts: set[str] = set()  # that were looked at
+        wrapped = settings.chat_template
+        self.chat = (chat or ChatWrapper.from_tokenizer(tokenizer)) if wrapped else None
         if settings.pooling == "eos":
             append_eos(tokenizer)
+        # Where the tokenizer's own file lets texts spell control tokens, they may.
+        guarded = self.chat is not None and tokenizer.split_special_tokens
+        self._control = ControlTokens(tokenizer) if guarded else None
 
     def tokenize(
         self, texts: Sequence[str], prompt: str = "", *, max_length: int | None = None, first: int = 0
@@ -48,18 +72,36 @@ class Reader:
             first: what the first text is called in messages.
 
         Raises:
-            DataError: something that is not a string; a prompt that leaves no room for text.
+            DataError: something that is not a string, or half a surrogate pair; a prompt that leaves no room for
+                text; more tokens than the model has positions for.
         """
-        for index, text in enumerate(texts, first):
-            if not isinstance(text, str):
-                raise DataError(f"Text {index} is a {type(text).__name__}, not a string.")
+        if self._positions is not None and max_length is not None and max_length > self._positions:
+            raise DataError(_too_long(max_length, self._positions))
+        check_strings(texts, first=first)
+        if prompt not in self._prompts:
+            self._check_prompt(prompt)
         return tokenize(
             self.tokenizer,
-            render(texts, prompt, self._chat),
+            render(texts, prompt, self.chat),
             max_length=max_length or self.settings.max_length,
             include_special_tokens=self.settings.include_special_tokens,
             include_prompt=self.settings.include_prompt,
+            control=self._control,
         )
+
+    def _check_prompt(self, prompt: str) -> None:
+        """Refuse a broken prompt, and say of one that spells control tokens how it is read; once."""
+        check_characters(prompt, "The prompt")
+        if (
+            self.chat is None
+            and self.tokenizer.split_special_tokens
+            and (found := spelled_tokens(self.tokenizer, prompt))
+        ):
+            logger.warning(
+                f"The prompt {prompt!r} spells {', '.join(found)}, which is read as text like every spelling of a "
+                "special token; split_special_tokens: false in the encoder's tokenizer_config.json makes it the token."
+            )
+        self._prompts.add(prompt)
 
     def tokenize_words(self, texts: Sequence[Sequence[str]]) -> list[TokenizedText]:
         """Texts that are lists of words, as the model reads them: joined by single spaces, without a prompt."""
@@ -95,3 +137,10 @@ class Reader:
     def pad(self, texts: Sequence[TokenizedText], device: torch.device) -> PaddedBatch:
         """Stack tokenized texts into one padded batch on a device."""
         return pad(texts, pad_id=pad_token(self.tokenizer), padding_side=self.padding_side).to(device)
+
+
+def _too_long(asked: int, positions: int) -> str:
+    return (
+        f"max_length={asked} is more than the {positions} positions that this model learned; "
+        f"use max_length={positions} or less."
+    )

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from unmask.errors import ArtifactError, DataError
 from unmask.text.chunks import chunks
+from unmask.text.control import ControlTokens
 from unmask.text.prompts import Rendered
 
 _CHARACTERS = 16  # of a text that are tokenized for each token that the model may read, at first
@@ -70,6 +71,7 @@ def tokenize(
     max_length: int,
     include_special_tokens: bool = False,
     include_prompt: bool = False,
+    control: ControlTokens | None = None,
 ) -> list[TokenizedText]:
     """Tokenize rendered texts and mark their spans.
 
@@ -82,8 +84,11 @@ def tokenize(
         tokenizer: a fast transformers tokenizer.
         texts: what `render` made.
         max_length: most tokens of one text, special tokens included.
-        include_special_tokens: pool special tokens too (not those of a chat template: they are its text).
+        include_special_tokens: pool special tokens too (not those of a chat template: they are its text; nor those in
+            front of a prompt that is not pooled).
         include_prompt: pool instruction and template too.
+        control: keeps control tokens that a template did not write out of rendered texts that hold such tokens;
+            without it their spelling in a user's text is one as well.
 
     Raises:
         DataError: the prompt and template alone fill `max_length`.
@@ -92,7 +97,7 @@ def tokenize(
     wanted, characters = list(range(len(texts))), _CHARACTERS * max_length
     while wanted:
         cut = [texts[row].cut(characters) for row in wanted]
-        encoded = chain.from_iterable(_encode(tokenizer, some) for some in chunks(cut, _TEXTS_AT_ONCE))
+        encoded = chain.from_iterable(_encode(tokenizer, some, control) for some in chunks(cut, _TEXTS_AT_ONCE))
         rows = zip(wanted, cut, encoded, strict=True)
         wanted, characters = [], 8 * characters
         for row, rendered, (ids, spans, own) in rows:
@@ -101,17 +106,20 @@ def tokenize(
                 wanted.append(row)
                 continue
             text = _mark_span(rendered, ids, spans, own, max_length)
-            marked[row] = _widen(text, include_special_tokens, include_prompt)
+            # Special tokens in front of a prompt that is left out are left out with it, as sentence-transformers does.
+            behind = rendered.start > 0 and not include_prompt
+            marked[row] = _widen(text, include_special_tokens, include_prompt, behind=behind)
     return [text for text in marked if text is not None]
 
 
 def _encode(
-    tokenizer: Any, texts: Sequence[Rendered]
+    tokenizer: Any, texts: Sequence[Rendered], control: ControlTokens | None
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]]:
     """Ids, character spans, and False on special tokens, of each text."""
     encoding = tokenizer(
         [rendered.text for rendered in texts],
         add_special_tokens=not texts[0].has_special_tokens,
+        split_special_tokens=tokenizer.split_special_tokens and not texts[0].has_special_tokens,
         return_offsets_mapping=True,
         return_special_tokens_mask=True,
         return_attention_mask=False,
@@ -120,10 +128,14 @@ def _encode(
     )
     rows = zip(encoding["input_ids"], encoding["offset_mapping"], encoding["special_tokens_mask"], strict=True)
     filler = _filler_id(tokenizer)
-    for ids, offsets, special in rows:
-        if not ids:  # an empty text and a tokenizer that adds nothing: the model must read something
-            ids, offsets, special = [filler], [(0, 0)], [1]
-        yield np.asarray(ids), np.asarray(offsets).reshape(-1, 2), np.asarray(special) == 0
+    for rendered, (numbers, offsets, special) in zip(texts, rows, strict=True):
+        if not numbers:  # an empty text and a tokenizer that adds nothing: the model must read something
+            numbers, offsets, special = [filler], [(0, 0)], [1]
+        ids, spans, own = np.asarray(numbers), np.asarray(offsets).reshape(-1, 2), np.asarray(special) == 0
+        if rendered.has_special_tokens and control is not None and control.among(rendered, ids, spans):
+            ids, spans = control.encode(rendered)
+            own = np.ones(len(ids), dtype=bool)
+        yield ids, spans, own
 
 
 def _mark_span(
@@ -151,15 +163,17 @@ def _mark_span(
         keep = np.ones(len(ids), dtype=bool)
         keep[text_tokens[-excess:]] = False
         ids, spans, in_text, own = ids[keep], spans[keep], in_text[keep], own[keep]
-    return TokenizedText(ids, spans - rendered.start, in_text, in_text), own
+    return TokenizedText(ids, spans - rendered.start + rendered.trimmed, in_text, in_text), own
 
 
 def _widen(
-    marked: tuple[TokenizedText, NDArray[np.bool_]], include_special_tokens: bool, include_prompt: bool
+    marked: tuple[TokenizedText, NDArray[np.bool_]], include_special_tokens: bool, include_prompt: bool, *, behind: bool
 ) -> TokenizedText:
-    """Decide what is pooled; a text without a token of its own is pooled over all that the model reads."""
+    """Decide what is pooled (`behind`: nothing in front of the text); one without tokens is pooled over everything."""
     text, own = marked
     pooled = text.in_text | (own if include_prompt else False) | (~own if include_special_tokens else False)
+    if behind:
+        pooled[: text.in_text.argmax()] = False
     if not text.in_text.any():
         pooled = np.ones_like(pooled)
     return TokenizedText(text.ids, text.offsets, pooled, text.in_text)

@@ -1,0 +1,65 @@
+"""What is refused before anything is encoded: texts that are none, and lengths and tokens that a model has not."""
+
+import copy
+
+import pytest
+
+from unmask import TextEncoder
+from unmask.backbone.loading import learned_positions
+from unmask.encoder.conversion import convert_and_save
+from unmask.errors import ArtifactError, DataError
+from unmask.settings import EncoderSettings
+
+
+def test_half_a_surrogate_pair_names_its_text(bidirectional):
+    with pytest.raises(DataError, match=r"Text 1 holds half a surrogate pair \('\\ud83d' at character 3\)"):
+        bidirectional.encode(["fine", "not\ud83d fine"])
+    with pytest.raises(DataError, match="The prompt holds half a surrogate pair"):
+        bidirectional.encode(["fine"], prompt="\udc00:")
+    many = ["fine"] * 5000 + ["\ud83d"]
+    with pytest.raises(DataError, match="Text 5000 holds"):
+        list(bidirectional.stream(many))
+    assert bidirectional.encode(["a whole pair: \U0001f600"]).shape[0] == 1
+
+
+@pytest.mark.parametrize("way", ["encode", "encode_query", "encode_tokens"])
+@pytest.mark.parametrize(("texts", "what"), [({"a": "text"}, "a dict"), ({"a", "b"}, "a set")])
+def test_texts_without_an_order_are_refused(bidirectional, way, texts, what):
+    with pytest.raises(DataError, match=f"Texts came as {what}"):
+        getattr(bidirectional, way)(texts)
+    with pytest.raises(DataError, match=f"Texts came as {what}"):
+        next(bidirectional.stream(texts))
+
+
+def test_a_tokenizer_with_more_tokens_than_embeddings_is_refused(tiny, tokenizer):
+    grown = copy.deepcopy(tokenizer)
+    grown.add_tokens(["<one>", "<two>"])
+    rows = len(tokenizer)
+    with pytest.raises(ArtifactError, match=rf"number {rows + 1} \('<two>'\).* only {rows} rows"):
+        TextEncoder(tiny("llama", head=False), grown)
+    TextEncoder(tiny("llama", head=False, vocab_size=rows + 64), grown)  # a table that is larger is usual
+
+
+@pytest.mark.parametrize(("family", "most"), [("gpt2", 128), ("opt", 128), ("bert", 128), ("roberta", 127)])
+def test_learned_positions_end(tiny, tokenizer, tmp_path, family, most):
+    model = tiny(family, head=False)
+    assert learned_positions(model) == most  # RoBERTa counts from behind its padding position
+    encoder = TextEncoder(model, tokenizer, EncoderSettings(max_length=most))
+    assert encoder.encode(["word " * 500]).shape == (1, encoder.dimension)
+    with pytest.raises(DataError, match=f"max_length={most + 1} is more than the {most} positions"):
+        encoder.encode(["short"], max_length=most + 1)
+    encoder.save(tmp_path / "encoder")
+    with pytest.raises(ArtifactError, match=f"max_length=4096 is more than the {most} positions"):
+        TextEncoder.load(tmp_path / "encoder", max_length=4096)
+
+
+def test_convert_refuses_a_length_beyond_the_positions(tiny, tokenizer, tmp_path):
+    tiny("gpt2").save_pretrained(tmp_path / "gpt2")
+    tokenizer.save_pretrained(tmp_path / "gpt2")
+    with pytest.raises(ArtifactError, match="max_length=129 is more than the 128 positions"):
+        convert_and_save(str(tmp_path / "gpt2"), tmp_path / "out", max_length=129)
+    assert not (tmp_path / "out").exists()
+
+
+def test_rotary_positions_have_no_end(tiny):
+    assert learned_positions(tiny("llama", head=False)) is None
