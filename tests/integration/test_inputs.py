@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from unmask import RecipeError
 from unmask.backbone.loading import load_model
-from unmask.backbone.lora import add_lora, save_lora
+from unmask.backbone.lora import add_lora
 from unmask.cli.main import main
 from unmask.objectives.contrastive import Contrastive
 from unmask.runs.inputs import RunInputs
@@ -240,7 +240,7 @@ def test_files_of_folders_and_the_revisions_of_hub_data_sets_are_inputs(place, t
 
 def test_a_teacher_that_is_an_adapter_is_known_with_its_base(recipe, place, tmp_path, monkeypatch):
     wrapped = add_lora(load_model(str(place / "teacher"), head=False), rank=2, alpha=4, dropout=0.0)
-    save_lora(wrapped, tmp_path / "adapter")
+    wrapped.save_pretrained(str(tmp_path / "adapter"))
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     config["base_model_name_or_path"] = str(place / "teacher")
     (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(config))
