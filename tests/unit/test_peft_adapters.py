@@ -147,6 +147,17 @@ def test_an_adapter_of_the_body_and_one_of_the_model_with_its_head_lie_side_by_s
         assert (both[0] - by_us(llama, folders[:1], IDS, True)).abs().max() > 1e-3
 
 
+def test_the_text_part_of_an_adapter_of_a_model_for_pictures_too(llama, tmp_path):
+    folder = trained(llama, tmp_path / "adapter", target_modules=["q_proj"], layers_to_transform=[1])
+    expected = by_us(llama, [folder], IDS, merge=True)
+    weights = load_file(folder / "adapter_model.safetensors")
+    deeper = {name.replace(".model.layers.", ".model.language_model.layers."): one for name, one in weights.items()}
+    seen = {name.replace(".language_model.layers.", ".vision_tower.blocks."): one for name, one in deeper.items()}
+    save_file({**deeper, **{name: one.clone() for name, one in seen.items()}}, folder / "adapter_model.safetensors")
+    for merge in (True, False):
+        torch.testing.assert_close(by_us(llama, [folder], IDS, merge), expected, atol=1e-5, rtol=0)
+
+
 def test_what_cannot_be_done_right_is_refused_in_a_sentence(llama, tmp_path):
     chosen = {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]}
     two = [trained(llama, tmp_path / name, seed=seed, **chosen) for seed, name in enumerate("ab")]
