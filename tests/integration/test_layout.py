@@ -3,6 +3,7 @@
 import copy
 import inspect
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from unmask import TextEncoder
 from unmask.backbone.locate import load_tokenizer
 from unmask.encoder.folder import _write_word_weights
 from unmask.encoder.layout import read_layout
-from unmask.encoder.layout_keys import NESTED, TABLES
+from unmask.encoder.layout_keys import NESTED, TABLES, markdown
 from unmask.errors import ArtifactError
 from unmask.settings import EncoderSettings
 from unmask.text.words import append_eos
@@ -319,6 +320,11 @@ def test_a_length_beyond_learned_positions_is_cut_and_said(tiny, tokenizer, tmp_
     edit(tmp_path / "folder", "sentence_bert_config.json", max_seq_length=514)
     assert TextEncoder.load(tmp_path / "folder").settings.max_length == 128
     assert "asks for 514 tokens, but its model learned 128 positions" in caplog.text
+
+
+def test_the_documentation_has_this_table():
+    page = Path(__file__).parents[2] / "docs" / "reading.md"
+    assert page.read_text().endswith(markdown()), f"put unmask.encoder.layout_keys.markdown() at the end of {page}"
 
 
 def test_the_installed_library_has_no_key_that_the_table_lacks():

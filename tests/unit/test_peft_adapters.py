@@ -209,6 +209,31 @@ def test_the_tokenizer_of_an_adapter_brings_its_tokens(llama, tmp_path):
     assert len(load_tokenizer(str(llama), [other])) == last - 3
 
 
+@pytest.mark.parametrize("merge", [True, False])
+def test_an_encoder_reads_the_tokens_that_an_adapter_added(llama, tmp_path, merge):
+    own = AutoTokenizer.from_pretrained(llama)
+    own.add_tokens(NEW)
+    folder = trained(llama, tmp_path / "adapter", grown=3, target_modules=["q_proj"], modules_to_save=["embed_tokens"])
+    own.save_pretrained(folder)
+    encoder = TextEncoder.load(folder, attention="causal", include_special_tokens=True, dtype="float32", merge=merge)
+    ids = own("a <new-b> text", return_tensors="pt")["input_ids"]
+    assert len(own) - 2 in ids[0]
+    expected = by_peft(llama, folder, ids, len(own))[0].mean(0).numpy()
+    assert abs(encoder.encode("a <new-b> text") - expected).max() < 1e-5
+    if merge:
+        encoder.save(tmp_path / "encoder")
+        assert abs(TextEncoder.load(tmp_path / "encoder").encode("a <new-b> text") - expected).max() < 1e-5
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(llama, tmp_path):
+    own = AutoTokenizer.from_pretrained(llama)
+    own.add_tokens(NEW)
+    folder = trained(llama, tmp_path / "adapter", target_modules=["q_proj"])
+    own.save_pretrained(folder)
+    with pytest.raises(ArtifactError, match="embedding table has only"):
+        TextEncoder.load(folder)
+
+
 def test_an_encoder_opens_such_an_adapter_and_gives_the_decoder_back(llama, tmp_path):
     folder = trained(
         llama, tmp_path / "adapter", target_modules=["q_proj"], modules_to_save=["embed_tokens", "lm_head"]

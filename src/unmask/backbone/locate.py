@@ -11,6 +11,8 @@ from unmask.backbone.structure import first_line
 from unmask.errors import ArtifactError
 from unmask.files import read_json, refuse_pointers
 from unmask.text.control import read_spellings_as_text
+from unmask.text.pieces import as_sentencepiece, is_sentencepiece, require_sentencepiece
+from unmask.text.promises import keep_promises
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 _WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json")
@@ -90,19 +92,23 @@ def model_files(folder: Path) -> list[Path]:
 def load_tokenizer(name: str, adapters: Sequence[Path] = ()) -> Any:
     """The fast tokenizer of a model; where it has no pad token, EOS stands in (padding is masked everywhere).
 
-    What a text spells is text, `<s>` too, unless an encoder's own tokenizer_config.json says otherwise.
+    What a text spells is text, `<s>` too, unless an encoder's own tokenizer_config.json says otherwise. BOS and EOS are
+    put around texts where that file promises it.
 
     Args:
         name: of the model.
         adapters: folders of its adapters, which may bring a tokenizer with tokens that the base's has not.
 
     Raises:
-        ArtifactError: there is none, or it cannot be read.
+        ArtifactError: there is none, or it cannot be read, or it does not do what its files promise.
     """
     from transformers import AutoConfig, AutoTokenizer
 
     source = resolve_model(name)
     own = [folder for folder in adapters if any((folder / file).is_file() for file in _TOKENIZER_FILES)]
+    pieces = None if own else _pieces(name)
+    if pieces and _fetched(name, "tokenizer.json") is None:
+        require_sentencepiece(pieces)
     try:
         if own:  # an adapter folder has no config.json that would say which tokenizer it is
             config = AutoConfig.from_pretrained(source, trust_remote_code=False)
@@ -111,11 +117,36 @@ def load_tokenizer(name: str, adapters: Sequence[Path] = ()) -> Any:
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise ArtifactError(f"{own[-1] if own else name}: no usable tokenizer ({first_line(error)})") from error
+    fast = getattr(tokenizer, "is_fast", False)
+    # An encoder of sentence-transformers is read as that library reads it.
+    if fast and pieces and _fetched(name, "modules.json") is None:
+        tokenizer = as_sentencepiece(tokenizer, pieces, _fetched(name, "tokenizer.json"))
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.bos_token or tokenizer.unk_token
-    if getattr(tokenizer, "is_fast", False) and not _says_how_to_read_spellings(tokenizer, name):
+    if not fast:
+        return tokenizer
+    if not _says_how_to_read_spellings(tokenizer, name):
         read_spellings_as_text(tokenizer)
+    said = own[-1] / "tokenizer_config.json" if own else _fetched(name, "tokenizer_config.json")
+    keep_promises(tokenizer, read_json(said) if said and said.is_file() else {}, name)
     return tokenizer
+
+
+def _pieces(name: str) -> Path | None:
+    """The sentencepiece file of a tokenizer, if it has one."""
+    found = _fetched(name, "tokenizer.model")
+    return found if found is not None and is_sentencepiece(found) else None
+
+
+def _fetched(name: str, file: str) -> Path | None:
+    """A file of a model's folder, or of the hub's cache; None if it is not there."""
+    source = resolve_model(name)
+    if Path(source).is_dir():
+        return Path(source) / file if (Path(source) / file).is_file() else None
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(source, file)
+    return Path(found) if isinstance(found, str) else None
 
 
 def _says_how_to_read_spellings(tokenizer: Any, name: str) -> bool:

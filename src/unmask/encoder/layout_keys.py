@@ -156,3 +156,13 @@ NESTED = {  # keys whose own keys stand in the table
     "processing_kwargs.chat_template",
 }
 MODULES = ("Transformer", "WordWeights", "Pooling", "Normalize")  # in the order in which they may come
+
+
+def markdown() -> str:
+    """The tables as they stand in docs/reading.md."""
+    rows = ["| file or module | key | read | |", "| --- | --- | --- | --- |"]
+    for name, table in TABLES.items():
+        for key, entry in table.items():
+            meant = ", ".join(f"`{value}`" for value in entry.neutral if value not in _NOTHING)
+            rows.append(f"| {name} | `{key}` | {entry.reading} | {entry.why}{f' ({meant})' if meant else ''} |")
+    return "\n".join(rows) + "\n"

@@ -71,7 +71,7 @@ def open_model(
 ) -> OpenedModel:
     """See `TextEncoder.load`."""
     source, folders = find_adapters(name, adapters)
-    tokenizer = load_tokenizer(source)
+    tokenizer = load_tokenizer(source, folders)
     place = checked_device(device)
     working = working_dtype(source, dtype, place)
     model = load_model(

@@ -1,6 +1,5 @@
 """Words and their tokens, by offsets; and the tokenizer that ends every text with EOS."""
 
-import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -8,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unmask.errors import ArtifactError, DataError
+from unmask.text.promises import surround
 from unmask.text.spans import TokenizedText, special_affixes
 
 
@@ -53,28 +53,12 @@ def append_eos(tokenizer: Any) -> None:
     Raises:
         ArtifactError: the tokenizer has no EOS token.
     """
-    from tokenizers import processors
-
     if tokenizer.eos_token_id is None:
         raise ArtifactError("pooling 'eos' needs an EOS token, and the tokenizer has none.")
     before, after = special_affixes(tokenizer)
     if after and after[-1] == tokenizer.eos_token_id:
         return
-    # One template for all special tokens: chained templates would each wrap what the one before them added.
-    ids = [*before, *after, tokenizer.eos_token_id]
-    names = tokenizer.convert_ids_to_tokens(ids)
-    head, tail = names[: len(before)], names[len(before) :]
-    template = processors.TemplateProcessing(
-        single=[*head, "$A", *tail],
-        pair=[*head, "$A", *tail, *(f"{name}:1" for name in head), "$B:1", *(f"{name}:1" for name in tail)],
-        special_tokens=list(dict.fromkeys(zip(names, ids, strict=True))),
-    )
-    backend = tokenizer.backend_tokenizer
-    existing = json.loads(backend.to_str())["post_processor"] or {}
-    levels = [p for p in [existing, *existing.get("processors", [])] if p.get("type") == "ByteLevel"]
-    kept = [processors.ByteLevel(trim_offsets=level["trim_offsets"]) for level in levels]
-    backend.post_processor = processors.Sequence([*kept, template]) if kept else template
-    if special_affixes(tokenizer) != (before, [*after, tokenizer.eos_token_id]):
+    if not surround(tokenizer, before, [*after, tokenizer.eos_token_id]):
         raise ArtifactError(f"{type(tokenizer).__name__} cannot be made to append its EOS token.")
 
 
