@@ -7,11 +7,11 @@ from typing import Any
 
 from huggingface_hub import snapshot_download
 
+from unmask.backbone.pieces import as_sentencepiece, is_sentencepiece, require_sentencepiece
 from unmask.backbone.structure import first_line
 from unmask.errors import ArtifactError
 from unmask.files import read_json, refuse_pointers
 from unmask.text.control import read_spellings_as_text
-from unmask.text.pieces import as_sentencepiece, is_sentencepiece, require_sentencepiece
 from unmask.text.promises import keep_promises
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
