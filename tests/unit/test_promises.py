@@ -6,9 +6,9 @@ import shutil
 import pytest
 from tokenizers import Tokenizer
 
+from unmask.backbone import pieces
 from unmask.backbone.locate import load_tokenizer
 from unmask.errors import ArtifactError
-from unmask.text import pieces
 from unmask.text.spans import special_affixes
 
 
