@@ -4,7 +4,9 @@ import json
 
 import pyarrow.parquet as pq
 import pytest
+import transformers
 
+from unmask.backbone.locate import load_tokenizer
 from unmask.cli.main import main
 from unmask.runs.recipe import load_recipe
 from unmask.runs.sources import open_data
@@ -47,6 +49,22 @@ def recipe(path, **columns):
     source = {"kind": "pairs", "files": [str(path)], "columns": columns}
     stage = {"objective": "supervised", "data": "p", "steps": 1, "batch_size": 2}
     return load_recipe({"name": "t", "model": {"name": "pocket"}, "data": {"p": source}, "stages": [stage]})
+
+
+@pytest.mark.parametrize("dry_run", [["--dry-run"], []])
+def test_lengths_beyond_learned_positions_are_named_before_anything_is_trained(tmp_path, capsys, dry_run):
+    sizes = {"n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 2}
+    tokenizer = load_tokenizer("pocket")
+    config = transformers.GPT2Config(vocab_size=len(tokenizer), **sizes)
+    transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    (tmp_path / "t.txt").write_text("some words\n" * 20)
+    stage = {"objective": "simcse", "data": "t", "steps": 1, "batch_size": 2, "max_length": 65}
+    whole = {"name": "t", "model": {"name": str(tmp_path / "model"), "max_length": 64}, "stages": [stage]}
+    (tmp_path / "r.yaml").write_text(json.dumps({**whole, "data": {"t": {"files": [str(tmp_path / "t.txt")]}}}))
+    assert main(["train", str(tmp_path / "r.yaml"), "--out", str(tmp_path / "run"), *dry_run]) == 2
+    assert "stages.simcse.max_length=65 is more than the 64 positions" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_recipes_choose_pairs_by_their_label(tmp_path):

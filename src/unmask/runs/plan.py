@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from unmask.backbone.devices import default_device, saved_dtype
-from unmask.backbone.locate import find_adapters, load_tokenizer
+from unmask.backbone.locate import find_adapters
 from unmask.errors import ArtifactError
 from unmask.runs.inputs import teachers
-from unmask.runs.run import resolve_precision
+from unmask.runs.run import check_reading, resolve_precision
 from unmask.runs.schema import Recipe
 from unmask.runs.sources import open_data
 from unmask.training.base_settings import TrainedStage
@@ -90,8 +90,9 @@ def make_plan(recipe: Recipe) -> Plan:
 
     Raises:
         ArtifactError: the model's config or tokenizer cannot be read, or a teacher is not there.
+        RecipeError: texts longer than the model can read.
     """
-    tokenizer = load_tokenizer(recipe.model.name)
+    tokenizer, _ = check_reading(recipe)
     for _, teacher in teachers(recipe):
         find_adapters(teacher, ())
     device = default_device()

@@ -21,7 +21,7 @@ import yaml
 
 from unmask import __version__
 from unmask.backbone.devices import default_device, multiplies_bf16
-from unmask.backbone.loading import empty_model, load_twin
+from unmask.backbone.loading import check_vocabulary, empty_model, learned_positions, load_twin
 from unmask.backbone.locate import load_tokenizer, revision
 from unmask.backbone.structure import text_config
 from unmask.backbone.truth.convert import convert
@@ -128,14 +128,35 @@ def _own_evaluation(recipe: Recipe, data: Data, progress: bool) -> Evaluate | No
 
 def _preflight(recipe: Recipe, data: Data) -> None:
     """Read everything a run will read except weights, so that what is wrong is said at once."""
-    load_tokenizer(recipe.model.name)
-    shape = empty_model(recipe.model.name, head=True)
+    _, shape = check_reading(recipe)
     twin = _check_conversion(recipe)
     for name, source in used(recipe).items():
         data.texts(name) if source.kind == "texts" else data.pairs(name)
     for stage in recipe.stages:
         check_stage(stage, data, int(text_config(shape).hidden_size), twin)
     check_tasks(recipe)
+
+
+def check_reading(recipe: Recipe) -> tuple[Any, Any]:
+    """The tokenizer and the model without its weights, once it is sure that they can read what the recipe gives them.
+
+    Raises:
+        ArtifactError: one of them cannot be opened, or the tokenizer has tokens without an embedding.
+        RecipeError: texts or blocks longer than the positions that the model learned.
+    """
+    tokenizer, shape = load_tokenizer(recipe.model.name), empty_model(recipe.model.name, head=True)
+    check_vocabulary(shape, tokenizer)
+    positions = learned_positions(shape)
+    asked = {"model.max_length": recipe.model.encoder_settings().max_length}
+    for stage in recipe.stages:
+        asked |= {f"stages.{stage.label}.{key}": getattr(stage, key, 0) for key in ("block_size", "max_length")}
+    for place, length in asked.items():
+        if positions is not None and length > positions:
+            raise RecipeError(
+                f"{place}={length} is more than the {positions} positions that {recipe.model.name} learned; "
+                f"set it to {positions} or less."
+            )
+    return tokenizer, shape
 
 
 def _check_conversion(recipe: Recipe) -> Any | None:
