@@ -153,3 +153,13 @@ def test_a_decoder_has_its_control_tokens():
     with opened.as_decoder():
         assert opened.tokenizer("</s>", add_special_tokens=False)["input_ids"] == [2]
     assert 2 not in opened.tokenizer("</s>", add_special_tokens=False)["input_ids"]
+
+
+def test_a_tokenizer_without_special_tokens_has_nothing_to_spell():
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    from unmask.text.control import read_spellings_as_text
+
+    backend = Tokenizer(models.WordLevel({"a": 0, "b": 1}, unk_token="a"))
+    read_spellings_as_text(PreTrainedTokenizerFast(tokenizer_object=backend))

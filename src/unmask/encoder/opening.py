@@ -78,7 +78,8 @@ def open_model(
         source, head=False, dtype=working, attention_implementation=attention_implementation, device=place
     )
     layout = folders[-1] if folders else layout_folder(source)
-    spec = asked.over(read_attention(folders[-1]) if folders else {})
+    said = next((found for folder in reversed(folders) if (found := read_attention(folder))), {})
+    spec = asked.over(said)
     apply_attention(model, spec, verified=(layout / "unmask.json").is_file())
     wrapper = attach_adapters(model, folders, merge=merge)
     settings, chat = _settings(model, tokenizer, layout)

@@ -32,6 +32,8 @@ def read_spellings_as_text(tokenizer: Any) -> None:
     tokenizer.split_special_tokens = True
     tokenizer.init_kwargs["split_special_tokens"] = True
     special = special_tokens(tokenizer)
+    if not special:
+        return
     spelled = tokenizer([token.content for token in special.values()], add_special_tokens=False)["input_ids"]
     still = {token.content for (number, token), ids in zip(special.items(), spelled, strict=True) if number in ids}
     if still:
@@ -85,12 +87,15 @@ class ControlTokens:
         self._backend.encode_special_tokens = True
         self._stand_ins: dict[str, str] = {}
         self._real: dict[int, int] = {}
-        for place, (number, token) in enumerate(special.items()):
+        added = []
+        for place, token in enumerate(special.values()):
             stand_in = chr(_PRIVATE + place) * len(token.content)
             flags = {"lstrip": token.lstrip, "rstrip": token.rstrip, "single_word": token.single_word}
-            self._backend.add_tokens([AddedToken(stand_in, normalized=False, special=False, **flags)])
+            added.append(AddedToken(stand_in, normalized=False, special=False, **flags))
             self._stand_ins[token.content] = stand_in
-            self._real[int(self._backend.token_to_id(stand_in) or 0)] = number
+        self._backend.add_tokens(added)  # all at once: every call takes time that grows with the tokens there are
+        for number, token in special.items():
+            self._real[int(self._backend.token_to_id(self._stand_ins[token.content]) or 0)] = number
         contents = sorted((token.content for token in tokenizer.added_tokens_decoder.values()), key=len, reverse=True)
         self._any = re.compile("|".join(map(re.escape, contents)) or r"(?!)")
 
