@@ -54,7 +54,12 @@ def folder(tmp_path_factory, tokenizer):
 
     def build(name):
         place = tmp_path_factory.mktemp(name)
-        sizes = {"vocab_size": len(tokenizer), "max_position_embeddings": 1024, "hidden_size": 64, "head_dim": 16}
+        sizes = {
+            "vocab_size": len(tokenizer) + 64,
+            "max_position_embeddings": 1024,
+            "hidden_size": 64,
+            "head_dim": 16,
+        }  # Qwen2 adds a token
         sizes["initializer_range"] = 0.2  # so that attention moves the states by more than rounding
         sizes = {key: value for key, value in sizes.items() if hasattr(CONFIG_MAPPING[name](), key)}
         special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "sliding_window": None}
