@@ -2,12 +2,15 @@
 
 import copy
 import json
+import shutil
 
 import numpy as np
 import pytest
 
 from unmask import TextEncoder
+from unmask.backbone.locate import load_tokenizer
 from unmask.errors import ArtifactError
+from unmask.runs.rungs import open_run, open_rung
 from unmask.settings import EncoderSettings
 from unmask.text.prompts import ChatWrapper, render
 from unmask.text.spans import tokenize
@@ -103,3 +106,30 @@ def test_a_template_that_trims_does_so_here(tokenizer, trim, text, prompt):
     if text.strip():
         own = found.offsets[found.in_text].clip(min=0)
         assert text[own[0, 0] : own[-1, 1]].strip() == "two words"
+
+
+def test_a_run_stays_in_the_day_it_began(tokenizer, tmp_path, another_day):
+    """Killed after its first stage and resumed on another day, it trains and scores as on the first."""
+    from unmask.runs.recipe import load_recipe
+    from unmask.runs.run import train
+
+    model = tmp_path / "model"
+    TextEncoder.load("pocket", attention="causal").model.save_pretrained(model)
+    chatty(tokenizer, DATED["a function"]).save_pretrained(model)
+    (tmp_path / "texts.txt").write_text("One sentence.\nAnother sentence.\nA third one.\nThe last of four.\n")
+    (tmp_path / "recipe.yaml").write_text(
+        f"name: dated\nmodel: {{name: {model}, chat_template: true}}\n"
+        f"data: {{t: {{kind: texts, files: [{tmp_path / 'texts.txt'}]}}}}\n"
+        "stages:\n- {name: a, objective: simcse, data: t, steps: 1, batch_size: 4}\n"
+        "- {name: b, objective: simcse, data: t, steps: 1, batch_size: 4}\n"
+    )
+    recipe = load_recipe(tmp_path / "recipe.yaml")
+    train(recipe, tmp_path / "run")
+    first = TextEncoder.load(tmp_path / "run" / "encoder").reader.chat
+    shutil.rmtree(tmp_path / "run" / "encoder")
+    shutil.rmtree(tmp_path / "run" / "stages" / "2-b")
+    another_day()
+    assert "2031" in ChatWrapper.from_tokenizer(load_tokenizer(str(model))).before
+    train(recipe, tmp_path / "run")
+    assert TextEncoder.load(tmp_path / "run" / "encoder").reader.chat == first
+    assert all(open_rung(recipe, place).reader.chat == first for place in open_run(tmp_path / "run")[1])

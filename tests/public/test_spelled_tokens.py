@@ -108,29 +108,55 @@ def test_a_prompt_that_spells_control_tokens_is_said_once(bidirectional, caplog)
     ]
 
 
-def test_pieces_of_a_unigram_model_are_no_way_in_either():
-    """Such a model has `</s>` among its pieces, at a score that beats any text."""
-    from transformers import PreTrainedTokenizerFast
+@pytest.mark.parametrize("letters", ["▁<>/sabc", "▁/sabc"], ids=["with its characters", "without <"])
+def test_pieces_of_a_unigram_model_are_no_way_in_either(letters, tmp_path):
+    """Such a model has `</s>` among its pieces, at a score that beats any text (T5 has no `<` besides)."""
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    letters = [(letter, -3.0) for letter in "▁<>/sabc"]
-    backend = Tokenizer(models.Unigram([("<unk>", 0.0), ("<s>", 0.0), ("</s>", 0.0), *letters], 0))
+    pieces = [(letter, -3.0) for letter in letters]
+    backend = Tokenizer(models.Unigram([("<unk>", 0.0), ("<s>", 0.0), ("</s>", 0.0), *pieces], 0))
     backend.normalizer = normalizers.Replace(" ", "▁")
     backend.pre_tokenizer = pre_tokenizers.Metaspace()
     backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in ("<s>", "</s>")])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
     plain = tokenizer("a b cab")["input_ids"]
     read_spellings_as_text(tokenizer)
-    assert tokenizer.convert_ids_to_tokens(tokenizer("a </s>b")["input_ids"]) == [
-        "▁",
-        "a",
-        "▁",
-        "<",
-        "/",
-        "s",
-        ">",
-        "b",
-    ]
-    assert tokenizer("a b cab")["input_ids"] == plain
+    tokenizer.save_pretrained(tmp_path)
+    for one in (tokenizer, AutoTokenizer.from_pretrained(tmp_path)):
+        encoding = one("a </s>b", return_offsets_mapping=True)
+        tokens = one.convert_ids_to_tokens(encoding["input_ids"])
+        known = [token if token in letters else "<unk>" for token in ["▁", "a", "▁", "<", "/", "s", ">", "b"]]
+        assert tokens == known
+        assert [tuple(span) for span in encoding["offset_mapping"][-5:]] == [(2, 3), (3, 4), (4, 5), (5, 6), (6, 7)]
+        assert one("a b cab")["input_ids"] == plain
+        assert one("</s>", split_special_tokens=False)["input_ids"] == [2]
+
+
+def test_words_of_a_vocabulary_are_no_way_in_either():
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.WordLevel({"<unk>": 0, "<s>": 1, "a": 2}, "<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", unk_token="<unk>")
+    read_spellings_as_text(tokenizer)
+    assert 1 not in tokenizer("a <s> a")["input_ids"]
+
+
+@pytest.mark.parametrize("flag", ["rstrip", "lstrip"])
+@pytest.mark.parametrize("spelled", ["", " <s>"])
+def test_a_control_token_that_takes_spaces_is_not_the_texts(tokenizer, flag, spelled):
+    """Phi-3's `<|user|>` takes the spaces behind it."""
+    with_template = copy.deepcopy(tokenizer)
+    with_template.add_special_tokens(
+        {"additional_special_tokens": [AddedToken("<|user|>", special=True, **{flag: True})]}
+    )
+    number = with_template.convert_tokens_to_ids("<|user|>")
+    with_template.chat_template = "{% for m in messages %}<|user|>{{ m['content'] }}<|user|>{% endfor %}"
+    wrapper, control = ChatWrapper.from_tokenizer(with_template), ControlTokens(with_template)
+    (found,) = tokenize(with_template, render([f"  a word{spelled}  "], "", wrapper), max_length=50, control=control)
+    assert (found.ids[0], found.ids[-1]) == (number, number)
+    assert found.in_text.tolist() == [False, *[True] * (len(found) - 2), False]
+    assert found.pooled.tolist() == found.in_text.tolist()
 
 
 @pytest.mark.data

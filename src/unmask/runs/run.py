@@ -1,6 +1,7 @@
 """Running a recipe from end to end: every stage, every rung evaluated, one encoder folder, one results file.
 
 run folder:  recipe.yaml (resolved)  inputs.json  stages/N-NAME/  rungs/NAME.json  lineage.json  results.json  encoder/
+(and chat.json, what a chat template puts around every text, where there is one).
 Every part appears whole or not at all, so the same command resumes a run that was killed. It goes on with the inputs it
 began with, or not at all (inputs.py).
 """
@@ -31,7 +32,7 @@ from unmask.files import new_folder, read_json, write_json, write_text
 from unmask.runs.evaluate import check_tasks, evaluate_rung
 from unmask.runs.inputs import MODEL, RunInputs, as_listed
 from unmask.runs.recipe import load_recipe
-from unmask.runs.rungs import RungPlace, open_rung, split_places, stage_origins
+from unmask.runs.rungs import RungPlace, keep_chat, open_rung, run_chat, split_places, stage_origins
 from unmask.runs.schema import Recipe
 from unmask.runs.sources import check_files, open_data, used
 from unmask.settings import AttentionMode
@@ -102,6 +103,8 @@ def train(recipe: Recipe, out: str | Path, *, progress: bool = False, evaluate: 
     main = accelerator is None or bool(accelerator.is_main_process)
     fresh = main and _claim(folder, recipe)
     try:
+        if main:
+            keep_chat(recipe, folder)
         inputs = RunInputs(recipe, folder, fresh=fresh) if main else None  # hashing is work for one process
         if accelerator is not None:
             accelerator.wait_for_everyone()
@@ -320,7 +323,7 @@ def _final_encoder(folder: Path, start: str, recipe: Recipe, lineage: dict[str, 
             window=spec.window,
             dtype=model.dtype,
         )
-        encoder = TextEncoder(opened.model, opened.tokenizer, model.encoder_settings())
+        encoder = TextEncoder(opened.model, opened.tokenizer, model.encoder_settings(), chat=run_chat(folder))
         encoder.lineage = lineage
         encoder.save(target)
         return target

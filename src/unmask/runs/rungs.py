@@ -1,42 +1,49 @@
 """The rungs of a run: where their encoders are, how they are opened, and what they were at each checkpoint."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from unmask.backbone.devices import default_device
+from unmask.backbone.locate import layout_folder, load_tokenizer
 from unmask.encoder import TextEncoder
-from unmask.encoder.saved import read_lineage
+from unmask.encoder.saved import read_chat, read_lineage
 from unmask.errors import ArtifactError
+from unmask.files import read_json, write_json
 from unmask.runs.recipe import load_recipe
 from unmask.runs.schema import Recipe
 from unmask.settings import AttentionMode
+from unmask.text.prompts import ChatWrapper
 from unmask.training import checkpoint
 from unmask.training.base_settings import TrainedStage
 from unmask.training.building import Origin, encoder_around, plain, rebuild
 from unmask.training.monitor import read_metrics
 
+_CHAT = "chat.json"
+
 
 @dataclass(frozen=True, slots=True)
 class RungPlace:
-    """A rung: its name (`Bi+MNTP`), the model or encoder folder it is opened from, and how it attends."""
+    """A rung: its name (`Bi+MNTP`), the model or encoder folder it is opened from, how it attends, its run's `chat`."""
 
     name: str
     encoder: str
     attention: AttentionMode
+    chat: ChatWrapper | None = None
 
 
 def split_places(recipe: Recipe, folder: Path) -> tuple[list[RungPlace], list[RungPlace]]:
     """The rungs without training (Uni, and Bi if the recipe is bidirectional), and one for each stage."""
     attention: AttentionMode = recipe.model.attention
-    untrained = [RungPlace("Uni", recipe.model.name, "causal")]
+    chat = run_chat(folder)
+    untrained = [RungPlace("Uni", recipe.model.name, "causal", chat)]
     if attention == "bidirectional":
-        untrained.append(RungPlace("Bi", recipe.model.name, attention))
+        untrained.append(RungPlace("Bi", recipe.model.name, attention, chat))
     name, trained = untrained[-1].name, []
     for number, stage in enumerate(recipe.stages, 1):
         name += "+" + (stage.name or stage.title)
         encoder = folder / "stages" / f"{number}-{stage.label}" / "encoder"
-        trained.append(RungPlace(name, str(encoder), attention))
+        trained.append(RungPlace(name, str(encoder), attention, chat))
     return untrained, trained
 
 
@@ -58,11 +65,25 @@ def read_losses(folder: Path) -> dict[str, list[dict[str, float]]]:
     return {path.parent.name: read_metrics(path) for path in sorted(folder.glob("stages/*/metrics.jsonl"))}
 
 
+def keep_chat(recipe: Recipe, folder: Path) -> None:
+    """Write down what the model's chat template puts around texts: some write the date, and a run may take days."""
+    if recipe.model.chat_template and not (folder / _CHAT).is_file():
+        name = recipe.model.name
+        chat = read_chat(layout_folder(name)) or ChatWrapper.from_tokenizer(load_tokenizer(name))
+        write_json(folder / _CHAT, asdict(chat))
+
+
+def run_chat(folder: Path) -> ChatWrapper | None:
+    """What a run puts around texts; None without a chat template."""
+    path = folder / _CHAT
+    return ChatWrapper(**read_json(path)) if path.is_file() else None
+
+
 def open_rung(recipe: Recipe, place: RungPlace) -> TextEncoder:
     """The encoder of a rung, in float32 so that figures do not depend on the processor."""
     model = recipe.model
     turned = place.encoder == model.name and place.attention == "bidirectional"  # a stage's folder says it itself
-    return TextEncoder.load(
+    encoder = TextEncoder.load(
         place.encoder,
         attention=place.attention,
         recurrent=model.recurrent if turned else None,
@@ -74,10 +95,12 @@ def open_rung(recipe: Recipe, place: RungPlace) -> TextEncoder:
         dtype="float32",
         attention_implementation=model.attention_implementation,
     )
+    encoder.reader.chat = place.chat or encoder.reader.chat
+    return encoder
 
 
 def stage_origins(recipe: Recipe, folder: Path) -> list[Origin]:
-    """Where the weights of each stage come from; a pure function of the recipe."""
+    """Where the weights of each stage come from; a pure function of the recipe and of what `keep_chat` wrote."""
     origins: list[Origin] = []
     model = recipe.model
     start, adapter, before = model.name, None, None
@@ -94,6 +117,7 @@ def stage_origins(recipe: Recipe, folder: Path) -> list[Origin]:
                 attention=model.attention_spec(),
                 dtype=model.dtype,
                 attention_implementation=model.attention_implementation,
+                chat=run_chat(folder),
             )
         )
         before, start, adapter = Path(place.encoder).parent, place.encoder, None

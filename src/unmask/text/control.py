@@ -6,9 +6,9 @@ real control tokens into the string that also holds the user's text. Where the t
 by a copy of the tokenizer in which all spellings are text, and the template's own tokens have stand-ins as long.
 """
 
-import json
+import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unmask.text.prompts import Rendered
+
+logger = logging.getLogger(__name__)
 
 _PRIVATE = 0xF0000  # first character of a private plane of Unicode, from which stand-ins are made
 _STAND_IN = re.compile("[\U000f0000-\U000ffffd]")
@@ -32,12 +34,22 @@ def read_spellings_as_text(tokenizer: Any) -> None:
     tokenizer.split_special_tokens = True
     tokenizer.init_kwargs["split_special_tokens"] = True
     special = special_tokens(tokenizer)
+    if still := _found_whole(tokenizer, special):
+        _cut_spellings(tokenizer, still)
+        # What a text has that the vocabulary lacks is the unknown token by rights.
+        if still := [token for token in _found_whole(tokenizer, special) if token != tokenizer.unk_token]:
+            logger.warning(
+                f"A text that spells {', '.join(still)} is read as that token: this tokenizer cannot be kept from it."
+            )
+
+
+def _found_whole(tokenizer: Any, special: Mapping[int, Any]) -> list[str]:
+    """The special tokens that a tokenizer finds where their spelling is to be text."""
     if not special:
-        return
-    spelled = tokenizer([token.content for token in special.values()], add_special_tokens=False)["input_ids"]
-    still = {token.content for (number, token), ids in zip(special.items(), spelled, strict=True) if number in ids}
-    if still:
-        _make_unlikely(tokenizer, still)
+        return []
+    texts = [f"a{token.content}a {token.content} a" for token in special.values()]
+    spelled = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    return [token.content for (number, token), ids in zip(special.items(), spelled, strict=True) if number in ids]
 
 
 @contextmanager
@@ -51,17 +63,15 @@ def spellings_as_tokens(tokenizer: Any) -> Iterator[None]:
         tokenizer.split_special_tokens = before
 
 
-def _make_unlikely(tokenizer: Any, tokens: set[str]) -> None:
-    """Unigram models find special tokens among their pieces; one that costs more than any text is never chosen."""
-    from tokenizers import models
+def _cut_spellings(tokenizer: Any, tokens: list[str]) -> None:
+    """Cut each spelling behind its first character before the model, which has the whole among its pieces, sees it."""
+    from tokenizers import Regex, pre_tokenizers
 
     backend = tokenizer.backend_tokenizer
-    model = json.loads(backend.to_str())["model"]
-    if model["type"] != "Unigram":
-        return
-    unlikely = 100 * min(score for _, score in model["vocab"]) - 1000.0
-    pieces = [(piece, unlikely if piece in tokens else score) for piece, score in model["vocab"]]
-    backend.model = models.Unigram(pieces, model["unk_id"], model.get("byte_fallback", False))
+    spelled = (f"{re.escape(token[0])}(?={re.escape(token[1:])})" for token in tokens if len(token) > 1)
+    cut = pre_tokenizers.Split(Regex("|".join(spelled)), "isolated")
+    before = [] if backend.pre_tokenizer is None else [backend.pre_tokenizer]
+    backend.pre_tokenizer = pre_tokenizers.Sequence([*before, cut])
 
 
 def spelled_tokens(tokenizer: Any, text: str) -> list[str]:

@@ -20,6 +20,7 @@ from unmask.encoder import TextEncoder
 from unmask.encoder.folder import POOLING_WEIGHTS
 from unmask.encoder.saved import read_settings
 from unmask.settings import Dtype, EncoderSettings
+from unmask.text.prompts import ChatWrapper
 from unmask.training import checkpoint
 from unmask.training.base_settings import TrainedStage
 from unmask.training.loop import draw
@@ -47,6 +48,7 @@ class Origin:
         attention: how the model attends while it trains and after.
         dtype: of the weights, in memory and saved.
         attention_implementation: for example sdpa, or None for transformers' choice.
+        chat: what the run puts around every text; None without a chat template.
     """
 
     base: str
@@ -56,6 +58,7 @@ class Origin:
     attention: AttentionSpec
     dtype: Dtype
     attention_implementation: str | None
+    chat: ChatWrapper | None = None
 
     def load(self, *, head: bool, name: str | None = None, **options: Any) -> Any:
         """A model with the run's dtype and attention; `start` unless another name is given, on the CPU by default."""
@@ -187,7 +190,7 @@ def pooling_weights(origin: Origin, pooling: str, path: Path | None = None) -> d
 
 def encoder_around(model: Any, origin: Origin, settings: EncoderSettings, path: Path | None = None) -> TextEncoder:
     """An encoder of a stage's model; a learned pooling is that of a checkpoint, or of the stage before."""
-    encoder = TextEncoder(model, load_tokenizer(origin.base), settings)
+    encoder = TextEncoder(model, load_tokenizer(origin.base), settings, chat=origin.chat)
     if weights := pooling_weights(origin, settings.pooling, path):
         encoder.module.pooling.load_state_dict(weights)
     return encoder
