@@ -8,7 +8,7 @@ import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoTokenizer
+from transformers import CONFIG_MAPPING, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from unmask import ArtifactError, TextEncoder
 from unmask.backbone.loading import load_model
@@ -16,8 +16,10 @@ from unmask.backbone.locate import load_tokenizer
 from unmask.backbone.truth.opening import attach_adapters
 from unmask.backbone.truth.twins import tiny_config, tiny_model
 from unmask.cli.main import main
+from unmask.settings import EncoderSettings
 
 IDS = torch.arange(20, 44).reshape(2, 12)
+LONG = ["a short text", "one that is longer than the other, so that it is cut"]
 NEW = ["<new-a>", "<new-b>", "<new-c>"]
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32\nsize 132\n"
 
@@ -33,8 +35,8 @@ def llama(tmp_path_factory, tokenizer):
 
 
 def build_base(folder, tokenizer, kind):
-    family = CONFIG_MAPPING["gpt2" if kind == "gpt2" else "llama"]()
-    config = tiny_config(family, vocab_size=len(tokenizer), tie_word_embeddings=kind != "llama")
+    family = CONFIG_MAPPING["llama" if kind == "tied" else kind]()
+    config = tiny_config(family, vocab_size=len(tokenizer), tie_word_embeddings=kind in ("gpt2", "tied"))
     tiny_model(config, head=True).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -232,6 +234,35 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(llama, tmp_path)
     own.save_pretrained(folder)
     with pytest.raises(ArtifactError, match="embedding table has only"):
         TextEncoder.load(folder)
+
+
+def test_an_adapter_upon_an_encoder_keeps_what_the_encoder_says(llama, tmp_path):
+    plain = TextEncoder.load(llama, attention="bidirectional", dtype="float32")
+    settings = EncoderSettings(pooling="last", max_length=7, prompts={"query": "find: "}, normalize=True)
+    encoder = TextEncoder(plain.model, plain.tokenizer, settings)
+    encoder.lineage = {"base": str(llama), "stages": []}
+    encoder.save(tmp_path / "encoder")
+    body = AutoModel.from_pretrained(tmp_path / "encoder", dtype=torch.float32)
+    wrapped = peft.get_peft_model(body, peft.LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False))
+    wrapped.save_pretrained(tmp_path / "adapter")
+    expected = TextEncoder(wrapped.merge_and_unload(), plain.tokenizer, settings).encode_query(LONG)
+    for merge in (True, False):
+        opened = TextEncoder.load(tmp_path / "adapter", dtype="float32", merge=merge)
+        assert opened.settings == settings
+        assert opened.lineage["base"] == str(llama)
+        assert abs(opened.encode_query(LONG) - expected).max() < 1e-5
+    again = TextEncoder.load(tmp_path / "encoder", adapters=[tmp_path / "adapter"], dtype="float32")
+    assert abs(again.encode_query(LONG) - expected).max() < 1e-5
+    assert abs(encoder.encode_query(LONG) - expected).max() > 1e-3
+
+
+@pytest.mark.data
+def test_the_tokenizer_of_an_adapter_is_held_to_its_sentencepiece_file(llama, tokenizer, data_folder, tmp_path):
+    folder = trained(llama, tmp_path / "adapter", target_modules=["q_proj"])
+    shutil.copy(data_folder / "tokenizers" / "mistral_v1_sp" / "tokenizer.model", folder)
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(ArtifactError, match=r"tokenizer.model splits 'word' into \['▁word'\], but"):
+        load_tokenizer(str(llama), [folder])
 
 
 def test_an_encoder_opens_such_an_adapter_and_gives_the_decoder_back(llama, tmp_path):

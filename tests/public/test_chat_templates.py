@@ -92,6 +92,38 @@ def test_a_template_that_fails_is_one_sentence(bidirectional, tokenizer, templat
 
 
 @pytest.mark.parametrize(
+    ("template", "name"),
+    [
+        ("{% for tool in tools %}{{ tool.name }}{% endfor %}" + USER, "tools"),
+        ("{{ documents[0]['title'] }}" + USER, "documents"),
+        ("{{ task + ': ' }}" + USER, "task"),
+        ("{% if not enable_thinking is defined %}{{ raise_exception('set it') }}{% endif %}" + USER, "enable_thinking"),
+        ("{% if task == 'query' %}[QUERY]{% endif %}" + USER, "task"),
+        ("{{ task }}" + USER, "task"),
+    ],
+)
+def test_a_variable_that_nobody_gives_is_named(bidirectional, tokenizer, template, name):
+    with pytest.raises(ArtifactError, match=rf"(nothing sets .*|its variable ')\b{name}\b") as caught:
+        TextEncoder(bidirectional.model, chatty(tokenizer, template), EncoderSettings(chat_template=True))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% if tools %}[TOOLS]{% endif %}" + USER,
+        "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}" + USER,
+        "{{ style | default('plain') }}{{ nothing }}" + USER,
+        {"default": "<s>" + USER, "rag": "{{ documents[0] }}" + USER},
+    ],
+)
+def test_a_variable_that_may_be_missing_is_left_out(tokenizer, template):
+    with_template = chatty(tokenizer, template)
+    (rendered,) = render(["Hello"], "", ChatWrapper.from_tokenizer(with_template))
+    assert rendered.text == with_template.apply_chat_template([{"role": "user", "content": "Hello"}], tokenize=False)
+
+
+@pytest.mark.parametrize(
     "trim", ["m['content'] | trim", "m['content'].strip()", "m['content'].rstrip()", "m['content']"]
 )
 @pytest.mark.parametrize("text", [" two words\n", "two words", "  ", ""])

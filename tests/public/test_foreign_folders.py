@@ -142,6 +142,37 @@ def test_a_chat_template_that_is_applied_there_is_applied_here(folder, shape, po
     assert not np.allclose(vectors, agree(folder), atol=1e-3)
 
 
+VARIABLES = {
+    "enable_thinking": {"enable_thinking": False},
+    "task": {"task": "query"},
+    "tools": {"tools": [{"type": "function", "function": {"name": "find"}}]},
+    "documents": {"documents": [{"title": "one", "text": "two"}]},
+    "add_generation_prompt": {"add_generation_prompt": True},
+    "another template": {"chat_template": "other"},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", VARIABLES)
+def test_variables_of_a_chat_template_are_given_to_it(folder, case):
+    names = ("enable_thinking", "tools", "documents", "add_generation_prompt")
+    shown = "".join(f"{{{{ {name} }}}}" for name in names) + ("{{ task }}" if case == "task" else "")
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "other.jinja").write_text("other: " + TEMPLATE)
+    (folder / "chat_template.jinja").write_text(TEMPLATE + shown)
+    edit(folder, "sentence_bert_config.json", modality_config={"text": PLAIN, "message": {**PLAIN, "format": "flat"}})
+    given = {f"processing_kwargs.chat_template.{key}": value for key, value in VARIABLES[case].items()}
+    edit(folder, "sentence_bert_config.json", module_output_name="token_embeddings", max_seq_length=100, **given)
+    agree(folder)
+
+
+def test_a_chat_template_for_queries_alone_is_refused(folder):
+    (folder / "chat_template.jinja").write_text("{{ 'find: ' if task == 'query' }}" + TEMPLATE)
+    edit(folder, "sentence_bert_config.json", modality_config={"text": PLAIN, "message": {**PLAIN, "format": "flat"}})
+    with pytest.raises(ArtifactError, match=r"tells queries from documents by its variable 'task'"):
+        TextEncoder.load(folder)
+
+
 @pytest.mark.slow
 def test_spellings_of_special_tokens_are_read_as_the_folder_says(folder):
     texts = ["<s>struck</s> out", "</s>", "a <mask> b [CLS]"]

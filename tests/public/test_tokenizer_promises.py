@@ -98,8 +98,15 @@ def test_a_sentencepiece_file_is_followed(sentencepiece_folder, tmp_path, config
 @pytest.mark.data
 def test_a_tokenizer_that_splits_otherwise_is_refused_by_its_first_text(sentencepiece_folder, tokenizer):
     tokenizer.save_pretrained(sentencepiece_folder)
-    with pytest.raises(ArtifactError, match=r"tokenizer.model splits 'word' into \['▁word'\], but"):
+    with pytest.raises(ArtifactError, match=r"tokenizer.model splits 'word' into \['▁word'\], but") as caught:
         load_tokenizer(str(sentencepiece_folder))
+    assert "remove tokenizer.model to follow tokenizer.json, or tokenizer.json to follow" in str(caught.value)
+    ids = {}
+    for kept, removed in (("tokenizer.json", "tokenizer.model"), ("tokenizer.model", "tokenizer.json")):
+        shutil.copytree(sentencepiece_folder, sentencepiece_folder.with_name(kept))
+        (sentencepiece_folder.with_name(kept) / removed).unlink()
+        ids[kept] = load_tokenizer(str(sentencepiece_folder.with_name(kept)))("word")["input_ids"]
+    assert ids["tokenizer.json"] == tokenizer("word")["input_ids"] != ids["tokenizer.model"]
 
 
 @pytest.mark.data

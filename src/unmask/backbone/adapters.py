@@ -16,13 +16,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from unmask.backbone.locate import check_adapter
+from unmask.backbone.locate import ADAPTER_WEIGHTS, check_adapter
 from unmask.errors import ArtifactError
 
 logger = logging.getLogger(__name__)
 
 PREFIX = "base_model.model."  # what peft puts in front of the names of weights
-_WEIGHTS = "adapter_model.safetensors"
 _DEEPEST = 3  # a body lies at most so many names deep in the model that an adapter was trained around
 _EMBEDDINGS = ("weight", "base_layer.weight", "token_adapter.base_layer.weight", "original_module.weight")
 _BEHIND_MODULE = re.compile(r"\.(lora_|modules_to_save|original_module|base_layer|token_adapter|weight$|bias$).*")
@@ -44,6 +43,7 @@ class Around(nn.Module):
         self.place, self.config = place, inner.config
         self.name_or_path = getattr(inner, "name_or_path", None)
         first, _, rest = place.partition(".")
+        self.base_model_prefix = first
         self.add_module(first, Around(inner, rest) if rest else inner)
 
     def get_input_embeddings(self) -> Any:
@@ -84,7 +84,7 @@ def read_lora(folder: Path, body: nn.Module) -> SavedLora:
     check_adapter(folder)
     try:
         config = peft.PeftConfig.from_pretrained(str(folder))
-        weights = load_file(folder / _WEIGHTS)
+        weights = load_file(folder / ADAPTER_WEIGHTS)
     except (OSError, ValueError, TypeError, SafetensorError) as error:
         raise ArtifactError(f"{folder} holds no readable adapter in safetensors ({error}).") from error
     place = place_of_body(folder, body)
@@ -110,7 +110,7 @@ def place_of_body(folder: Path, body: nn.Module) -> str:
         ArtifactError: no readable weights.
     """
     try:
-        with safe_open(folder / _WEIGHTS, framework="pt") as file:
+        with safe_open(folder / ADAPTER_WEIGHTS, framework="pt") as file:
             names = [key.removeprefix(PREFIX).split(".") for key in file.keys()]  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise ArtifactError(f"{folder} holds no readable adapter in safetensors ({error}).") from error

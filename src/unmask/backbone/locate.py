@@ -14,12 +14,17 @@ from unmask.files import read_json, refuse_pointers
 from unmask.text.control import read_spellings_as_text
 from unmask.text.promises import keep_promises
 
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+_TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model"),
+    *("spm.model", "sentencepiece.model"),
+)
 _WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json")
 _MODEL_WEIGHTS = ("model*.safetensors", "pytorch_model*")
 _READ_SUFFIXES = (".safetensors", ".json", ".model", ".txt", ".jinja")
 _ADAPTER = "adapter_config.json"
-_LAYOUT_FILES = ("*.json", "*/config.json")
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+# All that is read beside the weights of a model or adapter; a hub id's are fetched together, before any is looked at.
+_SMALL_FILES = ("*.json", "*.jinja", "merges.txt", "bpe.codes", *_TOKENIZER_FILES, "pooling.safetensors")
 
 
 def resolve_model(name: str) -> str:
@@ -49,11 +54,7 @@ def looks_like_path(name: str) -> bool:
 
 def _check_folder(folder: Path) -> None:
     refuse_pointers(model_files(folder))
-    if _holds_adapter(folder):
-        check_adapter(folder)
-        raise ArtifactError(
-            f"{folder} is a LoRA adapter, and a whole model is needed here; TextEncoder.load(...).save(...) makes one."
-        )
+    _refuse_adapter(folder, str(folder))
     if not (folder / "config.json").is_file():
         raise ArtifactError(f"{folder} holds no config.json, so it is not a model folder.")
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
@@ -69,6 +70,14 @@ def _holds_adapter(folder: Path) -> bool:
     """True for an adapter without a model beside it."""
     weights = any(any(folder.glob(pattern)) for pattern in _MODEL_WEIGHTS)
     return (folder / _ADAPTER).is_file() and not weights
+
+
+def _refuse_adapter(folder: Path, name: str) -> None:
+    if _holds_adapter(folder):
+        check_adapter(folder)
+        raise ArtifactError(
+            f"{name} is a LoRA adapter, and a whole model is needed here; TextEncoder.load(...).save(...) makes one."
+        )
 
 
 def check_adapter(folder: Path) -> None:
@@ -105,55 +114,36 @@ def load_tokenizer(name: str, adapters: Sequence[Path] = ()) -> Any:
     from transformers import AutoConfig, AutoTokenizer
 
     source = resolve_model(name)
+    layout = layout_folder(name)
     own = [folder for folder in adapters if any((folder / file).is_file() for file in _TOKENIZER_FILES)]
-    pieces = None if own else _pieces(name)
-    if pieces and _fetched(name, "tokenizer.json") is None:
+    folder = own[-1] if own else layout
+    pieces = folder / "tokenizer.model"
+    has_pieces = pieces.is_file() and is_sentencepiece(pieces)
+    serialized = folder / "tokenizer.json" if (folder / "tokenizer.json").is_file() else None
+    if has_pieces and serialized is None:
         require_sentencepiece(pieces)
     try:
         if own:  # an adapter folder has no config.json that would say which tokenizer it is
             config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-            tokenizer = AutoTokenizer.from_pretrained(str(own[-1]), config=config, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(str(folder), config=config, trust_remote_code=False)
         else:
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise ArtifactError(f"{own[-1] if own else name}: no usable tokenizer ({first_line(error)})") from error
+        raise ArtifactError(f"{folder if own else name}: no usable tokenizer ({first_line(error)})") from error
     fast = getattr(tokenizer, "is_fast", False)
     # An encoder of sentence-transformers is read as that library reads it.
-    if fast and pieces and _fetched(name, "modules.json") is None:
-        tokenizer = as_sentencepiece(tokenizer, pieces, _fetched(name, "tokenizer.json"))
+    if fast and has_pieces and not (folder / "modules.json").is_file():
+        tokenizer = as_sentencepiece(tokenizer, pieces, serialized)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.bos_token or tokenizer.unk_token
     if not fast:
         return tokenizer
-    if not _says_how_to_read_spellings(tokenizer, name):
+    # Tools write this key into the configs of bare models, unasked; an encoder's own means it.
+    says = "split_special_tokens" in tokenizer.init_kwargs
+    if not (says and (layout / "modules.json").is_file()):
         read_spellings_as_text(tokenizer)
-    said = own[-1] / "tokenizer_config.json" if own else _fetched(name, "tokenizer_config.json")
-    keep_promises(tokenizer, read_json(said) if said and said.is_file() else {}, name)
+    keep_promises(tokenizer, read_json(folder / "tokenizer_config.json", missing={}), name)
     return tokenizer
-
-
-def _pieces(name: str) -> Path | None:
-    """The sentencepiece file of a tokenizer, if it has one."""
-    found = _fetched(name, "tokenizer.model")
-    return found if found is not None and is_sentencepiece(found) else None
-
-
-def _fetched(name: str, file: str) -> Path | None:
-    """A file of a model's folder, or of the hub's cache; None if it is not there."""
-    source = resolve_model(name)
-    if Path(source).is_dir():
-        return Path(source) / file if (Path(source) / file).is_file() else None
-    from huggingface_hub import try_to_load_from_cache
-
-    found = try_to_load_from_cache(source, file)
-    return Path(found) if isinstance(found, str) else None
-
-
-def _says_how_to_read_spellings(tokenizer: Any, name: str) -> bool:
-    """True for an encoder whose tokenizer_config.json says it; tools write the key into bare models unasked."""
-    if "split_special_tokens" not in tokenizer.init_kwargs:
-        return False
-    return (layout_folder(name) / "modules.json").is_file()
 
 
 def adapter_folder(name: str) -> Path | None:
@@ -162,19 +152,16 @@ def adapter_folder(name: str) -> Path | None:
     Raises:
         ArtifactError: an adapter of another kind; a name that the hub does not know, or cannot be asked for.
     """
-    folder = Path(name)
-    if not folder.is_dir():
-        if name == "pocket" or looks_like_path(name):
-            return None
-        folder = layout_folder(name)
+    if Path(name).is_dir():
+        folder = Path(name)
+    elif name == "pocket" or looks_like_path(name):
+        return None
+    else:
+        folder = _fetched(name)
     if not _holds_adapter(folder):
         return None
     check_adapter(folder)
-    if Path(name).is_dir():
-        return folder
-    return Path(
-        snapshot_download(name, allow_patterns=[*_LAYOUT_FILES, *_TOKENIZER_FILES, "adapter_model.safetensors"])
-    )
+    return folder if Path(name).is_dir() else _fetched(name, ADAPTER_WEIGHTS)
 
 
 def find_adapters(name: str, adapters: Sequence[str]) -> tuple[str, list[Path]]:
@@ -199,16 +186,23 @@ def find_adapters(name: str, adapters: Sequence[str]) -> tuple[str, list[Path]]:
 
 
 def layout_folder(name: str) -> Path:
-    """A local folder with the small layout files of an encoder: the folder itself, or fetched from the hub.
+    """A local folder with all of a model or encoder but its weights: the folder itself, or fetched from the hub.
 
     Raises:
-        ArtifactError: the hub does not know the name, or cannot be reached and has nothing cached.
+        ArtifactError: an adapter; the hub does not know the name, or cannot be reached and has nothing cached.
     """
     folder = Path(resolve_model(name))
     if folder.is_dir():
         return folder
+    folder = _fetched(name)
+    _refuse_adapter(folder, name)
+    return folder
+
+
+def _fetched(name: str, *more: str) -> Path:
+    """The small files of a hub id, and more."""
     try:
-        return Path(snapshot_download(name, allow_patterns=list(_LAYOUT_FILES)))
+        return Path(snapshot_download(name, allow_patterns=[*_SMALL_FILES, *more]))
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{name}: not found as a folder or on the hub ({first_line(error)})") from error
 

@@ -96,15 +96,17 @@ def load_lora(
     before = PREFIX + (f"{root.place}." if isinstance(root, Around) else "")
     found = {before + key: value for key, value in saved.weights.items()}
     expected = set(peft.get_peft_model_state_dict(onto, adapter_name=name, save_embedding_layers=False))
-    if missing := sorted(expected ^ set(found)):
-        raise ArtifactError(
-            f"{folder} does not fit this model: {len(missing)} of its weights have no place or are lacking "
-            f"({missing[0]}). Is the base model the one it was trained on?"
-        )
-    try:
-        peft.set_peft_model_state_dict(onto, found, adapter_name=name)
-    except RuntimeError as error:  # sizes that differ
+    try:  # peft also renames the experts of older transformers
+        result = peft.set_peft_model_state_dict(onto, found, adapter_name=name)
+    except (RuntimeError, KeyError, ValueError) as error:  # sizes that differ; modules that are lacking
         raise ArtifactError(f"{folder} does not fit this model ({' '.join(str(error).split())[:300]}).") from error
+    lacking = {key for key in result.missing_keys if name in key.split(".")}
+    of_base = {key for key in found if ".lora_" not in key} - expected
+    if wrong := sorted({*result.unexpected_keys, *lacking, *of_base}):
+        raise ArtifactError(
+            f"{folder} does not fit this model: {len(wrong)} of its weights have no place or are lacking "
+            f"({wrong[0]}). Is the base model the one it was trained on?"
+        )
     if dropout is not None:
         LoraBranch().attach(onto)
     return onto

@@ -94,9 +94,15 @@ def as_sentencepiece(tokenizer: Any, path: Path, serialized: Path | None) -> Any
                 f"{ours}; the file is followed, here and where the tokenizer is saved."
             )
             return mended
+    cure = (
+        f"in a copy of the folder, remove {path.name} to follow {serialized.name}, or {serialized.name} to follow "
+        f"{path.name}, whichever is not the one the model was trained with."
+        if serialized
+        else f"in a copy of the folder, put the tokenizer.json of the model's authors in the place of {path.name}."
+    )
     raise ArtifactError(
         f"{path} splits {text!r} into {theirs}, but the tokenizer that transformers makes of this folder into {ours}; "
-        "put the right tokenizer.json there, or remove the file that is wrong."
+        + cure
     )
 
 

@@ -97,7 +97,16 @@ TRANSFORMER: dict[str, Key] = {
     **{f"processing_kwargs.{part}.*": _harmless("only texts are read") for part in ("audio", "image", "video")},
     **{
         f"processing_kwargs.chat_template.{key}": _refused("not a variable of the template")
-        for key in ("truncation", "max_length", "tokenize", "return_dict", "tokenizer_kwargs", "continue_final_message")
+        for key in (
+            "truncation",
+            "max_length",
+            "tokenize",
+            "return_dict",
+            "tokenizer_kwargs",
+            "continue_final_message",
+            "sanitize_control_tokens",
+            "return_assistant_tokens_mask",
+        )
     },
     "processing_kwargs.chat_template.padding": _harmless("padding is masked"),
     "processing_kwargs.chat_template.return_tensors": _harmless("form of the result"),

@@ -13,7 +13,7 @@ from unmask.backbone.loading import check_vocabulary, learned_positions, load_mo
 from unmask.backbone.locate import find_adapters, layout_folder, load_tokenizer
 from unmask.backbone.truth.opening import AttentionSpec, apply_attention, attach_adapters
 from unmask.encoder.layout import fit_tokenizer, read_layout
-from unmask.encoder.saved import is_foreign, read_attention, read_chat, read_lineage, read_settings
+from unmask.encoder.saved import is_foreign, last_that_says, read_attention, read_chat, read_lineage, read_settings
 from unmask.settings import Dtype, EncoderSettings
 from unmask.text.prompts import ChatWrapper
 from unmask.text.reader import Reader
@@ -77,7 +77,7 @@ def open_model(
     model = load_model(
         source, head=False, dtype=working, attention_implementation=attention_implementation, device=place
     )
-    layout = folders[-1] if folders else layout_folder(source)
+    layout = last_that_says([layout_folder(source), *folders])
     said = next((found for folder in reversed(folders) if (found := read_attention(folder))), {})
     spec = asked.over(said)
     apply_attention(model, spec, verified=(layout / "unmask.json").is_file())

@@ -1,5 +1,6 @@
 """What saved folders say of an encoder: ours, any sentence-transformers one, and those of the released llm2vec."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,13 @@ from unmask.settings import EncoderSettings
 from unmask.text.prompts import ChatWrapper
 
 _RELEASED = "llm2vec_config.json"
+
+
+def last_that_says(folders: Sequence[Path]) -> Path:
+    """Of a model's folder and those of its adapters the last that says how texts become vectors; else the model's."""
+    names = ("unmask.json", _RELEASED, "modules.json")
+    saying = [folder for folder in folders if any((folder / name).is_file() for name in names)]
+    return [folders[0], *saying][-1]
 
 
 def read_lineage(folder: Path) -> dict[str, Any]:

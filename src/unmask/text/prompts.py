@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from jinja2 import TemplateError
+from jinja2 import Environment, TemplateError
+from jinja2.meta import find_undeclared_variables
 
 from unmask.errors import ArtifactError
 
@@ -22,6 +23,7 @@ _DAYS = (
     {"%Y": "2001", "%y": "01", "%m": "02", "%B": "February", "%b": "Feb", "%d": "03", "%A": "Saturday", "%": "0"},
     {"%Y": "2010", "%y": "10", "%m": "11", "%B": "November", "%b": "Nov", "%d": "12", "%A": "Friday", "%": "1"},
 )
+_TASKS = ("query", "document")  # what sentence-transformers tells a template, for `encode_query`, `encode_document`
 _TEMPLATE_ERRORS = (TemplateError, TypeError, ValueError, KeyError, AttributeError)
 
 
@@ -52,6 +54,12 @@ class ChatWrapper:
             raise ArtifactError("chat_template was asked for, but the tokenizer has none. Leave chat_template off.")
         asked = {"add_generation_prompt": False, **(options or {})}
         wrapper = _wrapper(tokenizer, structured, asked)
+        if any(_wrapper(tokenizer, structured, {"task": task, **asked}) != wrapper for task in _TASKS):
+            raise ArtifactError(
+                "The tokenizer's chat template tells queries from documents by its variable 'task', and here one "
+                "template goes around all texts; leave chat_template off, or let processing_kwargs.chat_template "
+                "in sentence_bert_config.json give 'task' a value."
+            )
         if _changes_by_the_day(tokenizer, structured, asked):
             logger.warning(
                 "The tokenizer's chat template writes the date into every text, so its vectors change by the day; an "
@@ -68,9 +76,10 @@ class ChatWrapper:
 def _changes_by_the_day(tokenizer: Any, structured: bool, options: Mapping[str, Any]) -> bool:
     if "strftime_now" not in str(tokenizer.chat_template):
         return False
-    template = tokenizer.get_chat_template()
+    template = tokenizer.get_chat_template(options.get("chat_template"), options.get("tools"))
+    days = ({**options, "chat_template": _on(day) + template} for day in _DAYS)
     try:
-        early, late = (_wrapper(tokenizer, structured, options, _on(day) + template) for day in _DAYS)
+        early, late = (_wrapper(tokenizer, structured, asked) for asked in days)
     except ArtifactError:  # it does more with the date than to show it
         return True
     return early != late
@@ -82,11 +91,10 @@ def _on(day: Mapping[str, str]) -> str:
     return "{%- macro strftime_now(format) -%}{{ format" + replaced + " }}{%- endmacro %}"
 
 
-def _wrapper(tokenizer: Any, structured: bool, options: Mapping[str, Any], template: str | None = None) -> ChatWrapper:
-    """The wrapper of a template, by default the tokenizer's own."""
-    asked = {**options, "chat_template": template}
-    before, after = _around(tokenizer, _PLACEHOLDER, structured, asked)
-    wide_before, wide_after = _around(tokenizer, f" {_PLACEHOLDER} ", structured, asked)
+def _wrapper(tokenizer: Any, structured: bool, options: Mapping[str, Any]) -> ChatWrapper:
+    """The wrapper of the tokenizer's template, or of another that the options name."""
+    before, after = _around(tokenizer, _PLACEHOLDER, structured, options)
+    wide_before, wide_after = _around(tokenizer, f" {_PLACEHOLDER} ", structured, options)
     return ChatWrapper(before, after, lstrip=wide_before == before, rstrip=wide_after == after)
 
 
@@ -96,13 +104,27 @@ def _around(tokenizer: Any, text: str, structured: bool, options: Mapping[str, A
     try:
         rendered = tokenizer.apply_chat_template(message, tokenize=False, **options)
     except _TEMPLATE_ERRORS as error:
+        unset = ", ".join(_unset(tokenizer, options))
         raise ArtifactError(
-            f"The tokenizer's chat template cannot show a lone user message ({error}); leave chat_template off."
+            f"The tokenizer's chat template cannot show a lone user message ({' '.join(str(error).split())})"
+            f"{f'; of its variables nothing sets {unset}' if unset else ''}; leave chat_template off."
         ) from error
     before, found, after = rendered.partition(_PLACEHOLDER)
     if not found or _PLACEHOLDER in after:
         raise ArtifactError("The tokenizer's chat template does not show a user message exactly once.")
     return before, after
+
+
+def _unset(tokenizer: Any, options: Mapping[str, Any]) -> list[str]:
+    """The variables of a template that have no value."""
+    environment = Environment(extensions=["jinja2.ext.loopcontrols"], autoescape=True)
+    try:
+        template = tokenizer.get_chat_template(options.get("chat_template"), options.get("tools"))
+        used = find_undeclared_variables(environment.parse(template))
+    except (TemplateError, ValueError):  # no template at all, or the error that is told already
+        return []
+    known = {"messages", "raise_exception", "strftime_now", *environment.globals, *tokenizer.special_tokens_map}
+    return sorted(used - known - options.keys())
 
 
 @dataclass(frozen=True, slots=True)
