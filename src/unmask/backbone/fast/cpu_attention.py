@@ -2,35 +2,89 @@
 
 Torch's kernel for the CPU never writes the scores down, which pays for long texts only: at 100 tokens its backward pass
 in bfloat16 takes three times as long as these products in float32, and with dropout torch leaves the kernel and draws
-one number at a time. Longer texts are multiplied in bfloat16, filled up to common lengths, because oneDNN makes and
-keeps a kernel for every size. Their scores are rounded, as they are in transformers' eager attention; keys less their
-mean, which no softmax can see (Zhang et al. 2024, arXiv 2410.02367), keep them small.
+one number at a time. Texts of like length are multiplied together (`buckets`); nothing but queries, keys and values is
+kept for the backward pass, which computes the rest again. Longer texts are multiplied in bfloat16. Their scores are
+rounded, as they are in transformers' eager attention; keys less their mean, which no softmax can see (Zhang et al.
+2024, arXiv 2410.02367), keep them small.
 """
+
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
+from unmask.backbone.fast.buckets import Bucket
 from unmask.backbone.fast.contract import Availability, FastPath, wanted
-from unmask.backbone.fast.random_masks import Dropout
+from unmask.backbone.fast.random_masks import Dropout, draw_seed
 
-_SHORT = 128  # tokens; up to here float32 products are faster than torch's kernel in bfloat16
+_SHORT = 128  # tokens; up to here float32 products are faster than torch's kernel, in bfloat16 by far
 _LONGEST = 512  # tokens; the scores of longer texts are not written down
-_COMMON = 64  # a text multiplied in bfloat16 is filled up to a multiple of so many tokens
-_LONGEST_KEPT = 64  # scores of longer texts are computed again for the backward pass; they outgrow what they came from
 
 
-def suits_products(query: torch.Tensor, dropout: float) -> bool:
-    """True where products are faster than torch's kernel in training, query [texts, heads, tokens, width]."""
+def suits_products(query: torch.Tensor, longest: int, dropout: float) -> bool:
+    """True where products are faster than torch's kernel in training; `longest` in tokens, of the texts of a row."""
     if query.device.type != "cpu" or not wanted("products"):
         return False
     trained = not torch.is_inference_mode_enabled()  # GradCache's first pass, without gradients, must round alike
-    short = query.shape[2] <= _SHORT or _in_sixteen_bits(query, dropout)
-    return bool(dropout) or (query.dtype == torch.bfloat16 and trained and short)
+    return bool(dropout) or (trained and longest <= (_LONGEST if query.dtype == torch.bfloat16 else _SHORT))
 
 
-def _in_sixteen_bits(query: torch.Tensor, dropout: float) -> bool:
-    return query.dtype == torch.bfloat16 and _SHORT < query.shape[2] <= _LONGEST and not dropout
+class ByProducts(torch.autograd.Function):
+    """Attention of texts in buckets: query, key and value [1, heads, tokens, width] to [tokens, heads, width]."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        buckets: Sequence[Bucket],
+        order: torch.Tensor | None,
+        options: tuple[float | None, int | None, bool, float],
+    ) -> torch.Tensor:
+        """The states; options are the scale, the window, whether it is causal, the dropout on the weights."""
+        seed = draw_seed() if options[-1] else 0
+        ctx.save_for_backward(query, key, value)
+        ctx.rest = (buckets, order, options, seed)
+        rows = [x[0].transpose(0, 1) for x in (query, key, value)]
+        found = [_attend(bucket, [bucket.take(row) for row in rows], options, seed) for bucket in buckets]
+        return _in_order([bucket.give(states) for bucket, states in zip(buckets, found, strict=True)], order)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Gradients of query, key and value."""
+        buckets, order, options, seed = ctx.rest
+        rows = [x[0].transpose(0, 1) for x in ctx.saved_tensors]
+        found: list[list[torch.Tensor]] = [[], [], []]
+        for bucket in buckets:
+            with torch.enable_grad():  # type: ignore[no-untyped-call]
+                inputs = [bucket.take(row).detach().requires_grad_() for row in rows]
+                states = bucket.give(_attend(bucket, inputs, options, seed))
+            given = gradients[0].index_select(0, bucket.tokens)
+            for parts, one in zip(found, torch.autograd.grad(states, inputs, given), strict=True):
+                parts.append(bucket.give(one))
+        whole = [_in_order(parts, order).transpose(0, 1)[None] for parts in found]
+        return (*whole, None, None, None)
+
+
+def _in_order(parts: Sequence[torch.Tensor], order: torch.Tensor | None) -> torch.Tensor:
+    together = parts[0] if len(parts) == 1 else torch.cat(list(parts))
+    return together if order is None else together.index_select(0, order)
+
+
+def _attend(
+    bucket: Bucket,
+    inputs: Sequence[torch.Tensor],
+    options: tuple[float | None, int | None, bool, float],
+    seed: int,
+) -> torch.Tensor:
+    scale, window, causal, dropout = options
+    query, key, value = inputs
+    visible = bucket.sight(window, causal)
+    # Each bucket draws other masks: its first token tells them apart.
+    own = seed ^ int(bucket.index[0]) if dropout else None
+    return attend_by_products(query, key, value, scale=scale, visible=visible, dropout=dropout, seed=own)
 
 
 def attend_by_products(
@@ -41,6 +95,7 @@ def attend_by_products(
     scale: float | None,
     visible: torch.Tensor | None,
     dropout: float,
+    seed: int | None = None,
 ) -> torch.Tensor:
     """Attention of texts of one length.
 
@@ -49,59 +104,30 @@ def attend_by_products(
         key: [texts, key heads, tokens, width]; the query heads that share one are rows of one product.
         value: as key, its width may differ.
         scale: factor on the products; 1/sqrt(width) if None.
-        visible: who sees whom, bool [tokens, tokens]; None: all see all.
+        visible: who sees whom, bool [texts or 1, tokens, tokens]; None: all see all.
         dropout: on the weights.
+        seed: of the dropout; by default the next of torch's random state.
 
     Returns:
         [texts, heads, tokens, width of a value].
     """
-    options = (scale, visible, dropout)
-    if query.requires_grad and torch.is_grad_enabled() and query.shape[2] > _LONGEST_KEPT:
-        return checkpoint(_products, query, key, value, options, use_reentrant=False, preserve_rng_state=bool(dropout))
-    return _products(query, key, value, options)
-
-
-def _products(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    options: tuple[float | None, torch.Tensor | None, float],
-) -> torch.Tensor:
-    scale, visible, dropout = options
-    given, real = query.dtype, query.shape[2]
+    given = query.dtype
     key = key - key.mean(dim=2, keepdim=True)
-    if _in_sixteen_bits(query, dropout):
-        query, key, value, visible = _filled(query, key, value, visible)
-    elif given == torch.bfloat16:
-        query, key, value = query.float(), key.float(), value.float()
     texts, heads, length, width = query.shape
+    if given == torch.bfloat16 and (length <= _SHORT or dropout):
+        query, key, value = query.float(), key.float(), value.float()
     shared = key.shape[1]
     rows = (query * (width**-0.5 if scale is None else scale)).reshape(texts * shared, -1, width)
     scores = torch.bmm(rows, key.reshape(texts * shared, length, width).transpose(1, 2))
     if visible is not None:
-        scores = scores.masked_fill_(~visible.repeat(heads // shared, 1), -torch.inf)
+        scores = scores.unflatten(0, (texts, shared)).unflatten(2, (heads // shared, length))
+        scores = scores.masked_fill_(~visible[:, None, None], -torch.inf).view(texts * shared, -1, length)
     weights = torch.softmax(scores, dim=-1)
     if dropout:
-        weights = Dropout.apply(weights, dropout)
+        weights = Dropout.apply(weights, dropout, seed)
         value = value / (1 - dropout)
     states = torch.bmm(weights, value.reshape(texts * shared, length, -1))
-    return states.view(texts, heads, length, -1)[:, :, :real].to(given)
-
-
-def _filled(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, visible: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """The same with tokens behind each text that none of its own sees, up to a common length."""
-    length = query.shape[2]
-    filler = -length % _COMMON
-    if not filler:
-        return query, key, value, visible
-    seen = torch.zeros(length + filler, length + filler, dtype=torch.bool)
-    seen[:, :length] = True  # what fills up sees the text: a row that sees nothing would not be finite
-    if visible is not None:
-        seen[:length, :length] = visible
-    filled = [nn.functional.pad(x, (0, 0, 0, filler)) for x in (query, key, value)]
-    return filled[0], filled[1], filled[2], seen
+    return states.view(texts, heads, length, -1).to(given)
 
 
 class Products(FastPath):

@@ -1,8 +1,8 @@
-"""The low-rank branch of a LoRA layer as one step with a backward pass of its own.
+"""The low-rank branch of a LoRA layer, with a backward pass of its own for its first product.
 
 peft casts the layer's input to float32, drops it out, and lets autograd keep every copy: several times the memory and
-time of the branch's arithmetic. Here the branch runs in the dtype of the layer and keeps the input it was given (the
-same tensor for query, key and value) and a mask of bytes.
+time of the branch's arithmetic. Here the branch runs in the dtype of the layer, keeps the input it was given (the same
+tensor for query, key and value) and a mask of bytes, and its second product is added where the layer's own output lies.
 """
 
 import functools
@@ -15,38 +15,36 @@ from unmask.backbone.fast.contract import FastPath
 from unmask.backbone.fast.random_masks import masked, random_mask
 
 
-class LowRankBranch(torch.autograd.Function):
-    """scale * dropout(x) A^T B^T (Hu et al. 2021, arXiv 2106.09685)."""
+class DroppedProduct(torch.autograd.Function):
+    """scale * dropout(x) A^T, the first half of LoRA's branch (Hu et al. 2021, arXiv 2106.09685)."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scale: float, dropout: float
-    ) -> torch.Tensor:
-        """Branch output [..., out] of x [..., in], a [rank, in], b [out, rank], in x's dtype."""
+    def forward(ctx: Any, x: torch.Tensor, a: torch.Tensor, scale: float, dropout: float) -> torch.Tensor:
+        """Rows [rows, rank] of x [rows, in] and a [rank, in], in x's dtype."""
         mask = random_mask(x, dropout) if dropout else None
-        dropped = x if mask is None else masked(x, mask)
-        own_a, own_b = a.to(x.dtype), b.to(x.dtype)
-        scale = scale / (1 - dropout)
-        low = dropped @ own_a.T
-        ctx.save_for_backward(x, a, b, low, mask)
-        ctx.scale = scale
-        return (low @ own_b.T) * scale
+        ctx.save_for_backward(x, a, mask)
+        ctx.scale = scale / (1 - dropout)
+        return ((x if mask is None else masked(x, mask)) @ a.to(x.dtype).T) * ctx.scale
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """Gradients of x, a and b; those of the weights in their own dtype."""
-        x, a, b, low, mask = ctx.saved_tensors
+        """Gradients of x and a; that of the weight in its own dtype."""
+        x, a, mask = ctx.saved_tensors
         given = gradients[0].to(x.dtype) * ctx.scale
-        given_low = given @ b.to(x.dtype)
-        flat, flat_low = given.flatten(0, -2), given_low.flatten(0, -2)
-        dropped = x if mask is None else masked(x, mask)
-        for_a = flat_low.T @ dropped.flatten(0, -2)
-        for_b = flat.T @ low.flatten(0, -2)
+        for_a = given.T @ (x if mask is None else masked(x, mask))
         for_x = None
         if ctx.needs_input_grad[0]:
-            for_x = given_low @ a.to(x.dtype)
+            for_x = given @ a.to(x.dtype)
             for_x = for_x if mask is None else masked(for_x, mask)
-        return for_x, for_a.to(a.dtype), for_b.to(b.dtype), None, None
+        return for_x, for_a.to(a.dtype), None, None
+
+
+def add_branch(
+    result: torch.Tensor, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scale: float, dropout: float
+) -> torch.Tensor:
+    """The branch's output on top of the frozen layer's `result` [rows, out], in place; b is [out, rank]."""
+    low = DroppedProduct.apply(x, a, scale, dropout)  # type: ignore[no-untyped-call]
+    return result.addmm_(low.to(result.dtype), b.to(result.dtype).T)
 
 
 class LoraBranch(FastPath):
@@ -74,7 +72,7 @@ class LoraBranch(FastPath):
         (x @ a.T @ b.T * 2).pow(2).sum().backward()
         expected = torch.cat([a.grad.flatten(), b.grad.flatten()])  # type: ignore[union-attr]
         a.grad = b.grad = None
-        LowRankBranch.apply(x, a, b, 2.0, 0.0).pow(2).sum().backward()  # type: ignore[no-untyped-call]
+        add_branch(torch.zeros(5, 6), x, a, b, 2.0, 0.0).pow(2).sum().backward()
         found = torch.cat([a.grad.flatten(), b.grad.flatten()])  # type: ignore[attr-defined]
         return float((found - expected).norm() / expected.norm())
 
@@ -94,11 +92,12 @@ def _layer_class() -> type:
             if as_peft or not one or self.lora_bias.get(names[0]) or args or kwargs:
                 return super().forward(x, *args, **kwargs)  # type: ignore[no-any-return]
             (name,) = names
-            result = self.base_layer(x)
+            rows = x.flatten(0, -2)
+            result = self.base_layer(rows)  # of rows, because adding to a view would cost a copy in the backward pass
             kind = x.device.type
-            x = x.to(torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else result.dtype)
+            rows = rows.to(torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else result.dtype)
             dropout = getattr(self.lora_dropout[name], "p", 0.0)
             a, b = self.lora_A[name].weight, self.lora_B[name].weight
-            return result + LowRankBranch.apply(x, a, b, self.scaling[name], dropout).to(result.dtype)  # type: ignore[no-any-return]
+            return add_branch(result, rows, a, b, self.scaling[name], dropout).unflatten(0, x.shape[:-1])
 
     return LowRankLinear

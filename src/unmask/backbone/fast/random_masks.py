@@ -16,12 +16,26 @@ from unmask.backbone.fast.contract import Availability, FastPath, wanted
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-def random_mask(x: torch.Tensor, dropout: float) -> torch.Tensor:
-    """A mask in the shape of x, int8: 0 with probability `dropout` (to 1/32768), else -1, from torch's random state."""
+def draw_seed() -> int:
+    """The next seed of torch's random state."""
+    return int(torch.randint(2**62, ()))
+
+
+def random_mask(x: torch.Tensor, dropout: float, seed: int | None = None) -> torch.Tensor:
+    """A mask in the shape of x, int8: 0 with probability `dropout` (to 1/32768), else -1.
+
+    Args:
+        x: a tensor of the shape.
+        dropout: how likely a value is dropped.
+        seed: of the draw; by default the next of torch's random state.
+    """
     if x.device.type != "cpu" or operators.is_fake(x) or not wanted("masks"):
-        return -(torch.rand(x.shape, device=x.device) >= dropout).to(torch.int8)
-    seed, count = int(torch.randint(2**62, ())), x.numel()
-    drawn = torch.from_numpy(np.random.SFC64(seed).random_raw(-(-count // 4)).view(np.int16)[:count])
+        own = None if seed is None else torch.Generator(x.device).manual_seed(seed)
+        return -(torch.rand(x.shape, device=x.device, generator=own) >= dropout).to(torch.int8)
+    count = x.numel()
+    drawn = torch.from_numpy(
+        np.random.SFC64(draw_seed() if seed is None else seed).random_raw(-(-count // 4)).view(np.int16)[:count]
+    )
     # Fifteen random bits less the share's part of their range: the sign says whether to drop, and is spread.
     below = drawn.bitwise_and_(0x7FFF).neg_().add_(round(dropout * 0x8000) - 1)
     return below.bitwise_right_shift_(15).to(torch.int8).view(x.shape)
@@ -37,16 +51,16 @@ class Dropout(torch.autograd.Function):
     """Dropout without rescaling."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, dropout: float) -> torch.Tensor:
-        """The values of x, a random share of them dropped."""
-        mask = random_mask(x, dropout)
+    def forward(ctx: Any, x: torch.Tensor, dropout: float, seed: int | None = None) -> torch.Tensor:
+        """The values of x, a random share of them dropped; `seed` as in `random_mask`."""
+        mask = random_mask(x, dropout, seed)
         ctx.save_for_backward(mask)
         return masked(x, mask)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         """The gradient where nothing was dropped."""
-        return masked(gradients[0], *ctx.saved_tensors), None
+        return masked(gradients[0], *ctx.saved_tensors), None, None
 
 
 class RandomMasks(FastPath):

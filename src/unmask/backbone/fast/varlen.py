@@ -24,8 +24,9 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from unmask.backbone.families.switches import attention_mode
 from unmask.backbone.fast import operators
+from unmask.backbone.fast.buckets import Bucket, band, make_buckets
 from unmask.backbone.fast.contract import Availability, FastPath
-from unmask.backbone.fast.cpu_attention import attend_by_products, suits_products
+from unmask.backbone.fast.cpu_attention import ByProducts, suits_products
 from unmask.backbone.structure import FLAT_ATTENTION, backend_in_use, text_config
 from unmask.text.batching import send
 
@@ -56,6 +57,11 @@ class FlatLayout:
         runs = [(length, len(list(same))) for length, same in groupby(self.lengths)]
         starts = accumulate((length * count for length, count in runs), initial=0)
         return [(start, count, length) for start, (length, count) in zip(starts, runs, strict=False)]
+
+    @cached_property
+    def buckets(self) -> tuple[list[Bucket], torch.Tensor | None]:
+        """See `make_buckets`."""
+        return make_buckets(self.lengths)
 
     @cached_property
     def ends(self) -> torch.Tensor:
@@ -115,24 +121,24 @@ def attend(
         query, key, value = (x.to(torch.get_autocast_dtype("cuda")) for x in (query, key, value))
     if not dropout and _suits_varlen(query, value):
         return _attend_by_varlen(query, key, value, layout, scale, window)
+    if suits_products(query, max(layout.lengths), dropout):
+        options = (scale, window, layout.causal, dropout)
+        return ByProducts.apply(query, key, value, *layout.buckets, options)  # type: ignore[no-any-return, no-untyped-call]
     found = []
     for start, count, length in layout.groups:
         q, k, v = (_texts(x, start, count, length) for x in (query, key, value))
-        band = _band(length, window, layout) if window is not None and length > window else None
-        if suits_products(q, dropout):
-            visible = _band(length, length, layout) if band is None and layout.causal else band
-            states = attend_by_products(q, k, v, scale=scale, visible=visible, dropout=dropout)
-        else:
-            states = nn.functional.scaled_dot_product_attention(
-                q,
-                k,
-                v,
-                attn_mask=band,
-                is_causal=layout.causal and band is None and length > 1,
-                scale=scale,
-                dropout_p=dropout,
-                enable_gqa=query.shape[1] != key.shape[1],
-            )
+        narrow = window is not None and length > window
+        seen = band(length, window, layout.causal, layout.device) if narrow else None
+        states = nn.functional.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=seen,
+            is_causal=layout.causal and seen is None and length > 1,
+            scale=scale,
+            dropout_p=dropout,
+            enable_gqa=query.shape[1] != key.shape[1],
+        )
         found.append(states.transpose(1, 2).flatten(0, 1))
     return found[0] if len(found) == 1 else torch.cat(found)
 
@@ -142,13 +148,6 @@ def _texts(x: torch.Tensor, start: int, count: int, length: int) -> torch.Tensor
     if length == x.shape[2]:
         return x
     return x[0, :, start : start + count * length].unflatten(1, (count, length)).transpose(0, 1)
-
-
-def _band(length: int, window: int, layout: FlatLayout) -> torch.Tensor:
-    """Who sees whom within a window, bool [tokens, tokens]."""
-    at = torch.arange(length, device=layout.device)
-    ahead = at[None] - at[:, None]
-    return (ahead <= 0) & (ahead > -window) if layout.causal else ahead.abs() <= window
 
 
 def _suits_varlen(query: torch.Tensor, value: torch.Tensor) -> bool:

@@ -1,0 +1,111 @@
+"""Texts of one row in buckets of like length, filled up to the longest of each, so that a few products do for all.
+
+Text by text, or length by length, a batch of forty short texts costs a hundred small products a layer; what fills up is
+less than a third, and sees and is seen by nobody.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+_ALIKE = 0.75  # a text is in a bucket if it has this share of the longest one's tokens
+_TOKENS = 8  # or lacks no more than so many
+_COMMON = 64  # long texts are filled up to a multiple of so many tokens: oneDNN makes and keeps a kernel for each size
+_LONG = 128
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Some texts of a row.
+
+    Attributes:
+        texts: how many.
+        length: of the longest, filled up.
+        index: the row's token at each place, int64 [texts * length]; filler repeats its text's first token.
+        places: where tokens are, int64; None where all places are.
+        visible: masks that were asked for, by window and direction.
+    """
+
+    texts: int
+    length: int
+    index: torch.Tensor
+    places: torch.Tensor | None
+    visible: dict[tuple[int | None, bool], torch.Tensor | None] = field(default_factory=dict)
+
+    @cached_property
+    def tokens(self) -> torch.Tensor:
+        """The row's tokens in this bucket, int64."""
+        return self.index if self.places is None else self.index[self.places]
+
+    def take(self, row: torch.Tensor) -> torch.Tensor:
+        """Texts [texts, heads, length, width] out of a row [tokens, heads, width]."""
+        return row.index_select(0, self.index).unflatten(0, (self.texts, self.length)).transpose(1, 2)
+
+    def give(self, states: torch.Tensor) -> torch.Tensor:
+        """Tokens [tokens, heads, width], filler left out, of [texts, heads, length, width]."""
+        flat = states.transpose(1, 2).flatten(0, 1)
+        return flat if self.places is None else flat.index_select(0, self.places)
+
+    def sight(self, window: int | None, causal: bool) -> torch.Tensor | None:
+        """Who sees whom, bool [texts or 1, length, length]; None: all see all. Filler sees all: no row may be empty.
+
+        Args:
+            window: how far a token sees, as transformers counts: to both sides and inclusive, or `window` - 1 back.
+            causal: back only.
+        """
+        key = (window, causal)
+        if key not in self.visible:
+            self.visible[key] = self._sight(window, causal)
+        return self.visible[key]
+
+    def _sight(self, window: int | None, causal: bool) -> torch.Tensor | None:
+        narrow = window is not None and window < self.length
+        seen = band(self.length, window if narrow else None, causal)[None] if narrow or causal else None
+        if self.places is None:
+            return seen
+        real = torch.zeros(self.texts * self.length, dtype=torch.bool)
+        real = real.index_fill_(0, self.places, True).unflatten(0, (self.texts, self.length))
+        keys = real[:, None] if seen is None else real[:, None] & seen
+        return keys | ~real[:, :, None]
+
+
+def band(length: int, window: int | None, causal: bool, device: torch.device | str = "cpu") -> torch.Tensor:
+    """Who sees whom, bool [tokens, tokens]; `window` as in `Bucket.sight`."""
+    at = torch.arange(length, device=device)
+    ahead = at[None] - at[:, None]
+    far = length if window is None else window
+    return (ahead <= 0) & (ahead > -far) if causal else ahead.abs() <= far
+
+
+def make_buckets(lengths: Sequence[int]) -> tuple[list[Bucket], torch.Tensor | None]:
+    """The buckets of a row of texts, and where each token of the row is among theirs (None: in the row's order)."""
+    sizes = np.asarray(lengths, dtype=np.int64)
+    starts = np.cumsum(sizes) - sizes
+    order = np.argsort(-sizes, kind="stable")
+    buckets, first = [], 0
+    while first < len(order):
+        longest = int(sizes[order[first]])
+        alike = min(_ALIKE * longest, longest - _TOKENS)
+        last = first + int(np.searchsorted(-sizes[order[first:]], -alike, side="right"))
+        chosen = order[first:last]
+        length = -(-longest // _COMMON) * _COMMON if longest > _LONG else longest
+        buckets.append(_bucket(starts[chosen], sizes[chosen], length))
+        first = last
+    came = np.concatenate([bucket.tokens.numpy() for bucket in buckets])
+    if np.array_equal(came, np.arange(len(came))):
+        return buckets, None
+    back = np.empty_like(came)
+    back[came] = np.arange(len(came))
+    return buckets, torch.from_numpy(back)
+
+
+def _bucket(starts: NDArray[np.int64], sizes: NDArray[np.int64], length: int) -> Bucket:
+    steps = np.arange(length)
+    real = steps[None] < sizes[:, None]
+    index = (starts[:, None] + np.where(real, steps, 0)).ravel()
+    places = None if real.all() else torch.from_numpy(np.flatnonzero(real))
+    return Bucket(len(sizes), length, torch.from_numpy(index), places)
