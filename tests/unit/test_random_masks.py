@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from unmask.backbone.fast.random_masks import Dropout, masked, random_mask
+from unmask.backbone.fast.random_masks import Dropout, ResidualDropout, masked, random_mask
 
 
 def mask_of(seed, shape=(1000, 257), rate=0.05):
@@ -46,3 +46,16 @@ def test_the_gradient_is_dropped_where_the_value_was():
     out = Dropout.apply(x, 0.4)
     out.backward(torch.ones_like(out))
     assert torch.equal(x.grad == 0, out == 0)
+
+
+def test_what_a_layer_adds_is_dropped_and_rescaled_with_its_gradient():
+    before, after = (torch.randn(50, 40, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    torch.manual_seed(3)
+    out = ResidualDropout.apply(before, after, 0.4)
+    torch.manual_seed(3)
+    keep = -random_mask(after, 0.4)
+    by_hand = before + keep * (after - before) / 0.6
+    torch.testing.assert_close(out, by_hand)
+    wanted = torch.randn_like(out)
+    found = torch.autograd.grad(out, (before, after), wanted)
+    torch.testing.assert_close(found, torch.autograd.grad(by_hand, (before, after), wanted))

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from unmask.backbone.families import ATTENTION_NAMES, DROPOUT_KEYS
+from unmask.backbone.fast.random_masks import ResidualDropout
 from unmask.backbone.forward import token_states
 from unmask.backbone.structure import decoder_layers, evaluation_mode, first_tensor, text_config
 
@@ -61,7 +62,10 @@ def hidden_dropout(model: nn.Module, rate: float) -> Iterator[None]:
             return output
         before = args[0] if args else kwargs["hidden_states"]
         after = first_tensor(output)
-        dropped = before + nn.functional.dropout(after - before, rate)  # type: ignore[operator]
+        if after.device.type == "cpu":
+            dropped = ResidualDropout.apply(before, after, rate)  # type: ignore[no-untyped-call]
+        else:
+            dropped = before + nn.functional.dropout(after - before, rate)  # type: ignore[operator]
         return dropped if isinstance(output, torch.Tensor) else (dropped, *output[1:])  # type: ignore[index]
 
     with ExitStack() as hooks:

@@ -26,7 +26,7 @@ def _dtypes() -> tuple[torch.dtype, ...]:
     if operators.packed_product() is None:
         return ()
     single = (torch.float32,) if platform.machine().lower() in ("x86_64", "amd64") else ()  # measured nowhere else
-    return (*single, torch.bfloat16) if operators.multiplies_bf16_on_cpu() else single
+    return (*single, torch.bfloat16) if operators.knows_bf16_on_cpu() else single
 
 
 _DTYPES = _dtypes()

@@ -63,6 +63,26 @@ class Dropout(torch.autograd.Function):
         return masked(gradients[0], *ctx.saved_tensors), None, None
 
 
+class ResidualDropout(torch.autograd.Function):
+    """Dropout on what a layer adds to the residual stream: before + dropout(after - before)."""
+
+    @staticmethod
+    def forward(ctx: Any, before: torch.Tensor, after: torch.Tensor, dropout: float) -> torch.Tensor:
+        """The stream behind the layer, in the shape of both."""
+        added = after - before
+        mask = random_mask(added, dropout)
+        ctx.save_for_backward(mask)
+        ctx.scale = 1 / (1 - dropout)
+        return torch.add(before, masked(added, mask), alpha=ctx.scale)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
+        """Where a part was dropped, the gradient goes past the layer."""
+        (given,) = gradients
+        for_after = masked(given.contiguous(), *ctx.saved_tensors).mul_(ctx.scale)
+        return given - for_after, for_after, None
+
+
 class RandomMasks(FastPath):
     """Masks from raw random bits, as a fast path; what drops by them asks at each draw."""
 
