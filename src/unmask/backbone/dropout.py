@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from unmask.backbone.families import ATTENTION_NAMES, DROPOUT_KEYS
-from unmask.backbone.fast.random_masks import ResidualDropout
+from unmask.backbone.fast.random_masks import drop_added
 from unmask.backbone.forward import token_states
 from unmask.backbone.structure import decoder_layers, evaluation_mode, first_tensor, text_config
 
@@ -63,7 +63,7 @@ def hidden_dropout(model: nn.Module, rate: float) -> Iterator[None]:
         before = args[0] if args else kwargs["hidden_states"]
         after = first_tensor(output)
         if after.device.type == "cpu":
-            dropped = ResidualDropout.apply(before, after, rate)  # type: ignore[no-untyped-call]
+            dropped = drop_added(before, after, rate)  # type: ignore[arg-type]
         else:
             dropped = before + nn.functional.dropout(after - before, rate)  # type: ignore[operator]
         return dropped if isinstance(output, torch.Tensor) else (dropped, *output[1:])  # type: ignore[index]

@@ -93,7 +93,10 @@ def flat_states(
     layout = layout_of((*lengths, filler) if filler else lengths, model)
     use_flat_attention(model)
     with flat(layout):
-        return [states[0][:tokens] for states in layer_states(model, input_ids, None, layout.positions, layers)]
+        whole = layer_states(model, input_ids, None, layout.positions, layers)
+    if whole[-1].grad_fn is not None:
+        whole[-1].grad_fn.metadata["layout"] = layout  # type: ignore[index]  # held until the backward pass is over
+    return [states[0][:tokens] for states in whole]
 
 
 def text_states(model: nn.Module, batch: Batch, layers: Sequence[int] | None = None) -> list[torch.Tensor]:

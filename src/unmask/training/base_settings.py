@@ -68,6 +68,9 @@ class TrainedStage(StageSettings, OptimSettings):
     tuning: Tuning = "lora"
     lora: LoraSettings = LoraSettings()
     gradient_checkpointing: bool = False
+    compile: bool = Field(
+        False, description="compile the layers on a CPU: less time and memory a step, a minute at the start"
+    )
     micro_batch_tokens: int = Field(8192, ge=1, description="most tokens in one forward pass")
     log_every: int = Field(10, ge=1)
     save_every: int = Field(100, ge=1)
@@ -128,6 +131,15 @@ class TrainedStage(StageSettings, OptimSettings):
         if any(getattr(self.lora, key) != getattr(before.lora, key) for key in alike):
             return [f".lora: to continue the adapter before, {', '.join(alike)} must be the same"]
         return []
+
+    @model_validator(mode="after")
+    def _passes_agree(self) -> "TrainedStage":
+        if self.compile and (self.gradient_checkpointing or self.runs_again):
+            what = "gradient_checkpointing" if self.gradient_checkpointing else "grad_cache"
+            raise ValueError(
+                f"compile: layers that run twice could draw other dropout masks; leave {what} or compile off"
+            )
+        return self
 
     @model_validator(mode="after")
     def _warmup_fits(self) -> "TrainedStage":

@@ -17,6 +17,8 @@ import torch
 from accelerate.utils import DistributedType
 from torch import nn
 
+from unmask.backbone.fast.compiling import CompiledTraining
+from unmask.backbone.truth.flat import reads_flat
 from unmask.errors import TrainingError
 from unmask.objectives.base import Objective
 from unmask.training import checkpoint
@@ -140,6 +142,10 @@ def fit(job: Job, settings: TrainedStage, folder: Path, accelerator: Any, *, see
     newest = agreed(accelerator, next(reversed(checkpoint.kept(checkpoints)), None))
     done = 0 if newest is None else checkpoint.restore(newest, parameters, shards)
     engine = StepEngine(accelerator, model, seed)
+    layers = CompiledTraining(job.module.model)
+    if settings.compile:
+        flat = reads_flat(job.module.model)
+        layers.attach(job.module.model) if flat else accelerator.print(f"Layers are not compiled: {flat.reason}.")
     monitor = Monitor(folder, settings.label, settings.steps, done, accelerator, progress)
     try:
         if job.evaluate and done == 0:
@@ -151,7 +157,7 @@ def fit(job: Job, settings: TrainedStage, folder: Path, accelerator: Any, *, see
             for group in prepared.param_groups:  # before the backward pass: DeepSpeed steps at its end
                 group["lr"] = rate
             batch, tokens = job.batch(step)
-            out = job.objective.step(model, batch, engine)
+            out = layers.run(lambda: job.objective.step(model, batch, engine), prepared.zero_grad)
             norm = float(accelerator.clip_grad_norm_(parameters.values(), settings.clip_norm))
             _check_finite(settings.label, step, out.loss, norm)
             prepared.step()
@@ -168,6 +174,7 @@ def fit(job: Job, settings: TrainedStage, folder: Path, accelerator: Any, *, see
                 checkpoint.save(checkpoints, finished, parameters, shards, keep)
     finally:
         monitor.close()
+        layers.detach(job.module.model)
         optimizer.zero_grad()
         accelerator.free_memory()  # or it would hold this stage's model and moments through the next
 

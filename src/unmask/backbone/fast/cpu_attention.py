@@ -21,6 +21,8 @@ from unmask.backbone.fast.random_masks import Dropout, draw_seed
 _SHORT = 128  # tokens; up to here float32 products are faster than torch's kernel, in bfloat16 by far
 _LONGEST = 512  # tokens; the scores of longer texts are not written down
 
+Options = tuple[float | None, int | None, bool, float]  # scale, window, whether it is causal, dropout on the weights
+
 
 def suits_products(query: torch.Tensor, longest: int, dropout: float) -> bool:
     """True where products are faster than torch's kernel in training; `longest` in tokens, of the texts of a row."""
@@ -41,31 +43,52 @@ class ByProducts(torch.autograd.Function):
         value: torch.Tensor,
         buckets: Sequence[Bucket],
         order: torch.Tensor | None,
-        options: tuple[float | None, int | None, bool, float],
+        options: Options,
     ) -> torch.Tensor:
-        """The states; options are the scale, the window, whether it is causal, the dropout on the weights."""
+        """The states."""
         seed = draw_seed() if options[-1] else 0
         ctx.save_for_backward(query, key, value)
         ctx.rest = (buckets, order, options, seed)
-        rows = [x[0].transpose(0, 1) for x in (query, key, value)]
-        found = [_attend(bucket, [bucket.take(row) for row in rows], options, seed) for bucket in buckets]
-        return _in_order([bucket.give(states) for bucket, states in zip(buckets, found, strict=True)], order)
+        return products_in_buckets((query, key, value), *ctx.rest)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Gradients of query, key and value."""
-        buckets, order, options, seed = ctx.rest
-        rows = [x[0].transpose(0, 1) for x in ctx.saved_tensors]
-        found: list[list[torch.Tensor]] = [[], [], []]
-        for bucket in buckets:
-            with torch.enable_grad():  # type: ignore[no-untyped-call]
-                inputs = [bucket.take(row).detach().requires_grad_() for row in rows]
-                states = bucket.give(_attend(bucket, inputs, options, seed))
-            given = gradients[0].index_select(0, bucket.tokens)
-            for parts, one in zip(found, torch.autograd.grad(states, inputs, given), strict=True):
-                parts.append(bucket.give(one))
-        whole = [_in_order(parts, order).transpose(0, 1)[None] for parts in found]
-        return (*whole, None, None, None)
+        return (*gradients_in_buckets(gradients[0], ctx.saved_tensors, *ctx.rest), None, None, None)
+
+
+def products_in_buckets(
+    inputs: Sequence[torch.Tensor],
+    buckets: Sequence[Bucket],
+    order: torch.Tensor | None,
+    options: Options,
+    seed: int,
+) -> torch.Tensor:
+    """States [tokens, heads, width]; see `ByProducts`. The seed is that of the dropout."""
+    rows = [x[0].transpose(0, 1) for x in inputs]
+    found = [_attend(bucket, [bucket.take(row) for row in rows], options, seed) for bucket in buckets]
+    return _in_order([bucket.give(states) for bucket, states in zip(buckets, found, strict=True)], order)
+
+
+def gradients_in_buckets(
+    given: torch.Tensor,
+    inputs: Sequence[torch.Tensor],
+    buckets: Sequence[Bucket],
+    order: torch.Tensor | None,
+    options: Options,
+    seed: int,
+) -> list[torch.Tensor]:
+    """Gradients of query, key and value from that of the states."""
+    rows = [x[0].transpose(0, 1) for x in inputs]
+    found: list[list[torch.Tensor]] = [[], [], []]
+    for bucket in buckets:
+        with torch.enable_grad():  # type: ignore[no-untyped-call]
+            own = [bucket.take(row).detach().requires_grad_() for row in rows]
+            states = bucket.give(_attend(bucket, own, options, seed))
+        wanted = given.index_select(0, bucket.tokens)
+        for parts, one in zip(found, torch.autograd.grad(states, own, wanted), strict=True):
+            parts.append(bucket.give(one))
+    return [_in_order(parts, order).transpose(0, 1)[None] for parts in found]
 
 
 def _in_order(parts: Sequence[torch.Tensor], order: torch.Tensor | None) -> torch.Tensor:
@@ -73,12 +96,7 @@ def _in_order(parts: Sequence[torch.Tensor], order: torch.Tensor | None) -> torc
     return together if order is None else together.index_select(0, order)
 
 
-def _attend(
-    bucket: Bucket,
-    inputs: Sequence[torch.Tensor],
-    options: tuple[float | None, int | None, bool, float],
-    seed: int,
-) -> torch.Tensor:
+def _attend(bucket: Bucket, inputs: Sequence[torch.Tensor], options: Options, seed: int) -> torch.Tensor:
     scale, window, causal, dropout = options
     query, key, value = inputs
     visible = bucket.sight(window, causal)

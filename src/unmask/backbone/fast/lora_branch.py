@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from unmask.backbone.fast.contract import FastPath
-from unmask.backbone.fast.random_masks import masked, random_mask
+from unmask.backbone.fast.random_masks import dropped_in_compiled, masked, random_mask
 
 
 class DroppedProduct(torch.autograd.Function):
@@ -43,6 +43,9 @@ def add_branch(
     result: torch.Tensor, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scale: float, dropout: float
 ) -> torch.Tensor:
     """The branch's output on top of the frozen layer's `result` [rows, out], in place; b is [out, rank]."""
+    if torch.compiler.is_compiling():
+        x = dropped_in_compiled(x, dropout) if dropout else x
+        return result + (x @ a.to(x.dtype).T * (scale / (1 - dropout))).to(result.dtype) @ b.to(result.dtype).T
     low = DroppedProduct.apply(x, a, scale, dropout)  # type: ignore[no-untyped-call]
     return result.addmm_(low.to(result.dtype), b.to(result.dtype).T)
 

@@ -128,19 +128,34 @@ def fake_tensors() -> AbstractContextManager[Any]:
 
 def define(
     schema: str,
-    function: Callable[..., torch.Tensor],
-    shape_only: Callable[..., torch.Tensor],
+    function: Callable[..., Any],
+    shape_only: Callable[..., Any],
     kinds: Sequence[str],
+    *,
+    random: bool = False,
+    backward: tuple[Callable[..., None], Callable[..., Any]] | None = None,
 ) -> None:
     """Make a function one opaque step of compiled layers: `torch.ops.unmask.NAME`.
 
-    Without the wrapper of `torch.library.custom_op`, which takes longer than a product.
+    Without the wrapper of `torch.library.custom_op`, which takes longer than a product. What torch keeps compiled on
+    disk knows a step by its schema alone: give it another name where shape or backward pass change.
+
+    Args:
+        schema: name, arguments and results.
+        function: what it does.
+        shape_only: the same on tensors without data.
+        kinds: of devices.
+        random: each call gives something else.
+        backward: what is kept (context, inputs, output), and gradients of the inputs (context, gradients).
     """
     name = schema.partition("(")[0]
-    _LIBRARY.define(schema)
+    _LIBRARY.define(schema, tags=(torch.Tag.nondeterministic_seeded,) if random else ())
     for kind in kinds:
         _LIBRARY.impl(name, function, kind)
     torch.library.register_fake(f"unmask::{name}", shape_only)
+    if backward is not None:
+        keep, gradients = backward
+        torch.library.register_autograd(f"unmask::{name}", gradients, setup_context=keep, lib=_LIBRARY)
 
 
 _LIBRARY = torch.library.Library("unmask", "FRAGMENT")

@@ -47,6 +47,22 @@ def masked(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return (x.view(integers) & mask.to(integers)).view(x.dtype)
 
 
+def _mask(x: torch.Tensor, dropout: float) -> torch.Tensor:
+    return random_mask(x, dropout)
+
+
+def _shape_only(x: torch.Tensor, dropout: float) -> torch.Tensor:
+    return x.new_empty(x.shape, dtype=torch.int8)
+
+
+operators.define("random_mask(Tensor x, float dropout) -> Tensor", _mask, _shape_only, ("CPU",), random=True)
+
+
+def dropped_in_compiled(x: torch.Tensor, dropout: float) -> torch.Tensor:
+    """Dropout without rescaling, as layers that are compiled do it: torch drops in one pass with what is around it."""
+    return torch.where(torch.ops.unmask.random_mask(x, dropout).bool(), x, 0)
+
+
 class Dropout(torch.autograd.Function):
     """Dropout without rescaling."""
 
@@ -81,6 +97,13 @@ class ResidualDropout(torch.autograd.Function):
         (given,) = gradients
         for_after = masked(given.contiguous(), *ctx.saved_tensors).mul_(ctx.scale)
         return given - for_after, for_after, None
+
+
+def drop_added(before: torch.Tensor, after: torch.Tensor, dropout: float) -> torch.Tensor:
+    """Dropout on what a layer adds to the residual stream, on a CPU."""
+    if torch.compiler.is_compiling():
+        return before + dropped_in_compiled(after - before, dropout) * (1 / (1 - dropout))
+    return ResidualDropout.apply(before, after, dropout)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class RandomMasks(FastPath):
