@@ -79,10 +79,12 @@ class HubSplit:
 
         datasets.disable_progress_bars()
         cache = None
-        if Path(self.name).is_dir():  # the library looks at times of change alone
-            cache = Path(datasets.config.HF_DATASETS_CACHE) / "folders" / _checked_folder(Path(self.name))
         try:
+            if Path(self.name).is_dir():  # the library looks at times of change alone
+                cache = Path(datasets.config.HF_DATASETS_CACHE) / "folders" / _checked_folder(Path(self.name))
             return datasets.load_dataset(self.name, self.config, split=self.split, cache_dir=cache)
+        except DataError:
+            raise
         except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
             what = "folder" if Path(self.name).is_dir() else "hub data set"
             cause: BaseException = error

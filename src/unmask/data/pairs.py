@@ -26,13 +26,15 @@ _JUDGEMENT = re.compile(
     r"|grades?|relevan(t|ce)|related(ness)?|ratings?|class|target|correct|match(es)?|quality|relation|verdict)([_\W].*)?"
 )
 _VERDICT = re.compile(
-    r"true|false|yes|no|[ynt]|f|neutral|contradict(s|ion|ory)|((not|non|un|ir)[ _-]?)?"
+    r"true|false|yes|no|neutral|contradict(s|ion|ory)|((not|non|un|ir)[ _-]?)?"
     r"(duplicates?|paraphrases?|relevant|related|similar|match|entail(s|ed|ment)|correct)|[-+]?[0-9]+([.,][0-9]+)?"
 )
-# Numbers that say nothing of that kind: ids, places, sizes, dates, and what `unmask mine` writes.
-_COUNTED = re.compile(
+# Columns whose numbers and short words say nothing of that kind: ids, places, sizes, dates, titles, other texts, and what
+# `unmask mine` writes.
+_HARMLESS = re.compile(
     r"(.*[_\W])?(q?id|idx|index|nr|no|num|number|count|len|length|start|end|offset|line|page|row|year|date|time(stamp)?"
-    r"|tokens|words)([0-9]*|[_\W].*)|(positive_cosine|negative_cosines)"
+    r"|tokens|words|titles?|names?|topic|category|source|url|lang(uage)?|split|subset|type|text|context|passage|question"
+    r"|answers?)([0-9]*|[_\W].*)|(positive_cosine|negative_cosines)"
 )
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
@@ -182,18 +184,18 @@ def _check_judgements(columns: PairColumns, names: Mapping[str, list[str]], row:
 
 
 def _judges(name: str, value: Any) -> bool:
-    """True for a column that is called like a judgement, or holds one and is not called like something that counts."""
-    called, counts = _meaning(name)
-    if called or counts or not isinstance(value, str | int | float):
+    """True for a column that is called like a judgement, or holds one and is not called like something harmless."""
+    called, harmless = _meaning(name)
+    if called or harmless or not isinstance(value, str | int | float):
         return called
     return not isinstance(value, str) or _VERDICT.fullmatch(value.strip().lower()) is not None
 
 
 @lru_cache(maxsize=256)
 def _meaning(name: str) -> tuple[bool, bool]:
-    """Whether a column is called like a judgement, and like something that counts."""
+    """Whether a column is called like a judgement, and like something harmless."""
     words = _CAMEL.sub("_", name).lower()
-    return _JUDGEMENT.fullmatch(words) is not None, _COUNTED.fullmatch(words) is not None
+    return _JUDGEMENT.fullmatch(words) is not None, _HARMLESS.fullmatch(words) is not None
 
 
 def _same(found: Any, wanted: Any) -> bool:

@@ -315,8 +315,8 @@ class TextEncoder:
     def as_decoder(self) -> Iterator[Any]:
         """The causal language model that the base was, on the same weights, for as long as the block lasts.
 
-        Unmerged adapters are switched off, attention is causal, one-sided layers read forward. The logits are the base's
-        if weights were only converted, or opened with `merge=False`. The base, which has the head, must still be there.
+        Unmerged adapters are switched off, attention is causal, one-sided layers read forward. Logits are those of the
+        base if weights were only converted, or opened with `merge=False`. The base, with its head, must still be there.
 
         Yields:
             A transformers model with its head; `.generate` works.
