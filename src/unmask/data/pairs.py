@@ -29,8 +29,8 @@ _VERDICT = re.compile(
     r"true|false|yes|no|neutral|contradict(s|ion|ory)|((not|non|un|ir)[ _-]?)?"
     r"(duplicates?|paraphrases?|relevant|related|similar|match|entail(s|ed|ment)|correct)|[-+]?[0-9]+([.,][0-9]+)?"
 )
-# Columns whose numbers and short words say nothing of that kind: ids, places, sizes, dates, titles, other texts, and what
-# `unmask mine` writes.
+# Columns whose numbers and short words say nothing of that kind: ids, places, sizes, dates, titles, other texts, and
+# what `unmask mine` writes.
 _HARMLESS = re.compile(
     r"(.*[_\W])?(q?id|idx|index|nr|no|num|number|count|len|length|start|end|offset|line|page|row|year|date|time(stamp)?"
     r"|tokens|words|titles?|names?|topic|category|source|url|lang(uage)?|split|subset|type|text|context|passage|question"

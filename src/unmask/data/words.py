@@ -243,9 +243,9 @@ def _is_header(columns: list[str]) -> bool:
 
 def _are_numbers(words: Sequence[str]) -> bool:
     """True for the numbers of words in their sentence (1, 2; 0, 1; 7-1, 7-2), and for that of the sentence repeated."""
-    if len(set(words)) == 1:
-        return any(map(str.isdigit, words[0]))
     found = [_NUMBERED.fullmatch(word) for word in words]
+    if len(set(words)) == 1:
+        return found[0] is not None
     numbers = [int(one["number"]) for one in found if one and found[0] and one["prefix"] == found[0]["prefix"]]
     return numbers in ([*range(len(words))], [*range(1, len(words) + 1)])
 
