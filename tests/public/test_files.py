@@ -1,5 +1,7 @@
 """Files that people brought and that were silently read as something else: every row is right, or the line is named."""
 
+import json
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -9,9 +11,8 @@ from unmask.data.pairs import Pair, PairColumns, read_pairs
 from unmask.data.ranking import read_beir
 from unmask.data.records import read_records, read_rows
 from unmask.data.sources import read_labelled_texts
-from unmask.data.words import ColumnFile, split_words
+from unmask.data.words import ColumnFile
 from unmask.errors import DataError
-from unmask.evaluation.spans import span_scheme, spans
 
 
 def write(folder, name, content):
@@ -62,11 +63,11 @@ def test_json_lines_under_any_name(tmp_path, name):
     assert texts(write(tmp_path, name, '\n{"text": "a cat"}\r\n\n{"text": "stocks"}')) == ["a cat", "stocks"]
 
 
-@pytest.mark.parametrize("name", ["a.json", "A.JSON", "a.jsonl"])
+@pytest.mark.parametrize("name", ["a.json", "A.JSON", "a.jsonl", "a.data", "a"])
 def test_an_array_of_objects(tmp_path, name):
     path = write(tmp_path, name, b'\xef\xbb\xbf [\n {"text": "a",\n "n": 1},\n {"text": "b ]"}\n]\n')
     assert list(read_rows(path)) == [(2, {"text": "a", "n": 1}), (4, {"text": "b ]"})]
-    assert list(read_rows(write(tmp_path, name, "[]"))) == []
+    assert list(read_rows(write(tmp_path, "a.json", "[]"))) == []
 
 
 @pytest.mark.parametrize(
@@ -77,6 +78,7 @@ def test_an_array_of_objects(tmp_path, name):
         ('[{"text": "a"},\n]', r"a.json:2: broken JSON"),
         ('[{"text": "a"}] [{"text": "b"}]', "something follows"),
         ('[\n{"text": "a"},\n3]', r"a.json:3: expected a JSON object, found a int"),
+        ('{"text": "a", "text": "b"}', r"a.json:1: broken JSON .one object has two values of one key"),
         ("[" * 100_000, r"a.json:1: broken JSON"),
         ('{"text": ' + "[" * 100_000, r"a.json:1: broken JSON"),
     ],
@@ -87,9 +89,20 @@ def test_json_that_is_neither_is_named(tmp_path, content, message):
 
 
 def test_json_in_a_text_file_is_named(tmp_path):
-    with pytest.raises(DataError, match=r"holds JSON, an object a line; give it a name that ends in .jsonl"):
+    with pytest.raises(DataError, match=r"holds JSON; give it a name that ends in .jsonl"):
         texts(write(tmp_path, "a.txt", '{"text": "a"}\n{"text": "b"}\n'))
-    assert texts(write(tmp_path, "b.txt", "{curly} brackets\n")) == ["{curly} brackets"]
+    for content in ('[{"text": "a"},\n{"text": "b"}]', '{\n "text": "a"\n}', '{"text": "a"}\r{"text": "b"}\r'):
+        with pytest.raises(DataError, match="holds JSON"):
+            texts(write(tmp_path, "a.txt", content))
+    with pytest.raises(DataError, match=r"a.txt holds JSON"):
+        texts(write(tmp_path, "a.txt", '[{"text": "' + "long " * 4000 + '"}]'))
+    for line in ("{curly} brackets", "[1] Introduction", '{"a": 1} is JSON', "[{x}]", "id,text"):
+        assert texts(write(tmp_path, "b.txt", f"{line}\nnext\n")) == [line, "next"]
+
+
+def test_text_has_no_ids(tmp_path):
+    with pytest.raises(DataError, match=r"a.txt is text, a record a line; it has no 'id'"):
+        texts(write(tmp_path, "a.txt", "id,text\n1,a\n"), id_field="id")
 
 
 def test_parquet_under_any_name(tmp_path):
@@ -122,6 +135,7 @@ def test_every_line_end_ends_a_line(tmp_path):
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 5\n", "Git LFS pointer.*git lfs pull"),
         (b"ab\x00c", "binary file"),
         (b"caf\xe9\n", r"a.jsonl:1: not UTF-8"),
+        (b'{"text": "' + b"x" * 9000 + b'"}\n\x00\n', r"a.jsonl:2: a zero byte"),
     ],
 )
 def test_what_is_no_text_is_named(tmp_path, content, message):
@@ -137,59 +151,6 @@ def test_half_a_surrogate_pair_is_named_with_its_line(tmp_path):
         texts(write(tmp_path, "a.jsonl", whole + '{"text": "cut \\ud83d here"}\n'))
     with pytest.raises(DataError, match=r"a.json:2: half of a surrogate pair"):
         texts(write(tmp_path, "a.json", '[\n{"text": "cut \\uDE00 here"}]\n'))
-
-
-UNIVERSAL = "1-2\tdu\t_\t_\t_\t_\t_\t_\t_\t_\n1\tde\tde\tADP\t_\t_\t3\tcase\t_\t_\n2\tle\tle\tDET\t_\t_\t3\tdet\t_\t_\n"
-UNIVERSAL += "3.1\tx\tx\tVERB\t_\t_\t_\t_\t_\t_\n\n1\t#\t#\tSYM\t_\t_\t0\troot\t_\t_\n"
-
-
-# CoNLL-U is often called .conll, and read as plain columns its words are 1, 2, 3: accuracy 21.5 instead of 87.9.
-@pytest.mark.parametrize("name", ["a.conllu", "A.CONLLU", "a.conll", "a.txt", "a"])
-@pytest.mark.parametrize("comments", ["", "# sent_id = 1\n# text = du\n"])
-def test_conll_u_under_any_name(tmp_path, name, comments):
-    first, second = ColumnFile(write(tmp_path, name, comments + UNIVERSAL))
-    assert first.words == ("de", "le")
-    assert first.labels == {"upos": ("ADP", "DET")}
-    assert second.words == ("#",)
-
-
-def test_comments_and_headers_of_column_files_are_no_words(tmp_path):
-    path = write(tmp_path, "a.conll", "# id 7f domain=train\nTOKEN\tPOS\nthe\tDET\n# SYM\n\n# id 8\n#\tSYM\n")
-    with pytest.raises(DataError, match="columns"):
-        list(ColumnFile(path))  # a comment inside a sentence is not one
-    path = write(tmp_path, "a.conll", "# id 7f domain=train\nTOKEN\tPOS\nthe\tDET\n\n# id 8\n#\tSYM\n")
-    assert [s.words for s in ColumnFile(path)] == [("the",), ("#",)]
-    path = write(tmp_path, "b.conll", "#begin document (a); part 0\nThe DT\ncat NN\n\n#end of document\n")
-    assert [s.words for s in ColumnFile(path)] == [("The", "cat")]
-
-
-def test_a_word_column_that_only_counts_is_named(tmp_path):
-    rows = "1 the DT\n2 cat NN\n\n1 a DT\n\n"
-    path = write(tmp_path, "a.conll", rows)
-    with pytest.raises(DataError, match=r"the words in column 0 only count from 1"):
-        list(ColumnFile(path))
-    assert [s.words for s in ColumnFile(path, word_column=1)] == [("the", "cat"), ("a",)]
-    with pytest.raises(DataError, match="only count"):
-        next(iter(x for x in ColumnFile(write(tmp_path, "b.conll", rows * 40)) if x.words == ("never",)), None)
-    assert next(iter(ColumnFile(write(tmp_path, "c.conll", "1 CD\n2 CD\n\nthe DT\n")))).words == ("1", "2")
-
-
-# Hindi sentences of five words were tagged as seventeen.
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("\u0926\u093f\u0932\u094d\u0932\u0940 \u092e\u0947\u0902 \u0930\u0939\u0924\u0940 \u0939\u0948", 4),
-        ("cafe\u0301 in Rome", 3),
-        ("\U0001f468\u200d\U0001f469\u200d\U0001f467 \u2764\ufe0f family", 3),
-        ("\u0646\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645", 1),
-        ("state-of-the-art O'Neil don\u2019t 3.14", 4),
-        ("- a -b c- --", 8),
-    ],
-)
-def test_a_mark_stays_with_its_word(text, words):
-    found = split_words(text)
-    assert len(found) == words, found
-    assert "".join(found) == "".join(text.split())
 
 
 # `sentence1, sentence2, label`: pairs of label 0 were trained as positives.
@@ -209,6 +170,35 @@ def test_a_column_that_judges_pairs_is_not_passed_over(tmp_path, name):
         list(read_pairs([path], PairColumns("sentence1", "sentence2", where={"lable": 1})))
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("isDuplicate", 0),
+        ("y", 1),
+        ("correct", "no"),
+        ("upvotes", 3.5),
+        ("relation", "neutral"),
+        ("z", "contradiction"),
+    ],
+)
+def test_a_judgement_is_known_by_other_names_and_by_what_it_holds(tmp_path, name, value):
+    path = str(write(tmp_path, "a.jsonl", json.dumps({"question": "a", "answer": "b", name: value})))
+    with pytest.raises(DataError, match=rf"a.jsonl:1: column '{name}' seems to say"):
+        list(read_pairs([path]))
+    assert list(read_pairs([path], PairColumns(where={name: value}))) == [Pair("a", "b")]
+    plain = {
+        "id": 3,
+        "qid1": "4",
+        "answer_start": 5,
+        "year": 1999,
+        "title": "t",
+        "split": "train",
+        "positive_cosine": 0.5,
+    }
+    path = str(write(tmp_path, "a.jsonl", json.dumps({"question": "a", "answer": "b", **plain})))
+    assert list(read_pairs([path])) == [Pair("a", "b")]
+
+
 def beir(folder, corpus, queries, judgements):
     (folder / "qrels").mkdir()
     write(folder, "corpus.jsonl", "".join(f'{{"_id": "{one}", "text": "t"}}\n' for one in corpus))
@@ -223,11 +213,42 @@ def beir(folder, corpus, queries, judgements):
         ("aba", "q", "q\ta\t1\n", r"corpus.jsonl:3: two documents have the id 'a'"),
         ("ab", "qrq", "q\ta\t1\n", r"queries.jsonl:3: two queries have the id 'q'"),
         ("ab", "q", "q\ta\t1\nq\ta\t0\n", r"test.tsv:3: document 'a' is judged a second time for query 'q'"),
+        ("ab", "q", "q\ta\t1\nq\tb\t99999999999\n", r"test.tsv:3: expected .* a whole number, found '99999999999'"),
     ],
 )
 def test_repeated_ids_are_named(tmp_path, corpus, queries, judgements, message):
     with pytest.raises(DataError, match=message):
         read_beir(beir(tmp_path, corpus, queries, judgements))
+
+
+def test_a_first_judgement_with_a_broken_grade_is_no_header(tmp_path):
+    folder = beir(tmp_path, "ab", "q", "q\tb\t1.0\n")
+    assert read_beir(folder).judgements == {"q": {"b": 1}}
+    write(tmp_path / "qrels", "test.tsv", "q\ta\thigh\nq\tb\t1\n")
+    with pytest.raises(DataError, match=r"test.tsv:1: expected .* found 'high'"):
+        read_beir(folder)
+    write(tmp_path / "qrels", "test.tsv", "version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 5\n")
+    with pytest.raises(DataError, match=r"test.tsv is a Git LFS pointer"):
+        read_beir(folder)
+
+
+def test_an_id_is_the_same_as_number_and_as_word(tmp_path):
+    folder = beir(tmp_path, "12", "7", "7\t1\t1\n")
+    write(tmp_path, "queries.jsonl", '{"_id": 7, "text": "t"}\n')
+    assert read_beir(folder).queries == {"7": "t"}
+    write(tmp_path, "corpus.jsonl", '{"_id": "1", "title": null, "text": "t"}\n{"_id": 1, "text": "t"}\n')
+    with pytest.raises(DataError, match=r"corpus.jsonl:2: two documents have the id '1'"):
+        read_beir(folder)
+    path = write(tmp_path, "a.jsonl", '{"id": 1, "text": "a"}\n{"id": 1.0, "text": "b"}\n')
+    with pytest.raises(DataError, match="record 2 has the id '1'"):
+        check_inputs([path], tmp_path / "out.parquet", field="text", id_field="id")
+
+
+@pytest.mark.parametrize("value", ["[1]", '{"a": 1}', "1.5", "null", '" "', "NaN"])
+def test_what_is_no_id_is_named(tmp_path, value):
+    path = write(tmp_path, "a.jsonl", '{"text": "a", "id": ' + value + "}\n")
+    with pytest.raises(DataError, match=r"a.jsonl:1: 'id' is .*, which is no id"):
+        texts(path, id_field="id")
 
 
 def test_repeated_ids_of_texts_are_named_before_a_model_is_loaded(tmp_path):
@@ -245,32 +266,7 @@ def test_what_is_no_label_is_named(tmp_path, label):
     assert read_labelled_texts(
         str(write(tmp_path, "b.jsonl", '{"text": "a", "label": -1}\n{"text": "b", "label": true}\n'))
     ).labels == ["-1", "True"]
-
-
-def test_ignored_tokens_are_no_label_of_words(tmp_path):
-    with pytest.raises(DataError, match=r"a.conll:2: label is '-100'"):
-        list(ColumnFile(write(tmp_path, "a.conll", "the 3\ncat -100\n")))
-
-
-# Labels without a kind, or written the other way round: F1 was a dash.
-@pytest.mark.parametrize(
-    ("labels", "scheme", "found"),
-    [
-        (["B", "I", "O", "B"], "BIO", [("_", 0, 1), ("_", 3, 3)]),
-        (["B_PER", "I_PER", "O"], "BIO", [("PER", 0, 1)]),
-        (["PER-B", "PER-I", "O"], "BIO", [("PER", 0, 1)]),
-        (["PER_B", "PER_L", "O", "ORG_U"], "BILOU", [("PER", 0, 1), ("ORG", 3, 3)]),
-        (["S-x", "O", "B-x", "E-x"], "IOBES", [("x", 0, 0), ("x", 2, 3)]),
-    ],
-)
-def test_marks_of_spans_in_other_forms(labels, scheme, found):
-    assert span_scheme(labels) == scheme
-    assert spans(labels) == found
-
-
-def test_marks_that_follow_no_scheme_are_named():
-    for labels in (["B_PER", "I_PER", "Other"], ["B-PER", "X-PER"], ["B", "L", "E", "O"]):
-        with pytest.raises(DataError, match="Unknown label scheme"):
-            span_scheme(labels)
-    for labels in (["NN", "VB", "I"], ["WP-B", "NN"], ["DT", "IN", "O"]):
-        assert span_scheme(labels) is None
+    path = write(
+        tmp_path, "c.jsonl", "".join(f'{{"text": "a", "label": {one}}}\n' for one in ("1", "1.0", '" 1"', "2"))
+    )
+    assert read_labelled_texts(str(path)).labels == ["1", "1", "1", "2"]

@@ -161,7 +161,7 @@ def test_pairs_that_are_written_are_read(tmp_path):
 def test_words_that_are_written_are_read(tmp_path):
     path = tmp_path / "a.conll"
     word = st.text(st.characters(categories=["L", "N", "P", "M"]), min_size=1, max_size=8).filter(
-        lambda text: not text.startswith(("#", "-DOCSTART-")) and text.strip() and not text.isdigit()
+        lambda text: not text.startswith(("#", "-DOCSTART-")) and text.strip() and text[-1] not in "0123456789"
     )
 
     @EXAMPLES

@@ -2,6 +2,9 @@
 
 import copy
 
+import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
 
 from unmask import TextEncoder
@@ -29,6 +32,48 @@ def test_texts_without_an_order_are_refused(bidirectional, way, texts, what):
         getattr(bidirectional, way)(texts)
     with pytest.raises(DataError, match=f"Texts came as {what}"):
         next(bidirectional.stream(texts))
+
+
+@pytest.mark.parametrize("way", ["encode", "encode_tokens", "tokenize", "stream"])
+@pytest.mark.parametrize(
+    "texts", [None, 5, b"bytes", np.array("a"), pa.table({"text": ["a"]}), pd.DataFrame({"text": ["a"]})]
+)
+def test_what_is_no_list_of_texts_is_refused(bidirectional, way, texts):
+    with pytest.raises(DataError, match="Texts came as"):
+        list(getattr(bidirectional, way)(texts))
+
+
+@pytest.mark.parametrize("way", ["encode_tokens", "tokenize", "stream", "encode_words"])
+def test_one_string_is_no_list(bidirectional, way):
+    with pytest.raises(DataError, match="Texts came as one str"):
+        list(getattr(bidirectional, way)("a text"))
+
+
+def test_whatever_gives_texts_in_an_order_is_encoded(bidirectional):
+    texts = ["a cat", "stocks fell"]
+    expected = bidirectional.encode(texts)
+    for given in (
+        iter(texts),
+        (text for text in texts),
+        np.array(texts),
+        pd.Series(texts, index=[7, 3]),
+        {"a cat": 1}.keys(),
+    ):
+        found = bidirectional.encode(given)
+        assert (found == expected[: len(found)]).all()
+    assert len(bidirectional.encode_tokens(pd.Series(texts, index=[7, 3]))) == 2
+    assert len(bidirectional.encode_words(words for words in [("a", "cat"), ("stocks",)])) == 2
+
+
+@pytest.mark.parametrize("words", [{"a", "b"}, {"a": 1}, None, b"ab"])
+def test_words_without_an_order_are_refused(bidirectional, words):
+    with pytest.raises(DataError, match="The words of text 1 came as"):
+        bidirectional.encode_words([["a"], words])
+
+
+def test_a_prompt_is_a_string(bidirectional):
+    with pytest.raises(DataError, match="The prompt is a int, not a string"):
+        bidirectional.encode(["a"], prompt=3)
 
 
 def test_a_tokenizer_with_more_tokens_than_embeddings_is_refused(tiny, tokenizer):

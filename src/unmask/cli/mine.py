@@ -26,6 +26,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--corpus", nargs="+", metavar="FILE", help="documents to search (default: the positives of all pairs)"
     )
+    parser.add_argument(
+        "--columns", nargs=2, metavar=("QUERY", "POSITIVE"), help="columns or keys of the pairs (default: usual names)"
+    )
     parser.add_argument("--field", default="text", help="column or key of a document's text (default: text)")
     parser.add_argument(
         "--where",
@@ -68,7 +71,8 @@ def run(arguments: argparse.Namespace) -> None:
         share=arguments.share,
         choice=arguments.choice,
     )
-    columns = PairColumns(where=_conditions(arguments.where))
+    query, answer = arguments.columns or (None, None)
+    columns = PairColumns(query, answer, where=_conditions(arguments.where))
     pairs = list(read_pairs(arguments.pairs, columns, quoting=arguments.quoting))
     if arguments.corpus:
         corpus = read_texts(arguments.corpus, field=arguments.field, quoting=arguments.quoting)

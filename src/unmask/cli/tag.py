@@ -22,7 +22,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "files",
         nargs="+",
         metavar="FILE",
-        help=".txt, .csv, .tsv, .jsonl, .json, .parquet: a text a row, split into words and punctuation; any other "
+        help=".txt, .csv, .tsv, JSON, Parquet: a text a row, split into words and punctuation; CoNLL-U and any other "
         "file, such as .conll: one word a line in the first column, blank lines between sentences",
     )
     add_quoting(parser)
@@ -45,10 +45,10 @@ def run(arguments: argparse.Namespace) -> None:
         pass  # what is wrong with a file is said before the encoder is loaded
     encoder = open_encoder(arguments)
     tagger.check(encoder)
-    marked = marks_spans(tagger.labels)
+    known = tagger.labels if marks_spans(tagger.labels) else []
     with _output(arguments.out) as out:
         for words, labels in tagger.tag(encoder, _all_sentences(arguments)):
-            _write(out, words, labels, as_json=arguments.json, marked=marked)
+            _write(out, words, labels, as_json=arguments.json, known=known)
 
 
 @contextmanager
@@ -71,11 +71,12 @@ def _all_sentences(arguments: argparse.Namespace) -> Iterator[tuple[str, ...]]:
 
 
 def _sentences(path: Path, arguments: argparse.Namespace) -> Iterator[tuple[str, ...]]:
-    from unmask.data.formats import FORMATS
+    from unmask.data.formats import find_format
     from unmask.data.records import read_records
     from unmask.data.words import ColumnFile, split_words
 
-    if path.suffix.lower() in FORMATS:
+    kind = find_format(path)
+    if kind != "words" and (kind != "text" or path.suffix.lower() == ".txt"):
         for record in read_records(path, field=arguments.field, quoting=arguments.quoting):
             words = split_words(record.text)
             if words:
@@ -85,13 +86,13 @@ def _sentences(path: Path, arguments: argparse.Namespace) -> Iterator[tuple[str,
         yield sentence.words
 
 
-def _write(out: TextIO, words: Sequence[str], labels: Sequence[str], *, as_json: bool, marked: bool) -> None:
+def _write(out: TextIO, words: Sequence[str], labels: Sequence[str], *, as_json: bool, known: Sequence[str]) -> None:
     from unmask.evaluation.spans import spans
 
     if not as_json:
         out.writelines(f"{word}\t{label}\n" for word, label in zip(words, labels, strict=True))
         out.write("\n")
         return
-    found = spans(labels) if marked else []
+    found = spans(labels, known) if known else []
     pieces = [{"label": kind, "start": a, "end": b + 1, "text": " ".join(words[a : b + 1])} for kind, a, b in found]
     out.write(json.dumps({"words": words, "labels": labels, "spans": pieces}, ensure_ascii=False) + "\n")

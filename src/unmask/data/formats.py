@@ -2,19 +2,21 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
 from unmask.errors import DataError
 
-Format = Literal["text", "csv", "tsv", "lines", "array", "parquet"]
+Format = Literal["text", "csv", "tsv", "lines", "array", "parquet", "words"]
 FORMATS = (".txt", ".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
 _JSON = (".jsonl", ".ndjson", ".json")
+_WORDS = (".conll", ".conllu")
 _PROBE = 8192  # bytes that tell what a file is
 _BOM = b"\xef\xbb\xbf"
+POINTER = b"version https://git-lfs.github.com/spec/"
 _NO_TEXT = {
-    b"version https://git-lfs.github.com/spec/": "a Git LFS pointer, not the file itself; fetch that by `git lfs pull`",
+    POINTER: "a Git LFS pointer, not the file itself; fetch that by `git lfs pull`",
     b"\x1f\x8b": "compressed by gzip; unpack it first",
     b"\x28\xb5\x2f\xfd": "compressed by zstd; unpack it first",
     b"PK\x03\x04": "a zip archive; unpack it first",
@@ -22,13 +24,16 @@ _NO_TEXT = {
     b"\xfe\xff": "UTF-16 text; save it as UTF-8",
 }
 _NOT_UTF8 = re.compile("[\ud800-\udfff]")  # bytes that could not be decoded, as `surrogateescape` marks them
+_LONG_OBJECT = re.compile(r'\{\s*"[^"\n]*"\s*:')
+_BEHIND = {"lines": re.compile(r"[^\S\r\n]*(?:[\r\n]|$)"), "array": re.compile(r"\s*[,\]]")}
+_UNIVERSAL = re.compile(r"[0-9]+(?:[-.][0-9]+)?(?:\t[^\t\r\n]*){9}")  # a line of CoNLL-U or CoNLL-X
 
 
 def find_format(path: Path) -> Format:
-    """What a reader of rows makes of a file.
+    """What a file holds.
 
-    A Parquet file and JSON are known by how they begin, whatever the case or the end of the name; csv and tsv by name.
-    Anything else is text, a record a line.
+    A Parquet file, JSON, and CoNLL-U are known by how they begin, whatever the case or the end of the name; csv and tsv
+    by name. Anything else is text, a record a line.
 
     Raises:
         DataError: missing, a folder, empty, a Git LFS pointer, or binary; or another content than the name says.
@@ -38,18 +43,23 @@ def find_format(path: Path) -> Format:
         return "parquet"
     if suffix == ".parquet":
         raise DataError(f"{path}: not a readable Parquet file (it does not begin as one).")
-    if suffix in (".conll", ".conllu"):
-        raise DataError(f"{path} holds a word a line; `unmask tag` and `unmask eval words` read such files.")
+    begin = head.removeprefix(_BOM).decode("utf-8", "replace").lstrip()
+    if suffix in _WORDS or is_universal(begin.splitlines()):
+        return "words"
     if suffix in (".csv", ".tsv"):
         return "csv" if suffix == ".csv" else "tsv"
-    begin = head.removeprefix(_BOM).lstrip()
     if suffix in _JSON:
-        return "array" if begin.startswith(b"[") else "lines"
-    if begin.startswith(b"{") and _is_object(begin):
-        if suffix == ".txt":
-            raise DataError(f"{path} holds JSON, an object a line; give it a name that ends in .jsonl.")
-        return "lines"
-    return "text"
+        return "array" if begin.startswith("[") else "lines"
+    found = _json_format(begin, whole=len(head) < _PROBE)
+    if found and suffix == ".txt":
+        raise DataError(f"{path} holds JSON; give it a name that ends in .jsonl or .json.")
+    return found or "text"
+
+
+def is_universal(lines: Iterable[str]) -> bool:
+    """True for CoNLL-U and CoNLL-X: the first line that is no comment has ten columns, the number of a word first."""
+    first = next((line for line in lines if line.strip() and not line.startswith("#")), "")
+    return _UNIVERSAL.fullmatch(first) is not None
 
 
 def read_head(path: Path) -> bytes:
@@ -83,24 +93,28 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     r"""Numbered lines of a UTF-8 file, without their ends: `\n`, `\r\n`, or `\r`.
 
     Raises:
-        DataError: a byte that is not UTF-8, with its line; a file that cannot be read.
+        DataError: a byte that is zero or not UTF-8, with its line; a file that cannot be read.
     """
     try:
         with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
             for number, line in enumerate(file, 1):
                 if not line.isascii() and _NOT_UTF8.search(line):
                     raise DataError(f"{path}:{number}: not UTF-8 text; save the file as UTF-8.")
+                if "\0" in line:
+                    raise DataError(f"{path}:{number}: a zero byte, which no text holds.")
                 yield number, line.removesuffix("\n")
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}).") from error
 
 
-def _is_object(begin: bytes) -> bool:
-    """True for a first line that is a JSON object, or one too long to be seen whole that begins like one."""
-    line, end, _ = begin.partition(b"\n")
-    if not end and len(line) > _PROBE - 64:
-        return re.match(rb'\{\s*"[^"]*"\s*:', line) is not None
+def _json_format(begin: str, *, whole: bool) -> Literal["lines", "array"] | None:
+    """What a file without a name of its own holds, if its first object is JSON: objects or an array of them."""
+    kind: Literal["lines", "array"] = "array" if begin.startswith("[") else "lines"
+    at = begin.find("{", 0, 64)
+    if at < 0 or begin[:at].strip() != ("[" if kind == "array" else ""):
+        return None
     try:
-        return isinstance(json.loads(line), dict)
+        _, end = json.JSONDecoder().raw_decode(begin, at)
     except (ValueError, RecursionError):
-        return False
+        return kind if not whole and _LONG_OBJECT.match(begin, at) else None
+    return kind if _BEHIND[kind].match(begin, end) else None

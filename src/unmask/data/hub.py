@@ -1,11 +1,14 @@
 """Rows of hub data sets, or of local folders in the same layout, through the `datasets` library."""
 
+import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unmask.data.formats import POINTER
+from unmask.data.records import read_rows
 from unmask.errors import DataError
 
 _SOURCE = re.compile(r"^(?P<name>[^:@]+)(?::(?P<config>[^@]+))?(?:@(?P<split>[\w.\[\]:%+-]+))?$")
@@ -75,12 +78,48 @@ class HubSplit:
         import datasets
 
         datasets.disable_progress_bars()
+        cache = None
         try:
-            return datasets.load_dataset(self.name, self.config, split=self.split)
+            if Path(self.name).is_dir():  # the library looks at times of change alone
+                cache = Path(datasets.config.HF_DATASETS_CACHE) / "folders" / _checked_folder(Path(self.name))
+            return datasets.load_dataset(self.name, self.config, split=self.split, cache_dir=cache)
+        except DataError:
+            raise
         except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
             what = "folder" if Path(self.name).is_dir() else "hub data set"
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            cause: BaseException = error
+            while cause.__cause__ is not None:  # the outermost only says that something went wrong
+                cause = cause.__cause__
+            reason = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
             raise DataError(f"{what} {self} cannot be read: {reason}") from error
+
+
+def files_in(folder: Path) -> list[Path]:
+    """Every file of a data folder but for hidden ones, sorted."""
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return sorted(path for path in found if not any(p.startswith(".") for p in path.relative_to(folder).parts))
+
+
+def _checked_folder(folder: Path) -> str:
+    """A digest of all that is in a folder, whose csv and tsv files are read as strictly as they are alone.
+
+    Raises:
+        DataError: a file that cannot be read right; a Git LFS pointer.
+    """
+    found = hashlib.sha256()
+    for path in files_in(folder):
+        with path.open("rb") as file:
+            head = file.read(len(POINTER))
+        if head == POINTER:
+            raise DataError(f"{path} is a Git LFS pointer, not the file itself; fetch that by `git lfs pull`.")
+        if path.suffix.lower() in (".csv", ".tsv"):
+            for _ in read_rows(path):
+                pass
+        with path.open("rb") as file:
+            found.update(
+                f"{path.relative_to(folder).as_posix()} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode()
+            )
+    return found.hexdigest()[:32]
 
 
 def _inner(feature: Any) -> Any:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -19,12 +20,23 @@ _USUAL = {
     "negatives": ("negatives", "negative", "neg"),
     "document": ("document", "doc", "document_id"),
 }
-# What a column is called that says how well a query and a text belong together.
+# What a column is called, or what stands in it, that says how well a query and a text belong together.
 _JUDGEMENT = re.compile(
-    r"(^|[_\s-])(labels?|scores?|sim|similarity|duplicates?|entailment|judge?ments?|gold|grades?|relevance|rating|class)"
-    r"($|[_\s-])",
-    re.IGNORECASE,
+    r"(.*[_\W])?(labels?|scores?|sim|similar(ity)?|dup|duplicates?|paraphrases?|entail(s|ed|ment)|judge?ments?|gold|truth"
+    r"|grades?|relevan(t|ce)|related(ness)?|ratings?|class|target|correct|match(es)?|quality|relation|verdict)([_\W].*)?"
 )
+_VERDICT = re.compile(
+    r"true|false|yes|no|neutral|contradict(s|ion|ory)|((not|non|un|ir)[ _-]?)?"
+    r"(duplicates?|paraphrases?|relevant|related|similar|match|entail(s|ed|ment)|correct)|[-+]?[0-9]+([.,][0-9]+)?"
+)
+# Columns whose numbers and short words say nothing of that kind: ids, places, sizes, dates, titles, other texts, and
+# what `unmask mine` writes.
+_HARMLESS = re.compile(
+    r"(.*[_\W])?(q?id|idx|index|nr|no|num|number|count|len|length|start|end|offset|line|page|row|year|date|time(stamp)?"
+    r"|tokens|words|titles?|names?|topic|category|source|url|lang(uage)?|split|subset|type|text|context|passage|question"
+    r"|answers?)([0-9]*|[_\W].*)|(positive_cosine|negative_cosines)"
+)
+_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +136,7 @@ def _pairs_of(source: str, columns: PairColumns, quoting: Quoting) -> Iterator[P
     for place, row in open_mappings(source, quoting):
         if names is None or not is_hub(source):  # the lines of a jsonl file need not be alike
             names = {kind: _columns(kind, getattr(columns, kind), row, place) for kind in _USUAL}
-            _check_judgements(columns, names, row, place)
+        _check_judgements(columns, names, row, place)
         if any(not _same(row[name], value) for name, value in columns.where.items()):
             continue
         (query,) = _texts(row, names["query"], place)
@@ -149,7 +161,7 @@ def _columns(kind: str, asked: str | Sequence[str] | None, row: Mapping[str, Any
     if not usual and kind in ("query", "positive"):
         raise DataError(
             f"{place}: no {kind} ({', '.join(_USUAL[kind])}) here; found {', '.join(map(repr, row))}. "
-            f"Say which with columns.{kind}."
+            "Name the columns of query and positive."
         )
     return usual
 
@@ -162,13 +174,28 @@ def _check_judgements(columns: PairColumns, names: Mapping[str, list[str]], row:
     if columns.query and columns.positive:
         return
     known = {*columns.where, *(name for own in names.values() for name in own)}
-    judging = [name for name in row if name not in known and (_JUDGEMENT.search(name) or isinstance(row[name], bool))]
+    judging = [name for name, value in row.items() if name not in known and _judges(name, value)]
     if judging:
         query, positive = names["query"][0], names["positive"][0]
         raise DataError(
             f"{place}: column {judging[0]!r} seems to say which pairs belong together. Keep those by a condition such "
             f"as where {judging[0]}=1, or name the columns ({query!r}, {positive!r}) to train on every row."
         )
+
+
+def _judges(name: str, value: Any) -> bool:
+    """True for a column that is called like a judgement, or holds one and is not called like something harmless."""
+    called, harmless = _meaning(name)
+    if called or harmless or not isinstance(value, str | int | float):
+        return called
+    return not isinstance(value, str) or _VERDICT.fullmatch(value.strip().lower()) is not None
+
+
+@lru_cache(maxsize=256)
+def _meaning(name: str) -> tuple[bool, bool]:
+    """Whether a column is called like a judgement, and like something harmless."""
+    words = _CAMEL.sub("_", name).lower()
+    return _JUDGEMENT.fullmatch(words) is not None, _HARMLESS.fullmatch(words) is not None
 
 
 def _same(found: Any, wanted: Any) -> bool:

@@ -2,16 +2,18 @@
 
 import csv
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unmask.data.formats import read_lines
+from unmask.data.formats import read_head, read_lines
+from unmask.data.records import as_name
 from unmask.data.sources import open_mappings, open_rows
 from unmask.errors import DataError
 
-_GRADE = re.compile(r"-?[0-9]+")
+_GRADE = re.compile(r"(-?[0-9]{1,9})(\.0+)?")
+_TITLES = re.compile(r"(score|grade|label|rel(evance)?|judge?ment|rating)s?", re.IGNORECASE)
 Judgements = dict[str, dict[str, int]]  # query id -> document id -> grade
 
 
@@ -125,6 +127,7 @@ def _read_judgements(path: Path) -> Judgements:
 
 
 def _judged_lines(path: Path) -> Iterator[tuple[str, str, str, str]]:
+    read_head(path)
     for number, line in read_lines(path):
         if not line.strip():
             continue
@@ -132,8 +135,8 @@ def _judged_lines(path: Path) -> Iterator[tuple[str, str, str, str]]:
             (columns,) = csv.reader([line], delimiter="\t", strict=True)
         except csv.Error as error:
             raise DataError(f"{path}:{number}: broken line ({error}).") from error
-        if number == 1 and columns[2:] and not _GRADE.fullmatch(columns[2]):
-            continue  # the header
+        if number == 1 and columns[2:] and _TITLES.fullmatch(columns[2].strip()):
+            continue
         if len(columns) != 3:
             raise DataError(f"{path}:{number}: expected query id, document id and a whole number, found {line!r}.")
         yield f"{path}:{number}", columns[0], columns[1], columns[2]
@@ -143,30 +146,34 @@ def _gather(source: str, rows: Iterable[tuple[str, str, str, str]]) -> Judgement
     """Judgements of rows of place, query id, document id and grade."""
     found: Judgements = {}
     for place, query, document, grade in rows:
-        if not _GRADE.fullmatch(grade):
+        whole = _GRADE.fullmatch(grade)
+        if whole is None:
             raise DataError(f"{place}: expected query id, document id and a whole number, found {grade!r} as the last.")
         own = found.setdefault(query, {})
         if document in own:
             raise DataError(f"{place}: document {document!r} is judged a second time for query {query!r}.")
-        own[document] = int(grade)
+        own[document] = int(whole[1])
     if not found:
         raise DataError(f"{source} judges nothing.")
     return found
 
 
-def _distinct(rows: Iterable[tuple[str, Any]], what: str) -> Iterator[tuple[str, str, Any]]:
+def _distinct(rows: Iterable[tuple[str, Mapping[str, Any]]], what: str) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
     """Place, id and row; refuses two rows of one `_id`."""
     seen: set[str] = set()
     for place, row in rows:
-        name = _string(row, "_id", place)
+        name = as_name(row.get("_id"))
+        if name is None:
+            raise DataError(f"{place}: '_id' is missing, or no word or whole number.")
         if name in seen:
             raise DataError(f"{place}: two {what} have the id {name!r}; ids must be different.")
         seen.add(name)
         yield place, name, row
 
 
-def _string(row: Any, key: str, place: str, default: str | None = None) -> str:
-    value = row.get(key, default) if isinstance(row, dict) else None
+def _string(row: Mapping[str, Any], key: str, place: str, default: str | None = None) -> str:
+    value = row.get(key)
+    value = default if value is None else value
     if not isinstance(value, str):
         raise DataError(f"{place}: {key!r} is missing or no string.")
     return value

@@ -39,6 +39,8 @@ def read_records(
     """
     for line, row in read_rows(path, quoting):
         if isinstance(row, str):
+            if id_field is not None:
+                raise DataError(f"{path} is text, a record a line; it has no {id_field!r}.")
             if row.strip():
                 yield Record(f"{path}:{line}", row)
             continue
@@ -46,9 +48,19 @@ def read_records(
         if not isinstance(text, str):
             raise DataError(f"{path}:{line}: {field!r} is a {type(text).__name__}, expected a string.")
         identity = f"{path}:{line}" if id_field is None else _value(row, id_field, path, line)
-        if identity is None:
-            raise DataError(f"{path}:{line}: {id_field!r} is null, so the text has no id.")
-        yield Record(str(identity), text)
+        name = as_name(identity)
+        if name is None:
+            raise DataError(
+                f"{path}:{line}: {id_field!r} is {identity!r}, which is no id; expected a word or a number."
+            )
+        yield Record(name, text)
+
+
+def as_name(value: object) -> str | None:
+    """An id or a label as text: a word or a whole number, which is the same as 1 and as 1.0; None for anything else."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value) if isinstance(value, str | int) and str(value).strip() else None
 
 
 def read_rows(path: Path, quoting: Quoting = "standard") -> Iterator[tuple[int, str | Mapping[str, Any]]]:
@@ -70,6 +82,8 @@ def read_rows(path: Path, quoting: Quoting = "standard") -> Iterator[tuple[int, 
         yield from _json_lines(path)
     elif kind == "array":
         yield from _json_array(path)
+    elif kind == "words":
+        raise DataError(f"{path} holds a word a line; `unmask tag` and `unmask eval words` read such files.")
     else:
         yield from read_lines(path)
 
@@ -78,7 +92,7 @@ def _json_lines(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     for number, line in read_lines(path):
         if line.strip():
             try:
-                row = json.loads(line)
+                row = _JSON.decode(line)
             except (ValueError, RecursionError) as error:
                 raise DataError(f"{path}:{number}: broken JSON ({error}).") from error
             yield number, _checked_object(row, line, f"{path}:{number}")
@@ -93,7 +107,7 @@ def _json_array(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     while not closed:
         number, counted = number + text.count("\n", counted, at), at
         try:
-            row, end = json.JSONDecoder().raw_decode(text, at)
+            row, end = _JSON.raw_decode(text, at)
         except (ValueError, RecursionError) as error:
             raise DataError(f"{path}:{number}: broken JSON ({error}).") from error
         yield number, _checked_object(row, text[at:end], f"{path}:{number}")
@@ -103,6 +117,16 @@ def _json_array(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         at, closed = following.end(), following[1] == "]"
     if text[at:].strip("] \n\t"):
         raise DataError(f"{path}: something follows on its JSON array; write one array, or one object a line.")
+
+
+def _distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("one object has two values of one key")
+    return found
+
+
+_JSON = json.JSONDecoder(object_pairs_hook=_distinct_keys)
 
 
 def _checked_object(row: Any, source: str, place: str) -> Mapping[str, Any]:

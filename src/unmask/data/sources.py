@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from unmask.data.hub import HubSplit
-from unmask.data.records import Quoting, read_records, read_rows
+from unmask.data.records import Quoting, as_name, read_records, read_rows
 from unmask.errors import DataError
 
 
@@ -40,7 +40,7 @@ def open_rows(
     """
     if is_hub(source):
         plain = [column for column in columns if column not in labelled]
-        for number, row in enumerate(HubSplit.parse(source).rows(labelled=labelled, needed=plain)):
+        for number, row in enumerate(_split(source, quoting).rows(labelled=labelled, needed=plain)):
             yield f"{source} row {number}", tuple(row[column] for column in columns)
         return
     for place, found in open_mappings(source, quoting):
@@ -61,7 +61,7 @@ def open_mappings(source: str, quoting: Quoting = "standard") -> Iterator[tuple[
         DataError: a file or line that cannot be used.
     """
     if is_hub(source):
-        for number, row in enumerate(HubSplit.parse(source).rows()):
+        for number, row in enumerate(_split(source, quoting).rows()):
             yield f"{source} row {number}", row
         return
     path = Path(source)
@@ -69,6 +69,14 @@ def open_mappings(source: str, quoting: Quoting = "standard") -> Iterator[tuple[
         if not isinstance(found, Mapping):
             raise DataError(f"{path} has no columns; give .csv, .tsv, .jsonl or .parquet.")
         yield f"{path}:{line}", found
+
+
+def _split(source: str, quoting: Quoting) -> HubSplit:
+    if quoting != "standard":
+        raise DataError(
+            f"{source}: quoting {quoting} is for csv and tsv files; name the files instead of the data set."
+        )
+    return HubSplit.parse(source)
 
 
 def read_texts(
@@ -95,7 +103,7 @@ def _texts_of(source: str, field: str, quoting: Quoting) -> Iterator[str]:
     if not is_hub(source) or "@" not in source:
         yield from (record.text for record in read_records(Path(source), field=field, quoting=quoting))
         return
-    for place, (text,) in open_rows(source, [field]):
+    for place, (text,) in open_rows(source, [field], quoting=quoting):
         if not isinstance(text, str):
             raise DataError(f"{place}: {field!r} is a {type(text).__name__}, expected a string.")
         yield text
@@ -128,7 +136,7 @@ def label_name(label: object, name: str, place: str) -> str:
     """
     if label is None or (isinstance(label, str) and not label.strip()):
         raise DataError(f"{place}: empty {name}.")
-    whole = isinstance(label, str | int) or (isinstance(label, float) and label.is_integer())
-    if not whole or str(label).strip() in ("-100", "-100.0"):
+    found = (as_name(label) or "").strip()
+    if found in ("", "-100", "-100.0"):
         raise DataError(f"{place}: {name} is {label!r}, which is no label; expected a word or a whole number.")
-    return str(label)
+    return found

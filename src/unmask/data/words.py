@@ -2,13 +2,13 @@
 
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import regex
 
-from unmask.data.formats import read_head, read_lines
+from unmask.data.formats import find_format, is_universal, read_lines
 from unmask.data.hub import HubSplit
 from unmask.data.sources import label_name
 from unmask.errors import DataError
@@ -19,16 +19,19 @@ logger = logging.getLogger(__name__)
 NAMED = {"conll2003": "lhoestq/conll2003"}
 _TASKS = {"conll2003": {"chunking": "chunk_tags", "ner": "ner_tags", "pos": "pos_tags"}}
 Columns = Mapping[str, int | str]
-_UNIVERSAL_ID = re.compile(r"[0-9]+([-.][0-9]+)?")
+_UNIVERSAL_ID = re.compile(r"[0-9]+(?P<other>[-.][0-9]+)?")
 _COMMENT = re.compile(r"#( |begin\b|end\b)")
-_COUNTED = 20  # sentences; where the words of all of them count from 1, they are the numbers of the words
+_SURE_COMMENT = re.compile(r"#\s*(\S+ = |(begin|end) document)")  # whatever its number of columns
+_NUMBERED = re.compile(r"(?P<prefix>.*?)(?P<number>[0-9]{1,9})")
+_COUNTED = 20  # sentences; where the words of all of them only count, they are the numbers of the words
 # What people call the columns of a file with a header, which such files should not have.
-_WORD_TITLES = {"word", "words", "token", "tokens", "form"}
-_LABEL_TITLES = {
-    *{"label", "labels", "tag", "tags", "pos", "upos", "xpos", "pos_tag", "pos_tags", "ner", "ner_tag", "ner_tags"},
-    *{"chunk", "chunk_tag", "entity", "iob", "bio", "lemma"},
-}
-_SEGMENTS = regex.compile(r"(?V1w)\b")  # word boundaries of Unicode's standard annex 29
+_WORD_TITLES = {"word", "words", "token", "tokens", "form", "text"}
+_LABEL_TITLE = re.compile(
+    r"(.*[_\W])?(labels?|tags?|[ux]?pos(tags?)?|ner|netags?|chunks?|entity|entities|iob2?|bio|lemma|class)([_\W].*)?"
+)
+# Word boundaries of Unicode's standard annex 29. Between two letters of Thai, Lao, Khmer or Burmese, which are written
+# without spaces and which it leaves to dictionaries, there is none.
+_SEGMENTS = regex.compile(r"(?V1w)\b(?!(?<=\p{Line_Break=SA})(?=\p{Line_Break=SA}))")
 _HYPHENS = ("-", "\u2010", "\u2011")
 
 
@@ -64,9 +67,8 @@ class ColumnFile:
 
         Raises:
             DataError: unequal column counts or an empty word or label (file and line), words that only count, or no
-                sentence.
+                sentence; a file of rows instead of words.
         """
-        read_head(self.path)
         universal, tabs, width = _look(self.path)
         word_at = self.word_column if self.word_column is not None else (1 if universal else 0)
         labels = self.labels if self.labels is not None else ({"upos": 3} if universal else {"label": -1})
@@ -74,14 +76,18 @@ class ColumnFile:
         rows: list[tuple[str, ...]] = []
         for number, columns in _rows(self.path, universal, tabs, width):
             if self.limit is not None and count >= self.limit:
-                return
-            if columns is not None and not rows and not count and _is_header(columns, word_at):
+                break
+            if columns is not None and not rows and not count and _is_header(columns):
                 logger.info("%s:%d is a header (%s) and left out.", self.path, number, ", ".join(columns))
             elif columns is not None:
+                if universal and self.labels is None and columns[3:4] == ["_"]:
+                    raise DataError(
+                        f"{self.path}:{number}: the word has no UPOS (column 3 holds _); choose a label column."
+                    )
                 rows.append(_pick(columns, word_at, labels, f"{self.path}:{number}"))
             elif rows:
                 words, *others = zip(*rows, strict=True)
-                counting += words == tuple(map(str, range(1, len(words) + 1)))
+                counting += _are_numbers(words)
                 count, longest, rows = count + 1, max(longest, len(words)), []
                 if counting == count == _COUNTED and longest > 1:
                     raise DataError(self._counts(word_at))
@@ -92,7 +98,7 @@ class ColumnFile:
             raise DataError(self._counts(word_at))
 
     def _counts(self, word_at: int) -> str:
-        return f"{self.path}: the words in column {word_at} only count from 1; say where the words are (word column)."
+        return f"{self.path}: the words in column {word_at} only count; say where the words are (word column)."
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,11 +172,12 @@ def split_words(text: str) -> tuple[str, ...]:
     """Words and punctuation marks of running text, for a tagger whose training words were split so.
 
     Word boundaries are those of Unicode's standard annex 29 (a mark stays with its letter, joined emoji are one);
-    words joined by hyphens are one word, as corpora of labelled words mostly have them.
+    words joined by hyphens are one word, as corpora of labelled words mostly have them. Between spaces (also those of
+    no width), Thai, Lao, Khmer and Burmese stay whole, and every Chinese character is a word.
     """
     found: list[str] = []
     joining = beside = False  # behind a hyphen inside a word; right behind a segment
-    for segment in _SEGMENTS.split(text):
+    for segment in _SEGMENTS.split(text.replace("\u200b", " ")):
         if not segment.strip():
             joining = beside = False
             continue
@@ -212,40 +219,56 @@ def _columns(line: str, tabs: bool) -> list[str]:
 
 
 def _look(path: Path) -> tuple[bool, bool, int]:
-    """Whether a file is CoNLL-U or CoNLL-X, whether its columns lie between tabs, and how many its words have."""
+    """Whether a file is CoNLL-U or CoNLL-X, whether its columns lie between tabs, and how many its words have.
+
+    Raises:
+        DataError: a file of rows.
+    """
+    kind = find_format(path)
+    if kind not in ("words", "text", "tsv"):
+        what = {"csv": "csv", "parquet": "Parquet"}.get(kind, "JSON")
+        raise DataError(f"{path} holds {what}; expected a word a line, columns between tabs or spaces.")
     named = path.suffix.lower() == ".conllu"
     for _, line in read_lines(path):
         if line.strip() and not line.startswith(("#", "-DOCSTART-")):
-            columns = _columns(line, "\t" in line)
-            universal = "\t" in line and len(columns) == 10 and _UNIVERSAL_ID.fullmatch(columns[0]) is not None
-            return universal or named, "\t" in line, len(columns)
+            return is_universal([line]) or named, "\t" in line, len(_columns(line, "\t" in line))
     return named, named, 0
 
 
-def _is_header(columns: list[str], word_at: int) -> bool:
+def _is_header(columns: list[str]) -> bool:
     """True for a first row that names its columns."""
     names = [column.strip().lower() for column in columns]
-    word = names[word_at] if -len(names) <= word_at < len(names) else ""
-    return word in _WORD_TITLES and any(name in _LABEL_TITLES for name in names)
+    return any(name in _WORD_TITLES for name in names) and any(map(_LABEL_TITLE.fullmatch, names))
+
+
+def _are_numbers(words: Sequence[str]) -> bool:
+    """True for the numbers of words in their sentence (1, 2; 0, 1; 7-1, 7-2), and for that of the sentence repeated."""
+    found = [_NUMBERED.fullmatch(word) for word in words]
+    if len(set(words)) == 1:
+        return found[0] is not None
+    numbers = [int(one["number"]) for one in found if one and found[0] and one["prefix"] == found[0]["prefix"]]
+    return numbers in ([*range(len(words))], [*range(1, len(words) + 1)])
 
 
 def _rows(path: Path, universal: bool, tabs: bool, width: int) -> Iterator[tuple[int, list[str] | None]]:
     """Line numbers and columns; None between sentences and at the end. The words have so many columns."""
     begins = True  # a sentence begins here, so that comments may stand
     for number, line in read_lines(path):
-        if not line.strip():
+        if not line.strip() or line.startswith("-DOCSTART-"):
             begins = True
             yield number, None
             continue
-        if (universal and line.startswith("#")) or line.startswith("-DOCSTART-"):
+        if universal and line.startswith("#"):
             continue
         columns = _columns(line, tabs or (not width and "\t" in line))
-        if begins and len(columns) != width and _COMMENT.match(line):
+        if begins and (_SURE_COMMENT.match(line) or (len(columns) != width and _COMMENT.match(line))):
             continue
         begins, width = False, width or len(columns)
         if len(columns) != width:
             raise DataError(f"{path}:{number}: {len(columns)} columns, the lines before it have {width}.")
-        if universal and not columns[0].isdigit():
-            continue  # multi-word ranges (3-4) and empty nodes (5.1) repeat or add no word of the text
-        yield number, columns
+        numbered = _UNIVERSAL_ID.fullmatch(columns[0]) if universal else None
+        if universal and numbered is None:
+            raise DataError(f"{path}:{number}: {columns[0]!r} is no number of a word.")
+        if numbered is None or not numbered["other"]:  # ranges (3-4) and empty nodes (5.1) are no words of the text
+            yield number, columns
     yield 0, None

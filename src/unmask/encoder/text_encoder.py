@@ -35,6 +35,7 @@ from unmask.text.checks import ordered
 from unmask.text.control import spellings_as_tokens
 from unmask.text.prompts import ChatWrapper
 from unmask.text.spans import TokenizedText
+from unmask.text.words import checked_words
 
 
 class TextEncoder:
@@ -196,7 +197,7 @@ class TextEncoder:
 
     def encode(
         self,
-        texts: str | Sequence[str],
+        texts: str | Iterable[str],
         *,
         prompt: str | None = None,
         prompt_name: str | None = None,
@@ -209,7 +210,7 @@ class TextEncoder:
         """Encode texts into vectors, in the order given. Several threads may call it on one encoder.
 
         Args:
-            texts: a list, or one string.
+            texts: a list or whatever gives texts in an order, or one string.
             prompt: instruction put in front of every text; not pooled.
             prompt_name: one of the saved prompts instead.
             normalize: scale vectors to length 1; by default as saved.
@@ -225,7 +226,7 @@ class TextEncoder:
             DataError: no list of whole strings, an unknown prompt name, more tokens than there are positions.
             EncodingError: a vector that is not finite, with the numbers of the texts.
         """
-        listed = [texts] if isinstance(texts, str) else ordered(texts)
+        listed = [texts] if isinstance(texts, str) else list(ordered(texts))
         with tqdm(total=len(listed), unit="text", disable=not progress, desc="encoding") as bar:
             asked: EncodeOptions = {"prompt": prompt, "prompt_name": prompt_name, "normalize": normalize}
             asked |= {"max_length": max_length, "batch_tokens": batch_tokens, "compile": compile}
@@ -234,11 +235,11 @@ class TextEncoder:
         vectors: Floats = np.concatenate(blocks) if blocks else np.empty((0, self.dimension), dtype=np.float32)
         return vectors[0] if isinstance(texts, str) else vectors
 
-    def encode_query(self, texts: str | Sequence[str], **options: Unpack[EncodeOptions]) -> Floats:
+    def encode_query(self, texts: str | Iterable[str], **options: Unpack[EncodeOptions]) -> Floats:
         """Like `encode`, with the saved prompt `query` where there is one and no other is asked for."""
         return self.encode(texts, **with_saved_prompt(self.settings, ("query",), options))
 
-    def encode_document(self, texts: str | Sequence[str], **options: Unpack[EncodeOptions]) -> Floats:
+    def encode_document(self, texts: str | Iterable[str], **options: Unpack[EncodeOptions]) -> Floats:
         """Like `encode`, with the saved prompt `document` (or `passage`, `corpus`) where no other is asked for."""
         return self.encode(texts, **with_saved_prompt(self.settings, ("document", "passage", "corpus"), options))
 
@@ -261,34 +262,34 @@ class TextEncoder:
         """Like `stream`, with a key of any kind beside each text, and `total` texts to come where that is known."""
         yield from stream_vectors(self.reader, self.runner, texts, StreamOptions.of(self.reader, options, total=total))
 
-    def encode_tokens(self, texts: Sequence[str], *, batch_tokens: int | None = None) -> list[TokenVectors]:
+    def encode_tokens(self, texts: Iterable[str], *, batch_tokens: int | None = None) -> list[TokenVectors]:
         """The states of each text's own tokens (no prompt, template or special tokens), with their offsets."""
         return token_vectors(self, texts, batch_tokens=batch_tokens)
 
     def encode_words(
-        self, texts: Sequence[Sequence[str]], *, position: WordPosition = "same", batch_tokens: int | None = None
+        self, texts: Iterable[Iterable[str]], *, position: WordPosition = "same", batch_tokens: int | None = None
     ) -> list[Floats]:
         """One vector a word: the mean of its tokens' states.
 
         Args:
             texts: each a list of words; the model reads them joined by single spaces.
-            position: `same` takes a token's own state; `previous` the state one token before, where a model
-                trained by MNTP predicts it (section 3.1 of the paper).
+            position: `same` takes a token's own state; `previous` the one before, where MNTP trains (section 3.1).
             batch_tokens: most tokens in a batch.
 
         Returns:
             For each text float32 [words, width]. A text longer than `max_length` tokens is a DataError.
         """
-        found: list[Floats] = [np.empty((0, self.dimension), dtype=np.float32)] * len(texts)
-        for row, vectors in word_states(self, texts, positions=(position,), batch_tokens=batch_tokens):
+        listed = [checked_words(words, index) for index, words in enumerate(ordered(texts))]
+        found: list[Floats] = [np.empty((0, self.dimension), dtype=np.float32)] * len(listed)
+        for row, vectors in word_states(self, listed, positions=(position,), batch_tokens=batch_tokens):
             found[row] = vectors[0, 0]
         return found
 
-    def tokenize(self, texts: Sequence[str], prompt: str = "") -> list[TokenizedText]:
+    def tokenize(self, texts: Iterable[str], prompt: str = "") -> list[TokenizedText]:
         """Texts as the model reads them, with their spans; the same for training and for encoding."""
-        return self.reader.tokenize(texts, prompt)
+        return self.reader.tokenize(list(ordered(texts)), prompt)
 
-    def tokenize_words(self, texts: Sequence[Sequence[str]]) -> list[TokenizedText]:
+    def tokenize_words(self, texts: Iterable[Iterable[str]]) -> list[TokenizedText]:
         """Texts that are lists of words, as the model reads them: joined by single spaces, without a prompt."""
         return self.reader.tokenize_words(texts)
 
@@ -314,9 +315,8 @@ class TextEncoder:
     def as_decoder(self) -> Iterator[Any]:
         """The causal language model that the base was, on the same weights, for as long as the block lasts.
 
-        Unmerged adapters are switched off, attention is causal, one-sided layers read forward. The logits are those of
-        the base if its weights were not changed (only converted, or opened with `merge=False`). The head comes from the
-        base model, which must still be where it was.
+        Unmerged adapters are switched off, attention is causal, one-sided layers read forward. Logits are those of the
+        base if weights were only converted, or opened with `merge=False`. The base, with its head, must still be there.
 
         Yields:
             A transformers model with its head; `.generate` works.

@@ -1,6 +1,6 @@
 """The states of a text's own tokens, with the characters that each stands for."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from unmask.encoder.runner import Runner
 from unmask.encoder.stream import Floats, check_finite, model_batches
-from unmask.errors import DataError
 from unmask.text.checks import ordered
 from unmask.text.reader import Reader
 
@@ -30,11 +29,10 @@ class TokenVectors:
     offsets: NDArray[np.int64]
 
 
-def token_vectors(encoder: Parts, texts: Sequence[str], *, batch_tokens: int | None = None) -> list[TokenVectors]:
+def token_vectors(encoder: Parts, texts: Iterable[str], *, batch_tokens: int | None = None) -> list[TokenVectors]:
     """See `TextEncoder.encode_tokens`."""
-    if isinstance(texts, str):
-        raise DataError("encode_tokens takes a list of texts; wrap the string in one.")
-    tokenized = encoder.reader.tokenize(ordered(texts))
+    texts = list(ordered(texts))
+    tokenized = encoder.reader.tokenize(texts)
     found: dict[int, TokenVectors] = {}
     for rows, batch in model_batches(encoder.reader, encoder.runner, tokenized, batch_tokens):
         states = encoder.runner.states(batch)[0].float().cpu()

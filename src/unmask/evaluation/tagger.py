@@ -13,7 +13,7 @@ from unmask.encoder import TextEncoder, WordPosition, word_states
 from unmask.errors import ArtifactError
 from unmask.evaluation.probe import LinearProbe
 from unmask.evaluation.words import WordsResult
-from unmask.files import new_folder, read_json, write_json
+from unmask.files import new_folder, read_json, refuse_pointers, write_json
 from unmask.text.chunks import chunks
 
 _SENTENCES_AT_ONCE = 1024
@@ -79,11 +79,12 @@ class Tagger:
         """Read a saved tagger.
 
         Raises:
-            ArtifactError: not a tagger's folder.
+            ArtifactError: not a tagger's folder, or one of Git LFS pointers.
         """
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
+        refuse_pointers(Path(folder).glob("*"))
         try:
             tensors = load_file(Path(folder) / "tagger.safetensors")
             probe = LinearProbe(**{name: tensors[name] for name in _TENSORS})

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from unmask.backbone.locate import find_adapters, model_files, resolve_model, revision
-from unmask.data.hub import HubSplit
+from unmask.data.hub import HubSplit, files_in
 from unmask.errors import DataError, RecipeError
 from unmask.evaluation.tasks import inputs as task_inputs
 from unmask.files import read_json, write_json
@@ -137,10 +137,8 @@ def _path(place: str, path: str) -> _Named:
             yield place, path, {"revisions": _cached_revisions(str(found))}
             return
     if found.is_dir():
-        for file in sorted(found.rglob("*")):
-            inside = file.relative_to(found)
-            if file.is_file() and not any(part.startswith(".") for part in inside.parts):
-                yield place, f"{path}/{inside.as_posix()}", file
+        for file in files_in(found):
+            yield place, f"{path}/{file.relative_to(found).as_posix()}", file
     else:
         yield place, path, found
 

@@ -1,7 +1,7 @@
 """Tokenizer and settings: from texts to tokenized texts to batches. Knows no model."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -9,7 +9,7 @@ import torch
 from unmask.errors import ArtifactError, DataError
 from unmask.settings import EncoderSettings
 from unmask.text.batching import Batch, PaddedBatch, PaddingSide, join, pad, pad_token, token_budget
-from unmask.text.checks import check_characters, check_strings
+from unmask.text.checks import check_characters, check_strings, ordered
 from unmask.text.control import ControlTokens, spelled_tokens
 from unmask.text.prompts import ChatWrapper, render
 from unmask.text.spans import TokenizedText, check_tokenizer, tokenize
@@ -103,9 +103,9 @@ class Reader:
             )
         self._prompts.add(prompt)
 
-    def tokenize_words(self, texts: Sequence[Sequence[str]]) -> list[TokenizedText]:
+    def tokenize_words(self, texts: Iterable[Iterable[str]]) -> list[TokenizedText]:
         """Texts that are lists of words, as the model reads them: joined by single spaces, without a prompt."""
-        return self.tokenize([" ".join(checked_words(words, index)) for index, words in enumerate(texts)])
+        return self.tokenize([" ".join(checked_words(words, index)) for index, words in enumerate(ordered(texts))])
 
     def prompt(self, prompt: str | None, name: str | None) -> str:
         """The instruction asked for: in words, or by the name of a saved one, or the default.

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unmask.errors import ArtifactError, DataError
+from unmask.text.checks import ordered
 from unmask.text.promises import surround
 from unmask.text.spans import TokenizedText, special_affixes
 
@@ -66,11 +67,11 @@ def checked_words(words: Iterable[str], index: int) -> list[str]:
     """The words of text number `index` as a list.
 
     Raises:
-        DataError: a plain string, or a word that is empty or no string.
+        DataError: no list of words, or a word that is empty or no string.
     """
     if isinstance(words, str):
         raise DataError(f"Text {index} is a string; encode_words takes lists of words.")
-    listed = list(words)
+    listed = list(ordered(words, f"The words of text {index}"))
     for word in listed:
         if not isinstance(word, str) or not word.strip():
             raise DataError(f"Text {index} has an empty or non-string word: {word!r}.")
