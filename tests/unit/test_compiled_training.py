@@ -97,9 +97,9 @@ def test_every_mask_of_the_backward_pass_is_that_of_the_forward_pass(tiny):
         loss, found = gradients(model)
         torch.manual_seed(6)
         assert float(loss_of(model)) != float(loss)
-        slope = (loss_at(1e-5) - loss_at(-1e-5)) / 2e-5
-    assert float(loss) == pytest.approx(loss_at(0.0), rel=1e-9)
-    assert sum(float((found[name] * way[name]).sum()) for name in way) == pytest.approx(slope, rel=1e-4)
+        slope = (loss_at(1e-3) - loss_at(-1e-3)) / 2e-3
+        assert float(loss) == pytest.approx(loss_at(0.0), rel=1e-9)
+    assert sum(float((found[name] * way[name]).sum()) for name in way) == pytest.approx(slope, rel=1e-3)
 
 
 def test_where_compiling_fails_the_step_is_run_as_written(tiny, caplog, monkeypatch):

@@ -135,10 +135,8 @@ class TrainedStage(StageSettings, OptimSettings):
     @model_validator(mode="after")
     def _passes_agree(self) -> "TrainedStage":
         if self.compile and (self.gradient_checkpointing or self.runs_again):
-            what = "gradient_checkpointing" if self.gradient_checkpointing else "grad_cache"
-            raise ValueError(
-                f"compile: layers that run twice could draw other dropout masks; leave {what} or compile off"
-            )
+            other = "gradient_checkpointing" if self.gradient_checkpointing else "grad_cache"
+            raise ValueError(f"compile: layers that run twice could draw other masks; leave compile or {other} off")
         return self
 
     @model_validator(mode="after")

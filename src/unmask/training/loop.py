@@ -9,8 +9,9 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -142,10 +143,11 @@ def fit(job: Job, settings: TrainedStage, folder: Path, accelerator: Any, *, see
     newest = agreed(accelerator, next(reversed(checkpoint.kept(checkpoints)), None))
     done = 0 if newest is None else checkpoint.restore(newest, parameters, shards)
     engine = StepEngine(accelerator, model, seed)
-    layers = CompiledTraining(job.module.model)
+    body = cast(nn.Module, job.module.model)
+    layers = CompiledTraining(body)
     if settings.compile:
-        flat = reads_flat(job.module.model)
-        layers.attach(job.module.model) if flat else accelerator.print(f"Layers are not compiled: {flat.reason}.")
+        flat = reads_flat(body)
+        layers.attach(body) if flat else accelerator.print(f"Layers are not compiled: {flat.reason}.")
     monitor = Monitor(folder, settings.label, settings.steps, done, accelerator, progress)
     try:
         if job.evaluate and done == 0:
@@ -157,7 +159,7 @@ def fit(job: Job, settings: TrainedStage, folder: Path, accelerator: Any, *, see
             for group in prepared.param_groups:  # before the backward pass: DeepSpeed steps at its end
                 group["lr"] = rate
             batch, tokens = job.batch(step)
-            out = layers.run(lambda: job.objective.step(model, batch, engine), prepared.zero_grad)
+            out = layers.run(partial(job.objective.step, model, batch, engine), prepared.zero_grad)
             norm = float(accelerator.clip_grad_norm_(parameters.values(), settings.clip_norm))
             _check_finite(settings.label, step, out.loss, norm)
             prepared.step()
@@ -174,7 +176,7 @@ def fit(job: Job, settings: TrainedStage, folder: Path, accelerator: Any, *, see
                 checkpoint.save(checkpoints, finished, parameters, shards, keep)
     finally:
         monitor.close()
-        layers.detach(job.module.model)
+        layers.detach(body)
         optimizer.zero_grad()
         accelerator.free_memory()  # or it would hold this stage's model and moments through the next
 
