@@ -1,6 +1,7 @@
-"""Torch's private operators, looked up one by one: where a torch has renamed one, its path is not available.
+"""Torch's private operators, and what its versions spell differently, looked up one by one.
 
-Nothing else in the package names them. Each is None where it is missing, and said so once in the log.
+Nothing else in the package names them. Where a torch has renamed one, its path is not available: it is None, and the
+log says so once.
 """
 
 import inspect
