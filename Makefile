@@ -17,7 +17,7 @@ ORACLE_STAMP := $(ORACLE)/.ready
 EXPORTS ?= .venv-exports
 EXPORTS_STAMP := $(EXPORTS)/.ready
 
-.PHONY: setup demo test check fmt bench oracle exports browser support clean
+.PHONY: setup demo test check fmt bench gpu gpu-wheels oracle exports browser support clean
 
 setup: $(STAMP)
 
@@ -85,5 +85,24 @@ bench: $(STAMP) $(ORACLE_STAMP) $(EXPORTS_STAMP)
 	$(OFFLINE) $(RUN)/python benchmarks/fast_paths.py
 	$(OFFLINE) $(RUN)/python benchmarks/words.py --oracle $(abspath $(ORACLE))/bin/python
 
+# One GPU, no network: torch, transformers and what else benchmarks/gpu/wheels.txt names are there, the rest is carried along.
+GPU_WHEELS    ?= gpu-wheels
+GPU_PYTHON    ?= 3.12
+GPU_PLATFORMS ?= manylinux_2_28_x86_64 manylinux_2_27_x86_64 manylinux_2_24_x86_64 manylinux_2_17_x86_64 manylinux2014_x86_64
+GPU_SITE      := build/gpu
+
+gpu-wheels:
+	rm -rf $(GPU_WHEELS)
+	$(PYTHON) -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --implementation cp \
+		--python-version $(GPU_PYTHON) $(addprefix --platform ,$(GPU_PLATFORMS)) -d $(GPU_WHEELS) -r benchmarks/gpu/wheels.txt
+	@size=$$(du -sk $(GPU_WHEELS) | cut -f1); echo "$(GPU_WHEELS): $$size KiB"; \
+	test $$size -lt 58593 || { echo "more than 60 MB" >&2; exit 1; }
+
+# Into a folder, not an environment: one made with the python of another would not see the torch that is installed there.
+gpu:
+	if [ -d $(GPU_WHEELS) ]; then rm -rf $(GPU_SITE); $(PYTHON) -m pip install --quiet --disable-pip-version-check \
+		--no-index --find-links $(GPU_WHEELS) --no-deps --no-compile --target $(GPU_SITE) -r benchmarks/gpu/wheels.txt; fi
+	$(OFFLINE) PYTHONPATH=$(abspath $(GPU_SITE)):$(abspath src) $(PYTHON) -m benchmarks.gpu --device cuda --out gpu-results
+
 clean:
-	rm -rf $(VENV) $(ORACLE) $(EXPORTS) unmask-demo .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(ORACLE) $(EXPORTS) $(GPU_WHEELS) $(GPU_SITE) gpu-results unmask-demo .mypy_cache .ruff_cache .pytest_cache

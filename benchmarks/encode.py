@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from race import machine, matrix_rate, median, race
-from shapes import SHAPES, WORKLOADS, make_model, workload
+from race import machine, median, race
+from rates import flops_of_a_token, matrix_rate
+from shapes import SHAPES, WORKLOADS, body_weights, make_model, workload
 
 
 def main() -> None:
@@ -74,7 +75,7 @@ def _compare(shape: str, name: str, folders: dict[str, str], arguments: argparse
 def _table(shape: str, name: str, found: dict[str, list[dict[str, Any]]]) -> None:
     ours = found["unmask bf16"]
     tokens = ours[0]["tokens"] / (32 if name == "latency" else 1)
-    flops = 2 * _body(shape) * tokens
+    flops = flops_of_a_token(body_weights(shape)) * tokens
     expected = np.load(found.get("unmask fp32", ours)[0]["vectors"])
     print(f"\n{shape}, {name}: {tokens:,.0f} tokens a run")
     print(f"{'library':<28} {'seconds':>8} {'tokens/s':>9} {'unmask bf16 is':>14} {'of peak':>8} {'peak MB':>8} cosine")
@@ -91,14 +92,6 @@ def _table(shape: str, name: str, found: dict[str, list[dict[str, Any]]]) -> Non
             f"{median(runs, 'peak_mb'):>8,.0f} {cosine:.5f}",
             flush=True,
         )
-
-
-def _body(shape: str) -> int:
-    """Parameters that every token is multiplied with."""
-    s = SHAPES[shape]
-    head = s.get("head_dim", s["hidden_size"] // s["num_attention_heads"])
-    attention = 2 * s["hidden_size"] * head * (s["num_attention_heads"] + s["num_key_value_heads"])
-    return int(s["num_hidden_layers"] * (attention + 3 * s["hidden_size"] * s["intermediate_size"]))
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> float:

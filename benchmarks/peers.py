@@ -199,6 +199,7 @@ def trainer_arguments(job, **extra):
         "report_to": "none",
         "disable_tqdm": True,
         "use_cpu": not torch.cuda.is_available(),
+        "bf16": torch.cuda.is_available() and job["dtype"] == "bfloat16",  # adapters' float32 weights would be slow
         **extra,
     }
 
@@ -284,6 +285,25 @@ def run_simcse(job):
 
 def sentence_transformers_simcse(job):
     """sentence-transformers' trainer, MultipleNegativesRankingLoss on (a, a)."""
+    from sentence_transformers.losses import MultipleNegativesRankingLoss
+
+    columns = {"anchor": job["sentences"], "positive": job["sentences"]}
+    return sentence_transformers_steps(job, columns, MultipleNegativesRankingLoss, attention_dropout=0.3)
+
+
+def sentence_transformers_supervised(job):
+    """sentence-transformers' trainer, its GradCache on (query, positive, negative)."""
+    from sentence_transformers.losses import CachedMultipleNegativesRankingLoss
+
+    def loss(model):
+        return CachedMultipleNegativesRankingLoss(model, mini_batch_size=job["mini_batch"])
+
+    columns = {name: [pair[name] for pair in job["pairs"]] for name in ("query", "positive", "negative")}
+    return sentence_transformers_steps(job, columns, loss, attention_dropout=0.0)
+
+
+def sentence_transformers_steps(job, columns, loss, *, attention_dropout):
+    """Steps of its trainer with LoRA, on columns of texts."""
     from datasets import Dataset
     from peft import LoraConfig
     from sentence_transformers import (
@@ -291,25 +311,25 @@ def sentence_transformers_simcse(job):
         SentenceTransformerTrainer,
         SentenceTransformerTrainingArguments,
     )
-    from sentence_transformers.losses import MultipleNegativesRankingLoss
 
     model = SentenceTransformer(
-        job["model"], model_kwargs={"dtype": job["dtype"]}, config_kwargs={"attention_dropout": 0.3}
+        job["model"], model_kwargs={"dtype": job["dtype"]}, config_kwargs={"attention_dropout": attention_dropout}
     )
     model.max_seq_length = job["length"]
     model.add_adapter(LoraConfig(r=16, lora_alpha=32, lora_dropout=0.05, target_modules="all-linear"))
+    texts = [text for column in columns.values() for text in column]
     tokens = statistics.mean(
-        len(ids) for ids in model.tokenizer(job["sentences"], truncation=True, max_length=job["length"])["input_ids"]
+        len(ids) for ids in model.tokenizer(texts, truncation=True, max_length=job["length"])["input_ids"]
     )
     clock = Clock()
     SentenceTransformerTrainer(
         model=model,
         args=SentenceTransformerTrainingArguments(**trainer_arguments(job)),
-        train_dataset=Dataset.from_dict({"anchor": job["sentences"], "positive": job["sentences"]}),
-        loss=MultipleNegativesRankingLoss(model),
+        train_dataset=Dataset.from_dict(columns),
+        loss=loss(model),
         callbacks=[clock],
     ).train()
-    return steps_of(clock.times, 2 * job["rows"] * tokens)
+    return steps_of(clock.times, len(columns) * job["rows"] * tokens)
 
 
 PEERS = {
@@ -324,6 +344,7 @@ PEERS = {
     "unmask.simcse": unmask_steps("simcse"),
     "llm2vec.simcse": run_simcse,
     "sentence-transformers.simcse": sentence_transformers_simcse,
+    "sentence-transformers.supervised": sentence_transformers_supervised,
 }
 
 if __name__ == "__main__":

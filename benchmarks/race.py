@@ -7,12 +7,12 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from rates import matrix_rate
 
 WORKER = Path(__file__).with_name("peers.py")
 
@@ -49,19 +49,6 @@ def race(peers: Mapping[str, tuple[str, str, dict[str, Any]]], rounds: int) -> d
 def median(runs: Sequence[Mapping[str, Any]], key: str) -> float:
     """Of one figure over runs."""
     return statistics.median(float(run[key]) for run in runs)
-
-
-def matrix_rate(dtype: torch.dtype, seconds: float = 1.0) -> float:
-    """Floating-point operations a second that products of the machine reach, best of several shapes."""
-    best = 0.0
-    for rows, width in ((1024, 1024), (2048, 2048), (4096, 1024)):
-        a, b = torch.randn(rows, width, dtype=dtype), torch.randn(width, width, dtype=dtype)
-        ended = time.perf_counter() + seconds / 3
-        while time.perf_counter() < ended:
-            started = time.perf_counter()
-            torch.nn.functional.linear(a, b)
-            best = max(best, 2 * rows * width * width / (time.perf_counter() - started))
-    return best
 
 
 def machine() -> str:

@@ -1,10 +1,15 @@
 """Models of published shapes with random weights, and texts of known lengths: what the benchmarks run on."""
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 SHAPES: dict[str, dict[str, Any]] = {
+    "tiny": {  # for trying a benchmark out
+        **{"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 256},
+        **{"num_key_value_heads": 2, "vocab_size": 32000},
+    },
     "30m": {
         **{"hidden_size": 384, "num_hidden_layers": 8, "num_attention_heads": 6, "intermediate_size": 1024},
         **{"num_key_value_heads": 2, "vocab_size": 32000},
@@ -25,8 +30,24 @@ SHAPES: dict[str, dict[str, Any]] = {
 WORKLOADS = ("short", "mixed", "long")
 
 
-def make_model(shape: str, folder: Path, *, dtype: str = "bfloat16", head: bool = True, causal: bool = True) -> None:
-    """A random model of a shape with the pocket tokenizer, as a transformers folder."""
+def body_weights(shape: str) -> int:
+    """Weights that every token is multiplied with, the head's not counted."""
+    s = SHAPES[shape]
+    head = s.get("head_dim", s["hidden_size"] // s["num_attention_heads"])
+    attention = 2 * s["hidden_size"] * head * (s["num_attention_heads"] + s["num_key_value_heads"])
+    return int(s["num_hidden_layers"] * (attention + 3 * s["hidden_size"] * s["intermediate_size"]))
+
+
+def make_model(
+    shape: str,
+    folder: Path,
+    *,
+    dtype: str = "bfloat16",
+    head: bool = True,
+    causal: bool = True,
+    device: str = "cpu",
+) -> None:
+    """A random model of a shape with the pocket tokenizer, as a transformers folder; drawn on a device."""
     import torch
     import transformers
 
@@ -46,7 +67,9 @@ def make_model(shape: str, folder: Path, *, dtype: str = "bfloat16", head: bool 
         config.is_causal = False
     auto = transformers.AutoModelForCausalLM if head else transformers.AutoModel
     torch.manual_seed(0)
-    auto.from_config(config, dtype=getattr(torch, dtype)).save_pretrained(folder)
+    with torch.device(device):
+        model = auto.from_config(config, dtype=getattr(torch, dtype))
+    model.save_pretrained(folder)
     load_tokenizer("pocket").save_pretrained(folder)
     _for_older_libraries(folder)
 
@@ -71,16 +94,20 @@ def workload(name: str, count: int, source: Path | None) -> list[str]:
         count: how many.
         source: a jsonl file of `text` records, a paragraph a line; prose that ships with Python if there is none.
     """
-    if source is None:
-        from unmask.demo.texts import collect_texts
-
-        paragraphs = collect_texts(num_queries=1).documents
-    else:
-        lines = source.read_text(encoding="utf-8").splitlines()
-        paragraphs = [p for line in lines for p in json.loads(line)["text"].split("\n") if p.strip()]
+    paragraphs = _paragraphs(source)
     if name == "mixed":
         step = max(1, len(paragraphs) // count)
         return paragraphs[::step][:count]
     words = " ".join(paragraphs).split()
     size = 13 if name == "short" else 420  # words; a word is about 1.5 tokens here
     return [" ".join(words[i : i + size]) for i in range(0, size * count, size)]
+
+
+@cache
+def _paragraphs(source: Path | None) -> list[str]:
+    if source is None:
+        from unmask.demo.texts import collect_texts
+
+        return collect_texts(num_queries=1).documents
+    lines = source.read_text(encoding="utf-8").splitlines()
+    return [p for line in lines for p in json.loads(line)["text"].split("\n") if p.strip()]

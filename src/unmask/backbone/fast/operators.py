@@ -1,6 +1,7 @@
-"""Torch's private operators, looked up one by one: where a torch has renamed one, its path is not available.
+"""Torch's private operators, and what its versions spell differently, looked up one by one.
 
-Nothing else in the package names them. Each is None where it is missing, and said so once in the log.
+Nothing else in the package names them. Where a torch has renamed one, its path is not available: it is None, and the
+log says so once.
 """
 
 import inspect
@@ -11,6 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -74,15 +76,79 @@ def packed_product() -> tuple[Callable[..., torch.Tensor], Callable[..., torch.T
     return None if reorder is None or product is None else (reorder, product)
 
 
+@dataclass(frozen=True, slots=True)
+class VarlenAttention:
+    """Torch's variable-length FlashAttention in one form; each version since 2.10 has given it other arguments.
+
+    Attributes:
+        function: `torch.nn.attention.varlen.varlen_attn`.
+        names: of its arguments.
+    """
+
+    function: Callable[..., Any]
+    names: frozenset[str]
+
+    @classmethod
+    def of(cls, function: Callable[..., Any]) -> "VarlenAttention":
+        """Know a version by the names of its arguments."""
+        return cls(function, frozenset(inspect.signature(function).parameters))
+
+    @property
+    def knows_windows(self) -> bool:
+        """False in torch 2.10, which can only look at all of a text or at what came before."""
+        return "window_size" in self.names
+
+    def __call__(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        ends: torch.Tensor,
+        longest: int,
+        *,
+        scale: float | None = None,
+        window: tuple[int, int] = (-1, -1),
+    ) -> torch.Tensor:
+        """Attention of each text of a row to itself.
+
+        Args:
+            query: [tokens, heads, width of a head], in sixteen bits on a GPU.
+            key: [tokens, key heads, width]; heads may share one.
+            value: as key.
+            ends: 0 and where each text ends, int32 [texts + 1].
+            longest: tokens of the longest text.
+            scale: factor on the products; 1/sqrt(width) if None.
+            window: how many tokens back and ahead a token sees; -1 for all, so that (-1, 0) is causal.
+
+        Returns:
+            [tokens, heads, width].
+        """
+        options: dict[str, Any] = {}
+        if self.knows_windows:
+            options["window_size"] = window
+        else:
+            options["is_causal"] = window == (-1, 0)
+        shared = query.shape[1] // key.shape[1]
+        if "enable_gqa" in self.names:
+            options["enable_gqa"] = shared > 1
+        elif shared > 1:  # before torch 2.12 as many key heads as heads are asked for
+            key, value = (x.repeat_interleave(shared, dim=1) for x in (key, value))
+        if "scale" in self.names:
+            options["scale"] = scale
+        elif scale is not None:
+            query = query * (scale * query.shape[2] ** 0.5)
+        attended: torch.Tensor = self.function(query, key, value, ends, ends, longest, longest, **options)
+        return attended
+
+
 @cache
-def varlen_attention() -> Callable[..., Any] | None:
-    """Torch's variable-length FlashAttention; None for versions whose kernel knew neither windows nor shared heads."""
+def varlen_attention() -> VarlenAttention | None:
+    """Torch's variable-length FlashAttention; None where torch has none."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
         return None
-    known = {"window_size", "enable_gqa"} <= set(inspect.signature(varlen_attn).parameters)
-    return varlen_attn if known else None
+    return VarlenAttention.of(varlen_attn)
 
 
 def sizes_stay_apart() -> AbstractContextManager[Any]:

@@ -131,8 +131,11 @@ def attend(
     """
     if query.is_cuda and torch.is_autocast_enabled("cuda"):
         query, key, value = (x.to(torch.get_autocast_dtype("cuda")) for x in (query, key, value))
-    if not dropout and _suits_varlen(query, value):
-        return _attend_by_varlen(query, key, value, layout, scale, window)
+    if window is not None and window >= max(layout.lengths):
+        window = None
+    varlen = operators.varlen_attention() if not dropout and _suits_varlen(query, value) else None
+    if varlen is not None and (window is None or varlen.knows_windows):
+        return _attend_by_varlen(varlen, query, key, value, layout, scale, window)
     if suits_products(query, max(layout.lengths), dropout):
         options = (scale, window, layout.causal, dropout)
         return ByProducts.apply(query, key, value, *layout.buckets, options)  # type: ignore[no-any-return, no-untyped-call]
@@ -166,11 +169,11 @@ def _suits_varlen(query: torch.Tensor, value: torch.Tensor) -> bool:
     """What torch's kernel takes: sixteen bits, heads of a multiple of eight, a GPU of compute capability 8."""
     width = query.shape[-1]
     fits = query.is_cuda and query.dtype != torch.float32 and width == value.shape[-1] <= 256 and width % 8 == 0
-    capable = fits and torch.cuda.get_device_capability(query.device) >= (8, 0)
-    return capable and operators.varlen_attention() is not None
+    return fits and torch.cuda.get_device_capability(query.device) >= (8, 0)
 
 
 def _attend_by_varlen(
+    varlen: operators.VarlenAttention,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -178,23 +181,10 @@ def _attend_by_varlen(
     scale: float | None,
     window: int | None,
 ) -> torch.Tensor:
-    varlen_attn = operators.varlen_attention()
-    assert varlen_attn is not None
-    longest = max(layout.lengths)
-    back = -1 if window is None or longest <= window else window - int(layout.causal)
+    back = -1 if window is None else window - int(layout.causal)
+    seen = (back, 0 if layout.causal else back)
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
-    return varlen_attn(
-        q,
-        k,
-        v,
-        layout.ends,
-        layout.ends,
-        longest,
-        longest,
-        scale=scale,
-        window_size=(back, 0 if layout.causal else back),
-        enable_gqa=query.shape[1] != key.shape[1],
-    )
+    return varlen(q, k, v, layout.ends, max(layout.lengths), scale=scale, window=seen)
 
 
 def _opaque_attention(
