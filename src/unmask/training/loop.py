@@ -19,6 +19,7 @@ from torch import nn
 
 from unmask.errors import TrainingError
 from unmask.objectives.base import Objective
+from unmask.threads import look_around
 from unmask.training import checkpoint
 from unmask.training.base_settings import OptimSettings, TrainedStage
 from unmask.training.monitor import Monitor
@@ -157,6 +158,7 @@ def fit(job: Job, settings: TrainedStage, folder: Path, accelerator: Any, *, see
             prepared.step()
             prepared.zero_grad()
             monitor.step(tokens)
+            look_around(accelerator.device.type)
             finished = step + 1
             last = finished == settings.steps
             if last or finished % settings.log_every == 0:
