@@ -14,6 +14,9 @@ import tempfile
 import time
 from pathlib import Path
 
+if sys.argv[1:] and sys.argv[1].startswith("unmask."):
+    import unmask  # noqa: F401  before torch, as users are told: it says how torch's threads wait
+
 import torch
 
 

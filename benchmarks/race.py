@@ -15,6 +15,7 @@ import torch
 from rates import matrix_rate
 
 WORKER = Path(__file__).with_name("peers.py")
+_ENVIRONMENT = dict(os.environ)  # before unmask is imported, which sets variables that other libraries do without
 
 
 def race(peers: Mapping[str, tuple[str, str, dict[str, Any]]], rounds: int) -> dict[str, list[dict[str, Any]]]:
@@ -35,7 +36,7 @@ def race(peers: Mapping[str, tuple[str, str, dict[str, Any]]], rounds: int) -> d
                 continue
             with tempfile.NamedTemporaryFile("w", suffix=".json", dir=job["scratch"], delete=False) as file:
                 json.dump(job, file)
-            environment = os.environ | job.get("environment", {})
+            environment = _ENVIRONMENT | job.get("environment", {})
             command = [python, str(WORKER), function, file.name]
             done = subprocess.run(command, capture_output=True, text=True, env=environment)
             if done.returncode:

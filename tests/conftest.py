@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+import unmask  # noqa: F401  before torch, as users are told: it says how torch's threads wait
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 DATA = Path(os.environ.get("UNMASK_DATA", Path(__file__).parents[2] / "shared" / "data"))
 

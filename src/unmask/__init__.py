@@ -6,6 +6,8 @@ The public names are listed here and loaded on first use, so that `import unmask
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from unmask.threads import sleep_while_waiting
+
 if TYPE_CHECKING:
     from unmask.backbone.families import Family, register_family
     from unmask.backbone.truth.convert import convert
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from unmask.runs.schema import Recipe
     from unmask.settings import EncoderSettings
     from unmask.training.losses import LossSettings, register_loss
+
+sleep_while_waiting()  # before anything here loads torch
 
 __version__ = "0.1.0"
 

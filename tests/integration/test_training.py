@@ -1,6 +1,7 @@
 """Stages on the pocket decoder: what they change, what they leave, and when they refuse."""
 
 import json
+import sys
 from dataclasses import replace
 
 import pytest
@@ -15,6 +16,7 @@ from unmask import (
     TextEncoder,
     TrainingError,
     UnmaskError,
+    threads,
     verify,
 )
 from unmask.backbone.truth.twins import tiny_config, tiny_model
@@ -210,3 +212,11 @@ def test_a_hybrid_trains_through_both_stages_and_its_adapters_remember(make, tmp
     assert abs(apart.encode(texts) - encoder.encode(texts)).max() < 1e-5
     alone = TextEncoder.load(adapters[1])  # on the encoder of the stage before
     assert abs(alone.encode(texts) - encoder.encode(texts)).max() < 1e-5
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="threads hardly wait where a GPU works")
+def test_a_run_looks_for_busy_processes_where_threads_spin(make, tmp_path, monkeypatch):
+    monkeypatch.setattr(threads, "_too_late", True)
+    monkeypatch.setattr(threads, "_last", None)
+    train(make({"objective": "mntp", "steps": 1}), tmp_path / "run", evaluate=nothing)
+    assert threads._last is not None or sys.platform != "linux"

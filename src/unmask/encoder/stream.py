@@ -20,6 +20,7 @@ from unmask.settings import EncoderSettings
 from unmask.text.batching import Batch
 from unmask.text.reader import Reader
 from unmask.text.spans import TokenizedText
+from unmask.threads import look_around
 
 Floats = NDArray[np.float32]
 Key = TypeVar("Key")
@@ -148,7 +149,10 @@ def model_batches(
     """Batches as the model can take them, on its device, with the numbers of their rows; makes the model ready."""
     runner.prepare()
     padded = not runner.padding_free
-    yield from reader.batches(tokenized, runner.budget(batch_tokens), runner.device, padded=padded)
+    look_around(runner.device.type)
+    for found in reader.batches(tokenized, runner.budget(batch_tokens), runner.device, padded=padded):
+        yield found
+        look_around(runner.device.type)
 
 
 class _Pace:

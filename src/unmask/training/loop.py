@@ -22,6 +22,7 @@ from unmask.backbone.fast.compiling import CompiledTraining
 from unmask.backbone.truth.flat import reads_flat
 from unmask.errors import TrainingError
 from unmask.objectives.base import Objective
+from unmask.threads import look_around
 from unmask.training import checkpoint
 from unmask.training.base_settings import OptimSettings, TrainedStage
 from unmask.training.monitor import Monitor
@@ -165,6 +166,7 @@ def fit(job: Job, settings: TrainedStage, folder: Path, accelerator: Any, *, see
             prepared.step()
             prepared.zero_grad()
             monitor.step(tokens)
+            look_around(accelerator.device.type)
             finished = step + 1
             last = finished == settings.steps
             if last or finished % settings.log_every == 0:
