@@ -27,7 +27,7 @@ ARROWS = {
     "corpus": {"errors", "files", "text", "data", "encoder"},
     "training": {"errors", "files", "settings", "text", "threads", "backbone", "data", "encoder", "objectives"},
     "runs": {
-        *("errors", "files", "settings", "backbone", "data", "encoder", "evaluation", "training"),
+        *("errors", "files", "settings", "backbone", "data", "encoder", "evaluation", "text", "training"),
         "<package>",
     },
     "demo": {"errors", "analysis", "backbone", "data", "encoder", "evaluation", "runs"},

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from unmask.backbone.fast import operators
+from unmask.backbone.fast import operators, trained_attention  # noqa: F401 (a step of compiled layers)
 from unmask.backbone.fast.contract import Availability, FastPath
 from unmask.backbone.structure import decoder_layers
 

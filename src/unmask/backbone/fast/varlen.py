@@ -8,7 +8,6 @@ layout it is transformers' sdpa. Nothing is believed of a family: `reads_flat` (
 alone, on a tiny twin.
 """
 
-import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
@@ -16,7 +15,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, groupby
 from typing import Any
-from weakref import WeakValueDictionary
 
 import torch
 from torch import nn
@@ -28,8 +26,7 @@ from unmask.backbone.families.switches import attention_mode
 from unmask.backbone.fast import operators
 from unmask.backbone.fast.buckets import Bucket, band, make_buckets
 from unmask.backbone.fast.contract import Availability, FastPath
-from unmask.backbone.fast.cpu_attention import ByProducts, gradients_in_buckets, products_in_buckets, suits_products
-from unmask.backbone.fast.random_masks import draw_seed
+from unmask.backbone.fast.cpu_attention import ByProducts, suits_products
 from unmask.backbone.structure import FLAT_ATTENTION, backend_in_use, text_config
 from unmask.text.batching import send
 
@@ -40,7 +37,7 @@ class FlatUnsupportedError(RuntimeError):
     """A model that cannot read texts one after the other was given them so; says why."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FlatLayout:
     """Where the texts of a row lie.
 
@@ -62,13 +59,6 @@ class FlatLayout:
         return [(start, count, length) for start, (length, count) in zip(starts, runs, strict=False)]
 
     @cached_property
-    def number(self) -> int:
-        """By which the backward pass of a compiled layer finds it, for as long as somebody holds it."""
-        number = next(_NUMBERS)
-        _NUMBERED[number] = self
-        return number
-
-    @cached_property
     def buckets(self) -> tuple[list[Bucket], torch.Tensor | None]:
         """See `make_buckets`."""
         return make_buckets(self.lengths)
@@ -84,8 +74,6 @@ class FlatLayout:
         return send(torch.cat([torch.arange(length) for length in self.lengths])[None], self.device)
 
 
-_NUMBERS = itertools.count(1)
-_NUMBERED: WeakValueDictionary[int, FlatLayout] = WeakValueDictionary()
 _LAYOUT: ContextVar[FlatLayout | None] = ContextVar("layout", default=None)
 
 
@@ -97,6 +85,11 @@ def flat(layout: FlatLayout) -> Iterator[None]:
         yield
     finally:
         _LAYOUT.reset(token)
+
+
+def layout_in_force() -> FlatLayout | None:
+    """The layout that rows are read by here."""
+    return _LAYOUT.get()
 
 
 def keep_layout() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
@@ -212,85 +205,16 @@ def _opaque_attention(
     return states.transpose(1, 2).contiguous()
 
 
-def _shape_only(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any) -> torch.Tensor:
+def attended_shape(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any) -> torch.Tensor:
+    """An empty tensor in the shape of the states, [rows, tokens, heads, width]."""
     return query.new_empty(query.shape[0], query.shape[2], query.shape[1], value.shape[3])
 
 
 operators.define(
     "attention(Tensor query, Tensor key, Tensor value, Tensor? mask, float? scale, int? window, bool causal) -> Tensor",
     _opaque_attention,
-    _shape_only,
+    attended_shape,
     ("CPU", "CUDA"),
-)
-
-
-def _trained_attention(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    scale: float | None,
-    window: int | None,
-    dropout: float,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention as one step of a compiled layer in training; also what its backward pass must know: layout and seed."""
-    layout = _LAYOUT.get()
-    if layout is None:
-        raise FlatUnsupportedError("layers compiled for training read texts one after the other")
-    seed = draw_seed() if dropout else 0
-    inputs, ticket = (query, key, value), torch.tensor([layout.number, seed])
-    if suits_products(query, max(layout.lengths), dropout):
-        return products_in_buckets(inputs, *layout.buckets, (scale, window, layout.causal, dropout), seed)[None], ticket
-    return attend(*inputs, layout, scale=scale, window=window)[None], ticket
-
-
-def _trained_gradients(
-    given: torch.Tensor,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    ticket: torch.Tensor,
-    scale: float | None,
-    window: int | None,
-    dropout: float,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    number, seed = ticket.tolist()
-    layout, inputs = _NUMBERED[number], (query, key, value)
-    if suits_products(query, max(layout.lengths), dropout):
-        options = (scale, window, layout.causal, dropout)
-        found = gradients_in_buckets(given[0], inputs, *layout.buckets, options, seed)
-    else:
-        with torch.enable_grad():  # type: ignore[no-untyped-call]
-            own = [x.detach().requires_grad_() for x in inputs]
-            states = attend(own[0], own[1], own[2], layout, scale=scale, window=window)
-            found = list(torch.autograd.grad(states, own, given[0]))
-    return found[0].contiguous(), found[1].contiguous(), found[2].contiguous()
-
-
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:
-    ctx.save_for_backward(*inputs[:3], output[1])
-    ctx.options = inputs[3:]
-
-
-def _backward(ctx: Any, given: torch.Tensor, _: Any) -> tuple[torch.Tensor | None, ...]:
-    found = torch.ops.unmask.attention_gradients.default(given, *ctx.saved_tensors, *ctx.options)
-    return (*found, None, None, None)
-
-
-operators.define(
-    "trained_attention(Tensor query, Tensor key, Tensor value, float? scale, int? window, float dropout)"
-    " -> (Tensor, Tensor)",
-    _trained_attention,
-    lambda query, key, value, *_: (_shape_only(query, key, value), query.new_empty(2, dtype=torch.int64)),
-    ("CPU",),
-    random=True,
-    backward=(_keep, _backward),
-)
-operators.define(
-    "attention_gradients(Tensor given, Tensor query, Tensor key, Tensor value, Tensor ticket,"
-    " float? scale, int? window, float dropout) -> (Tensor, Tensor, Tensor)",
-    _trained_gradients,
-    lambda given, *inputs: tuple(x.new_empty(x.shape) for x in inputs[:3]),
-    ("CPU",),
 )
 
 
