@@ -67,7 +67,8 @@ browser:
 	else echo "No Chromium found: install it, or the tests of report.html will fail." >&2; fi
 
 test: check browser $(ORACLE_STAMP)
-	$(OFFLINE) UNMASK_ORACLE=$(abspath $(ORACLE))/bin/python $(RUN)/python -m pytest $(PYTEST_ARGS)
+	$(OFFLINE) UNMASK_ORACLE=$(abspath $(ORACLE))/bin/python OMP_NUM_THREADS=1 \
+		$(RUN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 # Writes docs/support.md.
 support: $(STAMP)

@@ -6,7 +6,7 @@ The public names are listed here and loaded on first use, so that `import unmask
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from unmask.threads import sleep_while_waiting
+from unmask.threads import wait_briefly
 
 if TYPE_CHECKING:
     from unmask.backbone.families import Family, register_family
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from unmask.settings import EncoderSettings
     from unmask.training.losses import LossSettings, register_loss
 
-sleep_while_waiting()  # before anything here loads torch
+wait_briefly()  # before anything here loads torch
 
 __version__ = "0.1.0"
 

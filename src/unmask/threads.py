@@ -2,7 +2,7 @@
 
 By itself a thread that has finished its part of a product spins for milliseconds until the others have. That is fast
 while each has a processor of its own. Where another process is busy, the one that is waited for may have none, and
-gets none because the others spin: the same work then takes ten times as long. Threads that sleep leave it theirs.
+gets none because the others spin: the same work then takes ten times as long. Threads that soon sleep leave it theirs.
 """
 
 import logging
@@ -14,8 +14,9 @@ from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
-# GNU's OpenMP (torch's wheels for Linux); LLVM's and Intel's (macOS, conda), in milliseconds.
-WAITING = {"GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}
+# GNU's OpenMP (torch's wheels for Linux): a fraction of a millisecond, because to sleep at once makes small models a
+# fifth slower on an idle machine (benchmarks/loaded.py). LLVM's and Intel's (macOS, conda): a millisecond.
+WAITING = {"GOMP_SPINCOUNT": "4000", "KMP_BLOCKTIME": "1"}
 _ALSO = ("OMP_WAIT_POLICY", "KMP_LIBRARY")  # by these a user says the same
 _SECONDS = 1.0  # between two looks at what else runs
 
@@ -33,7 +34,7 @@ _too_late = False
 _last: _Look | None = None
 
 
-def sleep_while_waiting() -> None:
+def wait_briefly() -> None:
     """Say in the environment how threads wait, unless it says so already or torch has read it."""
     global _too_late
     if any(name in os.environ for name in (*WAITING, *_ALSO)):
@@ -63,7 +64,7 @@ def look_around(device: str) -> None:
         if "libgomp" in Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace"):
             logger.warning(
                 "Another process is busy, and torch's threads spin while they wait for each other, which can make this "
-                "ten times as slow. Import unmask before torch, or set GOMP_SPINCOUNT=0 in the environment."
+                "ten times as slow. Import unmask before torch, or set GOMP_SPINCOUNT=4000 in the environment."
             )
 
 
