@@ -19,7 +19,7 @@ from shapes import SHAPES, make_model, workload
 from unmask.backbone.fast.contract import NAMES
 
 _ENCODING = ("flat", "prepack", "compile")
-_TRAINING = ("flat", "products", "lora", "masks")
+_TRAINING = ("flat", "products", "lora", "masks", "compile")
 
 
 def main() -> None:

@@ -159,6 +159,7 @@ def unmask_steps(objective):
             "simcse": {"batch_size": job["rows"], "max_length": job["length"], "attention_dropout": 0.3},
         }
         stage = {"objective": objective, "data": "texts", "steps": job["steps"], "tuning": "lora", "lr": 1e-4}
+        stage |= {"compile": True} if job.get("compile") else {}
         recipe = {
             "name": "steps",
             "precision": "bf16" if job["dtype"] == "bfloat16" else "fp32",

@@ -1,7 +1,6 @@
 """What a run will do, before it does it: stages, trainable parameters, tokens, memory, time."""
 
 import os
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from unmask.runs.sources import open_data
 from unmask.training.base_settings import TrainedStage
 from unmask.training.building import Data
 from unmask.training.memory import Memory, Shape, estimate_memory
+from unmask.training.rate import matrix_rate
 
 _SAMPLED_TEXTS = 1000
 _USUAL_SHARE = 0.4  # of the measured rate of matrix products that training reaches
@@ -97,7 +97,7 @@ def make_plan(recipe: Recipe) -> Plan:
         find_adapters(teacher, ())
     device = default_device()
     bf16 = resolve_precision(recipe.precision) == "bf16"
-    rate = _matrix_rate(device, torch.bfloat16 if bf16 else torch.float32)
+    rate = matrix_rate(torch.bfloat16 if bf16 else torch.float32, 0.2, device)
     dtype = saved_dtype(recipe.model.name, recipe.model.dtype)
     data = open_data(recipe, _SAMPLED_TEXTS)
     stages = []
@@ -108,7 +108,7 @@ def make_plan(recipe: Recipe) -> Plan:
             memory = estimate_memory(recipe.model.name, dtype, stage, shape, bf16=bf16, causal=causal)
         except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
             raise ArtifactError(f"{recipe.model.name}: its memory cannot be estimated ({error}).") from error
-        seconds = tokens * stage.steps * _products(stage, memory) / (rate * _USUAL_SHARE)
+        seconds = tokens * stage.steps * memory.flops / (rate * _USUAL_SHARE)
         stages.append(StagePlan(stage.label, stage.steps, tokens * stage.steps, memory, seconds))
     return Plan(recipe.model_dump(mode="json"), stages, str(device), device_memory(device))
 
@@ -124,25 +124,6 @@ def _shape(stage: TrainedStage, data: Data, tokenizer: Any) -> tuple[int, Shape]
     rows = max(1, min(stage.micro_batch_tokens, tokens) // length)
     passes = -(-tokens // (rows * length))
     return tokens, Shape(rows, length, -(-passes // int(os.environ.get("WORLD_SIZE", "1"))))
-
-
-def _products(stage: TrainedStage, memory: Memory) -> float:
-    """Floating-point operations a token: forward 2 a weight, backward 4, or 2 where weights are frozen."""
-    backward = 2 if stage.has_adapter else 4
-    again = 2 * (stage.gradient_checkpointing + stage.runs_again)
-    return float((2 + backward + again) * memory.parameters)
-
-
-def _matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations a second of a square matrix product, the best of a few."""
-    size = 8192 if device.type == "cuda" else 1024
-    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    best = float("inf")
-    for _ in range(4):
-        started = time.perf_counter()
-        float((a @ b)[0, 0])  # waits for the device
-        best = min(best, time.perf_counter() - started)
-    return 2 * size**3 / best
 
 
 def device_memory(device: torch.device) -> int:

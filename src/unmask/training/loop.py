@@ -27,6 +27,7 @@ from unmask.training import checkpoint
 from unmask.training.base_settings import OptimSettings, TrainedStage
 from unmask.training.monitor import Monitor
 from unmask.training.processes import agreed, prepare
+from unmask.training.rate import training_flops
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +150,8 @@ def fit(job: Job, settings: TrainedStage, folder: Path, accelerator: Any, *, see
     if settings.compile:
         flat = reads_flat(body)
         layers.attach(body) if flat else accelerator.print(f"Layers are not compiled: {flat.reason}.")
-    monitor = Monitor(folder, settings.label, settings.steps, done, accelerator, progress)
+    flops = training_flops(body, settings)
+    monitor = Monitor(folder, settings.label, settings.steps, done, accelerator, progress, flops)
     try:
         if job.evaluate and done == 0:
             _evaluate(job, model, monitor, 0)

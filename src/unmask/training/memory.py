@@ -20,6 +20,7 @@ from unmask.backbone.structure import body, decoder_layers
 from unmask.objectives.mntp import LABELS_AT_ONCE
 from unmask.training.base_settings import TrainedStage
 from unmask.training.building import make_trainable
+from unmask.training.rate import training_flops
 
 _FOUR_BITS = 0.5 + 1 / 16  # a 4-bit weight and its share of the scales, doubly quantised
 
@@ -51,6 +52,7 @@ class Memory:
         gradients: of what is trained.
         activations: what the backward pass needs, at their largest.
         peak: the most at any moment of a step.
+        flops: floating-point operations of a token.
     """
 
     parameters: int
@@ -60,6 +62,7 @@ class Memory:
     gradients: int
     activations: int
     peak: int
+    flops: float
 
 
 def estimate_memory(
@@ -100,7 +103,7 @@ def estimate_memory(
     busy = activations + 4 * count if shape.passes > graphs else max(activations, 4 * count)
     peak = fixed + max(busy, 8 * count)  # the update itself holds one more copy of what is trained
     parameters = sum(p.numel() for p in model.parameters())
-    return Memory(parameters, count, weights, 8 * count, 4 * count, activations, peak)
+    return Memory(parameters, count, weights, 8 * count, 4 * count, activations, peak, training_flops(model, settings))
 
 
 def _saved(model: nn.Module, settings: TrainedStage, shape: Shape, bf16: bool) -> int:
