@@ -14,9 +14,11 @@ from torch import nn
 
 from unmask.backbone.dropout import attention_dropout, hidden_dropout
 from unmask.backbone.families.switches import set_attention_mode
-from unmask.backbone.forward import token_states
-from unmask.backbone.loading import empty_model, shapes_only
+from unmask.backbone.forward import flat_states, token_states
+from unmask.backbone.loading import empty_model, load_twin, shapes_only
 from unmask.backbone.structure import body, decoder_layers
+from unmask.backbone.truth.flat import reads_flat
+from unmask.errors import ArtifactError
 from unmask.objectives.mntp import LABELS_AT_ONCE
 from unmask.training.base_settings import TrainedStage
 from unmask.training.building import make_trainable
@@ -93,8 +95,9 @@ def estimate_memory(
         own = 0 if tied else _bytes(list(head.parameters()))
     trained = [p for p in model.parameters() if p.requires_grad]
     weights = _bytes(list(model.parameters()), four_bit=settings.tuning == "qlora") + own
+    flat = _reads_flat(name, causal)
     with shapes_only(model):
-        kept = _saved(model, settings, shape, bf16)
+        kept = _saved(model, settings, shape, bf16=bf16, flat=flat)
     logits = _logits(model, settings, shape, causal_lm)
     count = sum(p.numel() for p in trained)
     graphs = settings.graphs(shape.passes)
@@ -106,10 +109,21 @@ def estimate_memory(
     return Memory(parameters, count, weights, 8 * count, 4 * count, activations, peak, training_flops(model, settings))
 
 
-def _saved(model: nn.Module, settings: TrainedStage, shape: Shape, bf16: bool) -> int:
+def _reads_flat(name: str, causal: bool) -> bool:
+    """Whether batches will lie in a row; asked of a twin, because the model has no weights here."""
+    try:
+        twin = load_twin(name)
+    except (ArtifactError, ValueError, ImportError):  # sizes that do not shrink together
+        return False
+    if not causal:
+        set_attention_mode(twin, "bidirectional")
+    return bool(reads_flat(twin))
+
+
+def _saved(model: nn.Module, settings: TrainedStage, shape: Shape, *, bf16: bool, flat: bool) -> int:
     """Bytes that the backward pass of one forward pass needs."""
-    ids = torch.zeros((shape.rows, shape.length), dtype=torch.long)
-    mask = torch.ones_like(ids)
+    rows = torch.zeros((shape.rows, shape.length), dtype=torch.long)
+    lengths = [shape.length] * shape.rows
     own = {p.untyped_storage()._cdata for p in model.parameters()}
     seen: dict[int, torch.UntypedStorage] = {}
 
@@ -123,7 +137,10 @@ def _saved(model: nn.Module, settings: TrainedStage, shape: Shape, bf16: bool) -
         seen.clear()
         with _dropout(model, settings), torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
             model.train()
-            token_states(model, ids, mask)
+            if flat:
+                flat_states(model, rows.view(1, -1), lengths)
+            else:
+                token_states(model, rows, torch.ones_like(rows))
         return sum(storage.nbytes() for storage in seen.values())
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):

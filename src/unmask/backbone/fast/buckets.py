@@ -10,7 +10,6 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 _ALIKE = 0.75  # a text is in a bucket if it has this share of the longest one's tokens
 _TOKENS = 8  # or lacks no more than so many
@@ -86,26 +85,23 @@ def make_buckets(lengths: Sequence[int]) -> tuple[list[Bucket], torch.Tensor | N
     sizes = np.asarray(lengths, dtype=np.int64)
     starts = np.cumsum(sizes) - sizes
     order = np.argsort(-sizes, kind="stable")
-    buckets, first = [], 0
+    buckets, came, first = [], [], 0
     while first < len(order):
         longest = int(sizes[order[first]])
         alike = min(_ALIKE * longest, longest - _TOKENS)
         last = first + int(np.searchsorted(-sizes[order[first:]], -alike, side="right"))
         chosen = order[first:last]
         length = -(-longest // _COMMON) * _COMMON if longest > _LONG else longest
-        buckets.append(_bucket(starts[chosen], sizes[chosen], length))
+        steps = np.arange(length)
+        real = (steps[None] < sizes[chosen, None]).ravel()
+        index = (starts[chosen, None] + np.where(real.reshape(len(chosen), -1), steps, 0)).ravel()
+        places = None if real.all() else torch.from_numpy(np.flatnonzero(real))
+        buckets.append(Bucket(len(chosen), length, torch.from_numpy(index), places))
+        came.append(index[real])
         first = last
-    came = np.concatenate([bucket.tokens.numpy() for bucket in buckets])
-    if np.array_equal(came, np.arange(len(came))):
+    tokens = np.concatenate(came)
+    if np.array_equal(tokens, np.arange(len(tokens))):
         return buckets, None
-    back = np.empty_like(came)
-    back[came] = np.arange(len(came))
+    back = np.empty_like(tokens)
+    back[tokens] = np.arange(len(tokens))
     return buckets, torch.from_numpy(back)
-
-
-def _bucket(starts: NDArray[np.int64], sizes: NDArray[np.int64], length: int) -> Bucket:
-    steps = np.arange(length)
-    real = steps[None] < sizes[:, None]
-    index = (starts[:, None] + np.where(real, steps, 0)).ravel()
-    places = None if real.all() else torch.from_numpy(np.flatnonzero(real))
-    return Bucket(len(sizes), length, torch.from_numpy(index), places)
