@@ -19,11 +19,12 @@ def settings(kind=MntpSettings, **extra):
     return kind(**{"data": "x", "steps": 1, **extra})
 
 
+@pytest.mark.parametrize("flat", [False, True])
 @pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize(
     "extra", [{"tuning": "full"}, {"tuning": "lora"}, {"tuning": "full", "gradient_checkpointing": True}]
 )
-def test_what_is_saved_without_data_is_what_is_saved(extra, bf16):
+def test_what_is_saved_without_data_is_what_is_saved(extra, bf16, flat):
     real = load_model("pocket", head=False, dtype="float32")
     empty = body(empty_model("pocket", head=True).float())
     found = []
@@ -32,9 +33,9 @@ def test_what_is_saved_without_data_is_what_is_saved(extra, bf16):
         make_trainable(model, settings(**extra), None)
         if model is empty:
             with shapes_only(model):
-                found.append(_saved(model, settings(**extra), SHAPE, bf16))
+                found.append(_saved(model, settings(**extra), SHAPE, bf16=bf16, flat=flat))
         else:
-            found.append(_saved(copy.deepcopy(model), settings(**extra), SHAPE, bf16))
+            found.append(_saved(copy.deepcopy(model), settings(**extra), SHAPE, bf16=bf16, flat=flat))
     assert found[1] == pytest.approx(found[0], rel=0.15)
 
 

@@ -17,7 +17,7 @@ from unmask.runs.sources import open_data
 from unmask.training.base_settings import TrainedStage
 from unmask.training.building import Data
 from unmask.training.memory import Memory, Shape, estimate_memory
-from unmask.training.rate import matrix_rate
+from unmask.training.rate import matrix_rate, peak_bytes
 
 _SAMPLED_TEXTS = 1000
 _USUAL_SHARE = 0.4  # of the measured rate of matrix products that training reaches
@@ -101,11 +101,12 @@ def make_plan(recipe: Recipe) -> Plan:
     dtype = saved_dtype(recipe.model.name, recipe.model.dtype)
     data = open_data(recipe, _SAMPLED_TEXTS)
     stages = []
+    process = peak_bytes(device) if device.type == "cpu" else 0  # libraries and the sample of the data
     for stage in (one for one in recipe.stages if isinstance(one, TrainedStage)):
         tokens, shape = _shape(stage, data, tokenizer)
         causal = recipe.model.attention == "causal"
         try:
-            memory = estimate_memory(recipe.model.name, dtype, stage, shape, bf16=bf16, causal=causal)
+            memory = estimate_memory(recipe.model.name, dtype, stage, shape, bf16=bf16, causal=causal, process=process)
         except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
             raise ArtifactError(f"{recipe.model.name}: its memory cannot be estimated ({error}).") from error
         seconds = tokens * stage.steps * memory.flops / (rate * _USUAL_SHARE)

@@ -68,7 +68,7 @@ class Memory:
 
 
 def estimate_memory(
-    name: str, dtype: torch.dtype, settings: TrainedStage, shape: Shape, *, bf16: bool, causal: bool
+    name: str, dtype: torch.dtype, settings: TrainedStage, shape: Shape, *, bf16: bool, causal: bool, process: int = 0
 ) -> Memory:
     """The peak of a stage.
 
@@ -79,6 +79,7 @@ def estimate_memory(
         shape: of a step.
         bf16: the arithmetic is in bfloat16.
         causal: the attention stays causal.
+        process: bytes that the process takes besides, where that counts: in main memory.
 
     Raises:
         ArtifactError: the model has no readable config.
@@ -102,7 +103,7 @@ def estimate_memory(
     count = sum(p.numel() for p in trained)
     graphs = settings.graphs(shape.passes)
     activations = kept * graphs + logits
-    fixed = weights + 8 * count
+    fixed = process + weights + 8 * count
     busy = activations + 4 * count if shape.passes > graphs else max(activations, 4 * count)
     peak = fixed + max(busy, 8 * count)  # the update itself holds one more copy of what is trained
     parameters = sum(p.numel() for p in model.parameters())
