@@ -91,7 +91,7 @@ def test_vectors_of_real_weights_do_not_depend_on_company(smollm2, implementatio
 
 @BACKENDS
 def test_packed_documents_do_not_see_each_other_in_real_weights(smollm2, implementation, articles):
-    """In bfloat16 by as much as a text alone differs in the other implementation; in float32 nearly exactly."""
+    """In float32 nearly exactly; in bfloat16 no further from that than texts alone, which rounding moves by up to a third."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(smollm2)
@@ -99,16 +99,22 @@ def test_packed_documents_do_not_see_each_other_in_real_weights(smollm2, impleme
     padded = 96 if implementation == "eager" else None
     batch = stack(rows, pad_id=0, never_mask=0, padded_tokens=padded)
     assert int(batch.pieces.max()) > 1
-    for dtype, limit in (("bfloat16", 0.15), ("float32", 1e-4)):
+
+    def read(dtype):
+        """All pieces in their rows, and each alone, float32 [tokens, width]."""
         model = load_model(str(smollm2), head=False, dtype=dtype, attention_implementation=implementation)
         convert(model, backends=[implementation])
         with torch.no_grad():
             packed = batch.read_by(TokenStates(model), batch.input_ids)
-            for row in range(len(packed)):
-                for piece in range(1, int(batch.pieces[row].max()) + 1):
-                    inside = batch.pieces[row] == piece
-                    alone = token_states(model, batch.input_ids[row][inside][None])[0].float()
-                    assert (packed[row][inside].float() - alone).norm() < limit * alone.norm()
+            pieces = [(r, p) for r in range(len(packed)) for p in range(1, int(batch.pieces[r].max()) + 1)]
+            inside = [(row, batch.pieces[row] == piece) for row, piece in pieces]
+            alone = [token_states(model, batch.input_ids[row][own][None])[0].float() for row, own in inside]
+        return torch.cat([packed[row][own].float() for row, own in inside]), torch.cat(alone)
+
+    exact, exact_alone = read("float32")
+    assert (exact - exact_alone).norm() < 1e-4 * exact_alone.norm()
+    packed, alone = read("bfloat16")
+    assert (packed - exact_alone).norm() < 1.5 * (alone - exact_alone).norm()
 
 
 def test_both_stages_run_on_real_weights_without_padding(smollm2, articles, tmp_path, capsys):

@@ -24,7 +24,8 @@ class Bucket:
     Attributes:
         texts: how many.
         length: of the longest, filled up.
-        index: the row's token at each place, int64 [texts * length]; filler repeats its text's first token.
+        index: the row's token at each place, int64 [texts * length]; filler repeats its text's last token
+            (the first is where trained decoders put huge values, which would weigh on the mean of a text's keys).
         places: where tokens are, int64; None where all places are.
         visible: masks that were asked for, by window and direction.
     """
@@ -94,7 +95,7 @@ def make_buckets(lengths: Sequence[int]) -> tuple[list[Bucket], torch.Tensor | N
         length = -(-longest // _COMMON) * _COMMON if longest > _LONG else longest
         steps = np.arange(length)
         real = (steps[None] < sizes[chosen, None]).ravel()
-        index = (starts[chosen, None] + np.where(real.reshape(len(chosen), -1), steps, 0)).ravel()
+        index = (starts[chosen, None] + np.minimum(steps[None], sizes[chosen, None] - 1)).ravel()
         places = None if real.all() else torch.from_numpy(np.flatnonzero(real))
         buckets.append(Bucket(len(chosen), length, torch.from_numpy(index), places))
         came.append(index[real])

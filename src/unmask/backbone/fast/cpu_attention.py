@@ -69,7 +69,8 @@ def products_in_buckets(
 ) -> torch.Tensor:
     """States [tokens, heads, width]; see `ByProducts`. The seed is that of the dropout."""
     rows = [x[0].transpose(0, 1) for x in inputs]
-    found = [_attend(bucket, [bucket.take(row) for row in rows], options, seed) for bucket in buckets]
+    with torch.autocast("cpu", enabled=False):  # the backward pass, which computes it again, knows no autocast
+        found = [_attend(bucket, [bucket.take(row) for row in rows], options, seed) for bucket in buckets]
     return _in_order([bucket.give(states) for bucket, states in zip(buckets, found, strict=True)], order)
 
 
@@ -133,10 +134,11 @@ def attend_by_products(
         [texts, heads, tokens, width of a value].
     """
     given = query.dtype
-    key = key - key.mean(dim=2, keepdim=True)
     texts, heads, length, width = query.shape
     if given == torch.bfloat16 and (length <= _SHORT or dropout):
         query, key, value = query.float(), key.float(), value.float()
+    elif given == torch.bfloat16:
+        key = key - key.mean(dim=2, keepdim=True)
     shared = key.shape[1]
     rows = (query * (width**-0.5 if scale is None else scale)).reshape(texts * shared, -1, width)
     scores = torch.bmm(rows, key.reshape(texts * shared, length, width).transpose(1, 2))

@@ -122,8 +122,6 @@ def attend(
     Returns:
         [tokens, heads, width of a value].
     """
-    if query.is_cuda and torch.is_autocast_enabled("cuda"):
-        query, key, value = (x.to(torch.get_autocast_dtype("cuda")) for x in (query, key, value))
     if window is not None and window >= max(layout.lengths):
         window = None
     varlen = operators.varlen_attention() if not dropout and _suits_varlen(query, value) else None
@@ -228,6 +226,8 @@ def _flat_attention(
 ) -> tuple[torch.Tensor, None]:
     """What a model under this implementation calls: by the layout in force, or else transformers' sdpa."""
     scale, window = kwargs.get("scaling"), kwargs.get("sliding_window")
+    if torch.is_autocast_enabled(query.device.type):  # queries and keys may be wider than values: positions were added
+        query, key, value = (x.to(torch.get_autocast_dtype(query.device.type)) for x in (query, key, value))
     if torch.compiler.is_compiling() and module.training:
         states, _ = torch.ops.unmask.trained_attention.default(
             query, key, value, scale, window, kwargs.get("dropout", 0.0)
