@@ -34,12 +34,13 @@ _FILE = "model.gguf"
 _PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 # What a file says of its model that transformers does not read, and that no state depends on or shapes of weights show.
 _NO_INFLUENCE = (
-    *("attention.key_length", "attention.value_length", "feed_forward_length", "vocab_size", "context_length"),
+    *("attention.head_count", "attention.head_count_kv", "attention.key_length", "attention.value_length"),
+    *("feed_forward_length", "vocab_size", "context_length"),
     *("expert_feed_forward_length", "expert_shared_feed_forward_length", "use_parallel_residual", "tensor_data_layout"),
     *("pooling_type", "rope.scaling.original_context_length", "rope.scaling.finetuned"),
 )
 _CAPS = ("attn_logit_softcapping", "final_logit_softcapping")  # the same names in configs
-_ROPE_FACTORS = "rope_freqs.weight"
+_ROPE = "rope_freqs.weight"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +50,13 @@ class Header:
     Attributes:
         values: its keys and values.
         types: the names of the types of its weights.
+        names: those of its weights.
         rope: what rotary frequencies are divided by, where the file says so.
     """
 
     values: Mapping[str, Any]
     types: frozenset[str]
+    names: frozenset[str]
     rope: np.ndarray | None
 
     @property
@@ -63,11 +66,18 @@ class Header:
 
 
 def is_gguf(path: Path) -> bool:
-    """True for a file that begins as GGUF does, whatever its name."""
+    """True for a file that begins as GGUF does, whatever its name.
+
+    Raises:
+        ArtifactError: it cannot be opened.
+    """
     if not path.is_file():
         return False
-    with path.open("rb") as file:
-        return file.read(len(_MAGIC)) == _MAGIC
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_MAGIC)) == _MAGIC
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read ({error.strerror}).") from error
 
 
 def smollm2_file() -> Path:
@@ -130,7 +140,7 @@ def _read_header(path: Path) -> Header:
         reader = GGUFReader(path)
         values = {key: field.contents() for key, field in reader.fields.items()}
         tensors = {tensor.name: tensor for tensor in reader.tensors}
-        rope = tensors.get(_ROPE_FACTORS)
+        rope = tensors.get(_ROPE)
         factors = None if rope is None else dequantize(rope.data, rope.tensor_type)
     except (ValueError, LookupError, TypeError, OSError, OverflowError, MemoryError) as error:
         raise ArtifactError(f"{path} is a GGUF file that is cut short or damaged ({first_line(error)}).") from error
@@ -138,7 +148,8 @@ def _read_header(path: Path) -> Header:
         raise ArtifactError(f"{path} is a GGUF file that does not say its architecture.")
     if values.get("split.count", 0) > 1:
         raise ArtifactError(f"{path} is one of {values['split.count']} parts; join them by llama-gguf-split --merge.")
-    return Header(values, frozenset(tensor.tensor_type.name for tensor in tensors.values()), factors)
+    types = frozenset(tensor.tensor_type.name for tensor in tensors.values())
+    return Header(values, types, frozenset(tensors), factors)
 
 
 def _read_config(path: Path, scratch: str, header: Header) -> Any:
@@ -156,8 +167,9 @@ def _read_config(path: Path, scratch: str, header: Header) -> Any:
         raise ArtifactError(f"{kind}, which is no decoder.")
     for key in _unread(header, config):
         raise ArtifactError(f"{kind} that says {key} = {header.values[key]}, which transformers does not read.")
-    if header.rope is not None and not _scale_rope(config, header.rope):
-        raise ArtifactError(f"{kind} with {_ROPE_FACTORS} that are not those of a Llama 3, which are not read.")
+    for name in sorted(header.names):
+        if name.startswith("rope_") and not (name == _ROPE and _scale_rope(config, header.rope)):
+            raise ArtifactError(f"{kind} with {name} unlike those of a Llama 3, which transformers does not read.")
     return config
 
 
@@ -171,23 +183,33 @@ def _unread(header: Header, config: Any) -> list[str]:
     plain = {name.replace("_", ""): keys for name, keys in GGUF_CONFIG_MAPPING.items()}
     read = plain.get(header.architecture.replace("-", "").replace("_", ""), {})
     same = {name: getattr(config, name, None) for name in _CAPS}
-    same |= {"rope.dimension_count": _rotary_width(config), "rope.scaling.type": "none", "attention.causal": True}
+    same |= {"rope.scaling.type": "none", "attention.causal": True, "rope.dimension_count": _rotary_width(config)}
+    same["rope.freq_base"] = (getattr(config, "rope_parameters", None) or {}).get("rope_theta")
+    same["attention.layer_norm_epsilon"] = getattr(config, "layer_norm_epsilon", None)
     found = []
     for key, value in header.values.items():
         owner, _, name = key.partition(".")
-        known = read.get(name) is not None or name in _NO_INFLUENCE or (name in same and same[name] == value)
+        known = read.get(name) is not None or name in _NO_INFLUENCE or _alike(same.get(name), value)
         if owner == header.architecture and not known:
             found.append(key)
     return found
 
 
-def _rotary_width(config: Any) -> int:
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+def _alike(ours: Any, theirs: Any) -> bool:
+    """True for the same value, as float32 has it."""
+    numbers = isinstance(ours, float) and isinstance(theirs, float)
+    return bool(np.isclose(ours, theirs, rtol=1e-6, atol=0)) if numbers else ours == theirs
+
+
+def _rotary_width(config: Any) -> int | None:
+    width = getattr(config, "head_dim", None)
+    if width is None and getattr(config, "num_attention_heads", None):
+        width = config.hidden_size // config.num_attention_heads
     share = (getattr(config, "rope_parameters", None) or {}).get("partial_rotary_factor", 1.0)
-    return int(width * share)
+    return None if width is None else int(width * share)
 
 
-def _scale_rope(config: Any, factors: np.ndarray) -> bool:
+def _scale_rope(config: Any, factors: Any) -> bool:
     """Scale rotary frequencies as a Llama 3 does, if that is what a file's factors are.
 
     Since Llama 3.1 files hold these factors alone, and not the four numbers in a config that they follow from.
@@ -203,9 +225,8 @@ def _scale_rope(config: Any, factors: np.ndarray) -> bool:
         "original_max_position_embeddings": 8192,
     }
     scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, "cpu")
-    width = _rotary_width(config)
-    plain = before["rope_theta"] ** -(torch.arange(0, width, 2) / width)
-    return bool(np.allclose((plain / scaled).numpy(), factors, rtol=1e-3))
+    plain = before["rope_theta"] ** -(torch.arange(0, len(scaled)) / len(scaled))
+    return len(scaled) == len(factors) and bool(np.allclose((plain / scaled).numpy(), factors, rtol=1e-3))
 
 
 def _unpack(path: Path, scratch: str, header: Header, config: Any, folder: Path) -> None:
