@@ -347,6 +347,9 @@ BAD = {
     "scaled": ({"more": {"llama.rope.scaling.type": "yarn"}}, "llama.rope.scaling.type = yarn"),
     "no tokenizer": ({"without": ("tokenizer",)}, "tokenizer.ggml.model is missing"),
     "other splits": ({"rule": "viking"}, "the pre-tokenizer 'viking'"),
+    "mixture": ({"more": {"llama.expert_count": True}}, "llama.expert_count"),
+    "other frequencies": ({"tensors": {"rope_factors_long.weight": np.ones(8, np.float32)}}, "rope_factors_long"),
+    "more weights": ({"tensors": {"blk.0.attn_q.bias": np.ones(64, np.float32)}}, "LlamaForCausalLM has a place for"),
     "lacks weights": ({"without": ("blk.1.ffn_up.weight",)}, "lacks weights of LlamaForCausalLM"),
 }
 

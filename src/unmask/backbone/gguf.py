@@ -50,19 +50,26 @@ class Header:
     Attributes:
         values: its keys and values.
         types: the names of the types of its weights.
-        names: those of its weights.
+        sizes: how many numbers each weight has.
         rope: what rotary frequencies are divided by, where the file says so.
     """
 
     values: Mapping[str, Any]
     types: frozenset[str]
-    names: frozenset[str]
+    sizes: Mapping[str, int]
     rope: np.ndarray | None
 
     @property
     def architecture(self) -> str:
         """Llama.cpp's name of it."""
         return str(self.values["general.architecture"])
+
+    @property
+    def is_read_whole(self) -> bool:
+        """True if transformers has a reader for this very architecture, which takes all that a file says."""
+        from transformers.integrations.gguf import GGUF_CONFIG_ARCHS
+
+        return self.architecture in GGUF_CONFIG_ARCHS
 
 
 def is_gguf(path: Path) -> bool:
@@ -149,7 +156,7 @@ def _read_header(path: Path) -> Header:
     if values.get("split.count", 0) > 1:
         raise ArtifactError(f"{path} is one of {values['split.count']} parts; join them by llama-gguf-split --merge.")
     types = frozenset(tensor.tensor_type.name for tensor in tensors.values())
-    return Header(values, types, frozenset(tensors), factors)
+    return Header(values, types, {name: int(tensor.n_elements) for name, tensor in tensors.items()}, factors)
 
 
 def _read_config(path: Path, scratch: str, header: Header) -> Any:
@@ -167,7 +174,7 @@ def _read_config(path: Path, scratch: str, header: Header) -> Any:
         raise ArtifactError(f"{kind}, which is no decoder.")
     for key in _unread(header, config):
         raise ArtifactError(f"{kind} that says {key} = {header.values[key]}, which transformers does not read.")
-    for name in sorted(header.names):
+    for name in sorted(header.sizes):
         if name.startswith("rope_") and not (name == _ROPE and _scale_rope(config, header.rope)):
             raise ArtifactError(f"{kind} with {name} unlike those of a Llama 3, which transformers does not read.")
     return config
@@ -176,9 +183,8 @@ def _read_config(path: Path, scratch: str, header: Header) -> Any:
 def _unread(header: Header, config: Any) -> list[str]:
     """The keys about the model that transformers leaves out and that may change its states."""
     from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
-    from transformers.integrations.gguf import GGUF_CONFIG_ARCHS
 
-    if header.architecture in GGUF_CONFIG_ARCHS:  # read by functions of their own, which take all that is said
+    if header.is_read_whole:
         return []
     plain = {name.replace("_", ""): keys for name, keys in GGUF_CONFIG_MAPPING.items()}
     read = plain.get(header.architecture.replace("-", "").replace("_", ""), {})
@@ -257,10 +263,13 @@ def _unpack(path: Path, scratch: str, header: Header, config: Any, folder: Path)
             f"{path} is a GGUF of the architecture {header.architecture!r} whose weights transformers does not read "
             f"({first_line(error)})."
         ) from error
+    kind = f"{path} is a GGUF of the architecture {header.architecture!r}"
     if missing := sorted(report["missing_keys"]):
-        lacking = f"{type(model).__name__} ({', '.join(missing[:3])})"
-        raise ArtifactError(
-            f"{path} is a GGUF of the architecture {header.architecture!r} that lacks weights of {lacking}."
-        )
+        raise ArtifactError(f"{kind} that lacks weights of {type(model).__name__} ({', '.join(missing[:3])}).")
+    read = sum({tensor.data_ptr(): tensor.numel() for tensor in model.state_dict().values()}.values())
+    left_out = ("rope_", "output.weight") if config.tie_word_embeddings else ("rope_",)
+    held = sum(size for name, size in header.sizes.items() if not name.startswith(left_out))
+    if held != read and not header.is_read_whole:  # weights without a place are passed over without a word
+        raise ArtifactError(f"{kind} with {held:,} weights, of which {type(model).__name__} has a place for {read:,}.")
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
