@@ -122,8 +122,9 @@ def write(path, model, tokenizer, rule, *, architecture=None, without=(), more=(
         write_pieces(writer, tokenizer)
     elif "tokenizer" not in without:
         write_byte_level(writer, tokenizer, rule)
+    kinds = {bool: gguf.GGUFValueType.BOOL, str: gguf.GGUFValueType.STRING, int: gguf.GGUFValueType.UINT32}
     for key, value in dict(more).items():
-        writer.add_key_value(key, value, {bool: gguf.GGUFValueType.BOOL, str: gguf.GGUFValueType.STRING}[type(value)])
+        writer.add_key_value(key, value, kinds[type(value)])
     names = gguf.get_tensor_name_map(family_of(config.model_type), config.num_hidden_layers)
     for name, parameter in model.state_dict().items():
         weight = as_written(name, parameter.numpy(), config)
@@ -144,7 +145,10 @@ def write_byte_level(writer, tokenizer, rule):
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(rule)
     writer.add_token_list(vocabulary)
-    writer.add_token_types([gguf.TokenType.CONTROL if t in CONTROL else gguf.TokenType.NORMAL for t in vocabulary])
+    control = len(CONTROL)  # they come first
+    writer.add_token_types(
+        [gguf.TokenType.CONTROL if n < control else gguf.TokenType.NORMAL for n in range(len(vocabulary))]
+    )
     writer.add_token_merges([" ".join(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]])
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
@@ -347,7 +351,9 @@ BAD = {
     "scaled": ({"more": {"llama.rope.scaling.type": "yarn"}}, "llama.rope.scaling.type = yarn"),
     "no tokenizer": ({"without": ("tokenizer",)}, "tokenizer.ggml.model is missing"),
     "other splits": ({"rule": "viking"}, "the pre-tokenizer 'viking'"),
-    "mixture": ({"more": {"llama.expert_count": True}}, "llama.expert_count"),
+    "mixture": ({"more": {"llama.expert_count": 8}}, "llama.expert_count"),
+    "part": ({"more": {"split.count": 3}}, "one of 3 parts"),
+    "changed characters": ({"more": {"tokenizer.ggml.remove_extra_whitespaces": True}}, "changes the characters"),
     "other frequencies": ({"tensors": {"rope_factors_long.weight": np.ones(8, np.float32)}}, "rope_factors_long"),
     "more weights": ({"tensors": {"blk.0.attn_q.bias": np.ones(64, np.float32)}}, "LlamaForCausalLM has a place for"),
     "lacks weights": ({"without": ("blk.1.ffn_up.weight",)}, "lacks weights of LlamaForCausalLM"),
@@ -374,6 +380,14 @@ def test_what_cannot_be_read_is_refused_in_a_sentence(tmp_path, small, cache, ca
     assert str(path.name) in error
     assert not (tmp_path / "out").exists()
     assert not [p for p in cache.glob("*") if p.name != ".lock"]
+
+
+def test_a_control_token_that_would_be_lost_is_refused(tmp_path, published):
+    """transformers passes over those that are spelled beyond the byte alphabet, as DeepSeek's are."""
+    tokenizer = Tokenizer.from_str(published["smollm"].to_str().replace("<|im_end|>", "<｜im_end｜>"))
+    path = write(tmp_path / "model.gguf", tiny("llama", tokenizer.get_vocab_size()), tokenizer, "smollm")
+    with pytest.raises(ArtifactError, match=r"the token '<｜im_end｜>' \(2\) is lost"):
+        resolve_model(str(path))
 
 
 def test_smollm2_says_what_to_install(monkeypatch):

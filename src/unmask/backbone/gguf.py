@@ -20,6 +20,7 @@ import torch
 import transformers
 from huggingface_hub import constants
 from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
+from safetensors import SafetensorError
 
 from unmask.backbone.gguf_tokenizer import check_tokenizer, read_tokenizer
 from unmask.backbone.structure import MODEL_ERRORS, first_line
@@ -128,7 +129,7 @@ def unpacked(path: Path) -> Path:
                     with new_folder(target) as partial:
                         _unpack(path, scratch, header, config, partial)
                     logger.info("%s was unpacked into %s, once and for all.", path, target)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             raise ArtifactError(f"{path} cannot be unpacked into {root} ({first_line(error)}).") from error
     return target
 
