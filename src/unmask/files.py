@@ -1,5 +1,6 @@
 """Files and folders that appear whole or not at all: written aside, renamed at the end."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ from typing import Any, TextIO
 
 from unmask.errors import ArtifactError
 
+_CHUNK = 2**22
 _POINTER, _POINTER_SIZE = b"version https://git-lfs.github.com/spec/", 1024  # how it begins, and less than which it has
 
 
@@ -29,6 +31,15 @@ def refuse_pointers(paths: Iterable[Path]) -> None:
     """
     for path in filter(is_pointer, paths):
         raise ArtifactError(f"{path} is a Git LFS pointer, not the file itself; run `git lfs pull` in its repository.")
+
+
+def file_digest(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def require_new_folder(folder: Path) -> None:

@@ -45,6 +45,8 @@ def test_debug_shows_where_an_error_comes_from(how):
     assert code == 2
     assert "Traceback" in error
     assert "resolve_model" in error
-    assert error.rstrip().endswith("unmask: No folder './nothing'. Give a model folder, a hub id, or `pocket`.")
+    assert error.rstrip().endswith(
+        "unmask: No folder './nothing'. Give a model folder, a GGUF file, a hub id, or `pocket`."
+    )
     code, _, error = run("verify", "./nothing", UNMASK_DEBUG="0")
     assert (code, error.count("\n")) == (2, 1)

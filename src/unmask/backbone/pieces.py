@@ -87,7 +87,7 @@ def as_sentencepiece(tokenizer: Any, path: Path, serialized: Path | None) -> Any
         return tokenizer
     text, theirs, ours = difference
     for backend in _others(tokenizer, original, serialized):
-        mended = _wrapped(tokenizer, backend)
+        mended = with_backend(tokenizer, backend)
         if _difference(mended, original) is None:
             logger.warning(
                 f"{path} splits {text!r} into {theirs}, and the tokenizer that transformers makes of this folder into "
@@ -153,7 +153,7 @@ def _merges(original: Any, vocabulary: dict[str, int]) -> list[list[str]]:
     return [list(pair) for _, pair in scored]
 
 
-def _wrapped(tokenizer: Any, backend: Any) -> Any:
+def with_backend(tokenizer: Any, backend: Any) -> Any:
     """A tokenizer on another backend; of the general class, which saves and loads its backend as it is."""
     from transformers import PreTrainedTokenizerFast
 

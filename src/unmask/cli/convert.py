@@ -11,7 +11,7 @@ EXAMPLE = "convert pocket --out pocket-bi"
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    parser.add_argument("model", metavar="MODEL", help="folder, hub id, or `pocket`")
+    parser.add_argument("model", metavar="MODEL", help="folder, GGUF file, hub id, `pocket` or `smollm2`")
     parser.add_argument("--out", required=True, metavar="DIR", help="new folder for the encoder")
     parser.add_argument("--pooling", default="mean", choices=tuple(POOLINGS))
     parser.add_argument(

@@ -22,7 +22,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="unmask",
         description="Turn a decoder-only language model into a text encoder (LLM2Vec, arXiv 2404.05961).",
         epilog="Start with `unmask demo`: two minutes on a CPU, nothing downloaded. MODEL and ENCODER are a folder, "
-        "a hub id, or `pocket`, the small decoder that comes with the package.",
+        "a GGUF file, a hub id, or `pocket`, the small decoder that comes with the package.",
     )
     parser.add_argument("--version", action="version", version=f"unmask {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

@@ -33,13 +33,14 @@ def run(arguments: argparse.Namespace) -> int:
     quiet_transformers()
     from unmask.backbone.families.switches import attention_mode, set_attention_mode
     from unmask.backbone.loading import load_from_disk, load_model, load_twin, weights_fit
+    from unmask.backbone.locate import resolve_model
     from unmask.backbone.truth.convert import compatibility_gaps
     from unmask.backbone.truth.verify import verify
     from unmask.encoder.runner import Runner
 
     if arguments.config_only:
         model = load_twin(arguments.model)
-    elif arguments.layer_by_layer or not weights_fit(arguments.model):
+    elif arguments.layer_by_layer or not weights_fit(resolve_model(arguments.model)):
         model = load_from_disk(arguments.model)
     else:
         model = load_model(arguments.model, head=False)

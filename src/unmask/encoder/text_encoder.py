@@ -102,7 +102,7 @@ class TextEncoder:
         LoRA adapters bring their attention mode and settings along, those of the released `llm2vec` too.
 
         Args:
-            name: folder, hub id, or `pocket`; or an adapter folder, whose base model is opened under it.
+            name: folder, GGUF file, hub id, `pocket` or `smollm2`; or an adapter folder, whose base model is opened.
             adapters: LoRA folders or hub ids to put on the model, in the order they were trained.
             merge: fold the adapters into the weights; False keeps them apart, for `as_decoder`.
             attention: make a decoder causal or bidirectional; by default what its config or adapter says.

@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from unmask.backbone.locate import find_adapters, model_files, resolve_model, revision
+from unmask.backbone.locate import find_adapters, gguf_file, model_files, resolve_model, revision
 from unmask.data.hub import HubSplit, files_in
 from unmask.errors import DataError, RecipeError
 from unmask.evaluation.tasks import inputs as task_inputs
-from unmask.files import read_json, write_json
+from unmask.files import file_digest, read_json, write_json
 from unmask.runs.schema import E5Source, Recipe
 from unmask.runs.sources import local_source, on_hub, resolve_path
 
@@ -26,7 +26,6 @@ Inputs = dict[str, dict[str, dict[str, Any]]]  # place in the recipe -> file or 
 _Named = Iterator[tuple[str, str, Path | dict[str, Any]]]  # place, name, and the file or what else tells it
 _FILE = "inputs.json"
 _LONG = 4 * 2**30  # bytes that take more than some seconds
-_CHUNK = 2**22
 
 
 class RunInputs:
@@ -153,7 +152,11 @@ def _cached_revisions(name: str) -> list[str]:
 
 
 def _model(place: str, name: str) -> _Named:
-    """The files of a model folder, or the revision of what is on the hub."""
+    """A GGUF file, the files of a model folder, or the revision of what is on the hub."""
+    file = gguf_file(name)
+    if file is not None:
+        yield place, name if Path(name).is_file() else f"{name}/{file.name}", file
+        return
     folder = Path(resolve_model(name))
     if folder.is_dir():
         yield from _folder(place, name, folder)
@@ -196,12 +199,7 @@ def _fingerprints(named: _Named) -> Inputs:
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:
-    digest, size = hashlib.sha256(), 0
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-            size += len(chunk)
-    return {"bytes": size, "sha256": digest.hexdigest()}
+    return {"bytes": path.stat().st_size, "sha256": file_digest(path)}
 
 
 def _changes(before: Inputs, now: Inputs) -> list[str]:

@@ -294,7 +294,7 @@ def _origin(recipe: Recipe, inputs: RunInputs) -> dict[str, Any]:
         "seed": recipe.seed,
         "base": recipe.model.name,
         "base_revision": revision(recipe.model.name),
-        "base_weights": [one for one in files if str(one.get("file")).endswith(".safetensors")],
+        "base_weights": [one for one in files if str(one.get("file")).endswith((".safetensors", ".gguf"))],
         "attention": recipe.model.attention,
         "code": {"unmask": __version__, **{name: version(name) for name in _PACKAGES}},
         "python": sys.version.split()[0],

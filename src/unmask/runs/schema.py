@@ -17,7 +17,7 @@ from unmask.training.config import AnyStage
 class ModelSettings(EncoderFields):
     """The decoder and how its encoder will read texts."""
 
-    name: str = Field(description="hub id, folder, or `pocket`")
+    name: str = Field(description="hub id, folder, GGUF file, `pocket` or `smollm2`")
     dtype: Dtype = Field("auto", description="of the weights, in memory and saved; auto is the model's own")
     attention: AttentionMode = "bidirectional"
     recurrent: Recurrent | None = Field(
