@@ -68,7 +68,7 @@ browser:
 
 test: check browser $(ORACLE_STAMP)
 	$(OFFLINE) UNMASK_ORACLE=$(abspath $(ORACLE))/bin/python OMP_NUM_THREADS=1 \
-		$(RUN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+		$(RUN)/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
 
 # Writes docs/support.md.
 support: $(STAMP)
