@@ -124,7 +124,7 @@ def test_vectors_of_real_weights_do_not_depend_on_company(smollm2, implementatio
 
 @BACKENDS
 def test_packed_documents_do_not_see_each_other_in_real_weights(smollm2, implementation, articles):
-    """In float32 nearly exactly; in bfloat16 no further from that than texts alone, which rounding moves by up to a third."""
+    """In float32 nearly exactly; in bfloat16 no further from that than texts alone, which rounding moves by a third."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(smollm2)
