@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 from race import machine, median, race
-from rates import flops_of_a_token, matrix_rate
 from shapes import SHAPES, WORKLOADS, body_weights, make_model, workload
+
+from unmask.training.rate import flops_of_a_token, matrix_rate
 
 
 def main() -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rates import matrix_rate
+
+from unmask.training.rate import matrix_rate
 
 WORKER = Path(__file__).with_name("peers.py")
 _ENVIRONMENT = dict(os.environ)  # before unmask is imported, which sets variables that other libraries do without

@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 from benchmarks.gpu.setup import Row, Setup, seconds_of, smallest_cosine, texts, total_tokens, with_peak
-from benchmarks.rates import flops_of_a_token
 from benchmarks.shapes import body_weights
+
+from unmask.training.rate import flops_of_a_token
 
 _TEXTS = {"135m": 8192, "0.6b": 4096, "1b": 2048}
 

@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 
 import torch
 from benchmarks.peers import peak_mb
-from benchmarks.rates import matrix_rate, wait_for
 from benchmarks.shapes import make_model, workload
+
+from unmask.training.rate import matrix_rate, wait_for
 
 T = TypeVar("T")
 Row = dict[str, Any]

@@ -11,9 +11,10 @@ import torch
 import transformers
 from benchmarks.gpu.setup import Setup
 from benchmarks.gpu.worker import Worker
-from benchmarks.rates import flops_of_a_token
 from benchmarks.shapes import SHAPES, body_weights
 from torch.utils.flop_counter import FlopCounterMode
+
+from unmask.training.rate import flops_of_a_token
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow

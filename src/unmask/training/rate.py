@@ -1,6 +1,5 @@
 """What a device can do and what a model asks of it: products a second, operations of a token, the most memory taken."""
 
-import resource
 import time
 from pathlib import Path
 from typing import Literal
@@ -12,15 +11,17 @@ from unmask.backbone.structure import decoder_layers, text_config
 from unmask.training.base_settings import TrainedStage
 
 _SIZES = {  # rows and width of the products that are tried
-    "cpu": ((1024, 1024), (2048, 2048), (4096, 1024)),
+    "cpu": ((512, 512), (1024, 1024), (2048, 2048), (4096, 1024)),
     "cuda": ((8192, 8192), (8192, 4096), (16384, 4096)),
 }
 
 
 def matrix_rate(dtype: torch.dtype, seconds: float = 1.0, device: torch.device | str = "cpu") -> float:
     """Floating-point operations a second that products of random matrices reach on a device, best of several shapes."""
-    best = 0.0
+    best, until = 0.0, time.perf_counter() + seconds
     for rows, width in _SIZES.get(torch.device(device).type, _SIZES["cpu"]):
+        if time.perf_counter() > until:  # without instructions for the dtype larger ones take a minute
+            break
         a, b = (torch.randn(size, width, dtype=dtype, device=device) for size in (rows, width))
         torch.nn.functional.linear(a, b)  # what a library sets up at its first call is no part of the rate
         wait_for(device)
@@ -84,4 +85,6 @@ def peak_bytes(device: torch.device) -> int:
     if status.exists():  # ru_maxrss may be that of the process which started this one
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) * 1024
+    import resource  # not on Windows
+
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
