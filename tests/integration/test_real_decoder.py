@@ -146,10 +146,17 @@ def test_packed_documents_do_not_see_each_other_in_real_weights(smollm2, impleme
 
     exact, exact_alone = read("float32")
     assert (exact - exact_alone).norm() < 1e-4 * exact_alone.norm()
-    packed, alone = read("bfloat16")
+    packed, _ = read("bfloat16")
     # Rounding sets huge states of a few tokens on another way, whichever kernel rounds.
-    assert (packed - exact_alone).norm() < 0.25 * exact_alone.norm()
-    assert (alone - exact_alone).norm() < 0.25 * exact_alone.norm()
+    assert (packed - exact_alone).norm() < 0.15 * exact_alone.norm()
+    # And that bound tells: documents that see each other are further away.
+    model = load_model(str(smollm2), head=False, dtype="float32", attention_implementation=implementation)
+    convert(model, backends=[implementation])
+    with torch.no_grad():
+        mixed = [
+            token_states(model, ids[own > 0][None])[0] for ids, own in zip(batch.input_ids, batch.pieces, strict=True)
+        ]
+    assert (torch.cat(mixed) - exact_alone).norm() > 0.15 * exact_alone.norm()
 
 
 def test_both_stages_run_on_real_weights_without_padding(smollm2, articles, tmp_path, capsys):

@@ -10,7 +10,7 @@ from torch import nn
 
 from unmask import ArtifactError, TextEncoder, convert
 from unmask.backbone.fast import operators
-from unmask.backbone.fast.compiling import CompiledLayers
+from unmask.backbone.fast.compiling import CompiledLayers, CompiledTraining
 from unmask.backbone.fast.contract import NAMES, Availability, FastPath, chosen
 from unmask.backbone.fast.cpu_attention import Products
 from unmask.backbone.fast.lora_branch import LoraBranch
@@ -23,6 +23,7 @@ TEXTS = ["The river flooded the town.", "No.", "Ice melts in May, and the ferrie
 
 def paths(model):
     made = [FlatAttention(), Products(), LoraBranch(), RandomMasks(), PrepackedLayers(model), CompiledLayers(model)]
+    made.append(CompiledTraining(model))
     return {path.name: path for path in made}
 
 
