@@ -241,8 +241,12 @@ def test_eight_bits_say_what_they_cost_and_are_not_saved(dtype, articles, tmp_pa
     after = encoder.encode(articles)
     assert cosine(before, after).min() > 0.98
     np.testing.assert_allclose(cosine(before, after)[:8], cosines, atol=2e-3)
+    alone = np.concatenate([encoder.encode([text]) for text in articles[:4]])
+    np.testing.assert_allclose(cosine(after[:4], alone), 1, atol=1e-3 if dtype == "float32" else 5e-3)
     with pytest.raises(ArtifactError, match="eight bits are not saved"):
         encoder.save(tmp_path / "encoder")
+    with pytest.raises(ArtifactError, match="no plain linear layers"):
+        to_int8(encoder, articles[:1])
 
 
 COMPILER = has_compiler(torch.device("cpu"))

@@ -1,13 +1,13 @@
-"""An encoder in eight bits by torchao's dynamic quantisation, with what that costs."""
+"""An encoder in eight bits, with what that costs."""
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 
 import numpy as np
 
+from unmask.backbone.fast.int8 import available, put_in_int8
 from unmask.encoder.stream import Floats
 from unmask.encoder.text_encoder import TextEncoder
-from unmask.errors import MissingExtraError
+from unmask.errors import ArtifactError
 
 
 def to_int8(encoder: TextEncoder, sample: Sequence[str]) -> Floats:
@@ -21,14 +21,14 @@ def to_int8(encoder: TextEncoder, sample: Sequence[str]) -> Floats:
         The cosine between the vectors before and after, one a text.
 
     Raises:
-        MissingExtraError: torchao is not installed.
+        ArtifactError: not on a CPU; adapters that are kept apart; weights that another library has quantised.
     """
-    if find_spec("torchao") is None:
-        raise MissingExtraError("int8 needs torchao; install it with pip install 'unmask[int8]'.")
-    from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
-
+    possible = available(encoder.model)
+    if not possible:
+        raise ArtifactError(f"This encoder cannot be put into eight bits: {possible.reason}.")
     before = encoder.encode(sample, normalize=True)
-    quantize_(encoder.model, Int8DynamicActivationInt8WeightConfig())  # a scale a row; what comes in a token at a time
+    encoder.runner.prepacked.detach(encoder.model)  # copies of weights that go
+    put_in_int8(encoder.model)
     encoder.quantized = True
     cosines: Floats = np.sum(before * encoder.encode(sample, normalize=True), axis=1)
     return cosines

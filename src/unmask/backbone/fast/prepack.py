@@ -141,6 +141,7 @@ class PrepackedLayers(FastPath):
         """Plain layers again, unless another encoder of the model needs them; done by itself when the encoder goes."""
         if self._attached:
             self._release()
+        self._layers, self._places, self._samples, self._seen = [], [], [], torch.empty(0)
 
     def self_test(self) -> float:
         """A product by a laid-out copy against the plain one."""
@@ -181,7 +182,7 @@ def _linear(model: nn.Module) -> list[Any]:
 
 
 def _is_plain(weight: torch.Tensor) -> bool:
-    """Not one that torchao, say, has put an integer weight in the place of."""
+    """Not one that a library of quantisation has put an integer weight in the place of."""
     return type(weight) is nn.Parameter
 
 

@@ -1,0 +1,85 @@
+"""Linear layers in eight bits for encoding on a CPU: a scale for each row of the weights, one for each token.
+
+What a token's product is rounded to depends on that token alone, so a vector does not depend on its batch. oneDNN
+multiplies bytes with the VNNI or AMX instructions of the processor; compiled layers take rounding and scaling in the
+same pass as the norms and gates beside them.
+"""
+
+import torch
+from torch import nn
+
+from unmask.backbone.fast import operators
+from unmask.backbone.fast.contract import Availability
+from unmask.backbone.fast.prepack import PrepackedLinear
+from unmask.backbone.structure import decoder_modules
+
+_MOST = 127  # of a signed byte; symmetric, so that no zero point is needed
+
+
+class Int8Linear(nn.Module):
+    """Stands in for a linear layer: products of bytes, summed in integers, scaled back to the dtype of the input.
+
+    Args:
+        linear: whose weights are rounded, [out, in]; a layer of zeros stays one.
+
+    Attributes:
+        weight: int8 [in, out].
+        scale: float32 [out]; of a row of the weights.
+        bias: as in the linear layer.
+    """
+
+    weight: torch.Tensor
+    scale: torch.Tensor
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        exact = linear.weight.detach().float()
+        scale = _scale(exact)
+        self.register_buffer("weight", (exact / scale).round().to(torch.int8).t().contiguous())
+        self.register_buffer("scale", scale.flatten())
+        self.bias = linear.bias
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Like the linear layer, to about a hundredth; input [..., in]."""
+        rows = input.reshape(-1, input.shape[-1]).float()
+        scale = _scale(rows)
+        product = torch._int_mm((rows / scale).round_().to(torch.int8), self.weight)
+        scaled = (product * self.scale).mul_(scale)
+        if self.bias is not None:
+            scaled += self.bias
+        return scaled.to(input.dtype).view(*input.shape[:-1], -1)
+
+
+def available(model: nn.Module) -> Availability:
+    """On a CPU, where torch multiplies bytes, for layers that are plain linear ones, adapters merged."""
+    if next(model.parameters()).device.type != "cpu":
+        return Availability(False, "eight bits are for CPUs alone")
+    if operators.find("torch._int_mm") is None:
+        return Availability(False, f"torch {torch.__version__} multiplies no eight-bit matrices")
+    if any(hasattr(module, "base_layer") for module in decoder_modules(model)):  # peft's
+        return Availability(False, "its adapters are kept apart; load it with merge=True")
+    if not _linear_children(model):
+        return Availability(False, "the model has no plain linear layers")
+    return Availability(True)
+
+
+def put_in_int8(model: nn.Module) -> None:
+    """Put the linear layers of a model's decoder layers into eight bits, in place."""
+    for parent, name, linear in _linear_children(model):
+        setattr(parent, name, Int8Linear(linear))
+
+
+def _linear_children(model: nn.Module) -> list[tuple[nn.Module, str, nn.Linear]]:
+    """Plain linear layers with where they are; those of other libraries, in four bits for example, are their own."""
+    children = [(parent, *child) for parent in decoder_modules(model) for child in parent.named_children()]
+    return [
+        (parent, name, child)
+        for parent, name, child in children
+        if isinstance(child, nn.Linear) and type(child) in (nn.Linear, PrepackedLinear)
+    ]
+
+
+def _scale(rows: torch.Tensor) -> torch.Tensor:
+    """What a row's largest value is divided by to be 127, [rows, 1]; a row of zeros has 1."""
+    largest = torch.linalg.vector_norm(rows, ord=float("inf"), dim=1, keepdim=True) / _MOST
+    return largest.masked_fill_(largest == 0, 1)
