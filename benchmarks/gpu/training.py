@@ -95,7 +95,7 @@ def _run_twice(stage: Any, tokens: float) -> float:
 
 def _steps(recipe: Any, folder: Path) -> list[dict[str, float]]:
     """What a run does between loading and saving, and nothing after: an encoder folder is made on the CPU."""
-    from unmask.runs.run import resolve_precision
+    from unmask.backbone.devices import precision_here
     from unmask.runs.rungs import stage_origins
     from unmask.runs.sources import open_data
     from unmask.training.building import StageContext
@@ -105,7 +105,7 @@ def _steps(recipe: Any, folder: Path) -> list[dict[str, float]]:
     from unmask.training.stages.run import JOBS
 
     stage, (origin,) = recipe.stages[0], stage_origins(recipe, folder)
-    accelerator = make_accelerator(resolve_precision(recipe.precision), folder)
+    accelerator = make_accelerator(precision_here(recipe.precision), folder)
     settings, data = recipe.model.encoder_settings(), open_data(recipe)
     context = StageContext(origin, settings, data, recipe.seed, accelerator=accelerator)
     torch.manual_seed(0)

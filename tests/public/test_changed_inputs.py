@@ -196,7 +196,8 @@ def test_a_run_of_an_earlier_version_takes_its_inputs_as_they_are(recipe, place,
     (tmp_path / "run" / "inputs.json").unlink()
     opened = []
     monkeypatch.setattr(
-        "unmask.runs.run.open_rung", lambda recipe, place: opened.append(place.name) or open_rung(recipe, place)
+        "unmask.runs.run.open_rung",
+        lambda recipe, place, *how: opened.append(place.name) or open_rung(recipe, place, *how),
     )
     with caplog.at_level(logging.INFO, "unmask"):
         _, steps = run(recipe, tmp_path / "run", monkeypatch)

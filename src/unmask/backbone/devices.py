@@ -1,5 +1,7 @@
 """Where a model runs and in which dtype it computes."""
 
+from typing import Literal
+
 import torch
 
 from unmask.backbone.fast.operators import multiplies_bf16_on_cpu
@@ -23,6 +25,13 @@ def multiplies_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
     return multiplies_bf16_on_cpu()
+
+
+def precision_here(wanted: Literal["auto", "bf16", "fp32"]) -> Literal["bf16", "fp32"]:
+    """The arithmetic asked for; `auto` is bfloat16 where the hardware multiplies it fast, else float32."""
+    if wanted != "auto":
+        return wanted
+    return "bf16" if multiplies_bf16(default_device()) else "fp32"
 
 
 def working_dtype(name: str, wanted: Dtype, device: torch.device) -> Dtype:

@@ -4,8 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
+from unmask.backbone.devices import precision_here
 from unmask.backbone.loading import load_model
 from unmask.encoder import TextEncoder
 from unmask.errors import RecipeError
@@ -83,7 +85,7 @@ def score_checkpoints(
     chosen = recipe.model_copy(update={"evaluation": _only(recipe.evaluation, tasks)})
     texts = open_data(recipe).texts
     start = split_places(recipe, folder)[0][-1]
-    figures = evaluate_rung(open_rung(recipe, start), chosen, texts)
+    figures = evaluate_rung(open_rung(recipe, start, precision_here(chosen.evaluation.precision)), chosen, texts)
     rows: list[dict[str, Any]] = [{"rung": start.name, "step": 0, "stage_step": 0, **figures}]
     done, last, rung = 0, 0, start.name
     for place, step, encoder in tqdm(
@@ -108,7 +110,7 @@ def _only(evaluation: EvaluationSettings, tasks: Sequence[str]) -> EvaluationSet
 
 
 def _masked(encoder: TextEncoder, base: str, task: MaskedTask, texts: Texts) -> Figures:
-    head: Any = load_model(base, head=True, dtype="float32")
+    head: Any = load_model(base, head=True, dtype="bfloat16" if encoder.model.dtype == torch.bfloat16 else "float32")
     found = evaluate_masked(
         encoder,
         head,

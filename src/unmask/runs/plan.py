@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from unmask.backbone.devices import default_device, saved_dtype
+from unmask.backbone.devices import default_device, precision_here, saved_dtype
 from unmask.backbone.locate import find_adapters
 from unmask.errors import ArtifactError
 from unmask.runs.inputs import teachers
-from unmask.runs.run import check_reading, resolve_precision
+from unmask.runs.run import check_reading
 from unmask.runs.schema import Recipe
 from unmask.runs.sources import open_data
 from unmask.training.base_settings import TrainedStage
@@ -96,7 +96,7 @@ def make_plan(recipe: Recipe) -> Plan:
     for _, teacher in teachers(recipe):
         find_adapters(teacher, ())
     device = default_device()
-    bf16 = resolve_precision(recipe.precision) == "bf16"
+    bf16 = precision_here(recipe.precision) == "bf16"
     rate = matrix_rate(torch.bfloat16 if bf16 else torch.float32, 0.2, device)
     dtype = saved_dtype(recipe.model.name, recipe.model.dtype)
     data = open_data(recipe, _SAMPLED_TEXTS)

@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from unmask import __version__
-from unmask.backbone.devices import default_device, multiplies_bf16
+from unmask.backbone.devices import precision_here
 from unmask.backbone.loading import check_vocabulary, empty_model, learned_positions, load_twin
 from unmask.backbone.locate import load_tokenizer, revision
 from unmask.backbone.structure import text_config
@@ -99,7 +99,7 @@ def train(recipe: Recipe, out: str | Path, *, progress: bool = False, evaluate: 
     data = open_data(recipe)
     _preflight(recipe, data)
     folder = Path(out)
-    accelerator = make_accelerator(resolve_precision(recipe.precision), folder) if recipe.stages else None
+    accelerator = make_accelerator(precision_here(recipe.precision), folder) if recipe.stages else None
     main = accelerator is None or bool(accelerator.is_main_process)
     fresh = main and _claim(folder, recipe)
     try:
@@ -124,7 +124,7 @@ def train(recipe: Recipe, out: str | Path, *, progress: bool = False, evaluate: 
 
 def _own_evaluation(recipe: Recipe, data: Data, progress: bool) -> Evaluate | None:
     """The recipe's tasks; None if it has none."""
-    if recipe.evaluation == type(recipe.evaluation)():
+    if recipe.evaluation.empty:
         return None
     return lambda encoder: evaluate_rung(encoder, recipe, data.texts, progress=progress)
 
@@ -248,7 +248,8 @@ class Run:
         again = " again: what it is scored with has changed" if path.is_file() else ""
         logger.info("%s: evaluating%s", place.name, again)
         seen = self.inputs.digest()
-        figures = self.score(open_rung(self.recipe, place))
+        precision = precision_here(self.recipe.evaluation.precision)
+        figures = self.score(open_rung(self.recipe, place, precision))
         logger.info("%s: %s", place.name, ", ".join(f"{key} {value:.2f}" for key, value in figures.items()))
         path.parent.mkdir(exist_ok=True)
         write_json(path, figures)
@@ -277,13 +278,6 @@ def _is_recipe(path: Path, recipe: Recipe) -> bool:
         return load_recipe(path) == recipe
     except RecipeError:
         return False
-
-
-def resolve_precision(wanted: str) -> str:
-    """`auto` is bfloat16 where the hardware multiplies it fast, else float32."""
-    if wanted != "auto":
-        return wanted
-    return "bf16" if multiplies_bf16(default_device()) else "fp32"
 
 
 def _origin(recipe: Recipe, inputs: RunInputs) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 from unmask.backbone.devices import default_device
 from unmask.backbone.locate import layout_folder, load_tokenizer
@@ -79,8 +80,8 @@ def run_chat(folder: Path) -> ChatWrapper | None:
     return ChatWrapper(**read_json(path)) if path.is_file() else None
 
 
-def open_rung(recipe: Recipe, place: RungPlace) -> TextEncoder:
-    """The encoder of a rung, in float32 so that figures do not depend on the processor."""
+def open_rung(recipe: Recipe, place: RungPlace, precision: Literal["bf16", "fp32"] = "fp32") -> TextEncoder:
+    """The encoder of a rung; in float32 analyses do not depend on the processor."""
     model = recipe.model
     turned = place.encoder == model.name and place.attention == "bidirectional"  # a stage's folder says it itself
     encoder = TextEncoder.load(
@@ -92,7 +93,7 @@ def open_rung(recipe: Recipe, place: RungPlace) -> TextEncoder:
         max_length=model.max_length,
         chat_template=model.chat_template,
         include_special_tokens=model.include_special_tokens,
-        dtype="float32",
+        dtype="bfloat16" if precision == "bf16" else "float32",
         attention_implementation=model.attention_implementation,
     )
     encoder.reader.chat = place.chat or encoder.reader.chat

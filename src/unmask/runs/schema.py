@@ -101,6 +101,10 @@ Source = Annotated[
 SOURCES: dict[str, type[Settings]] = {f"{KIND}texts": TextSource, f"{KIND}pairs": PairSource, f"{KIND}e5": E5Source}
 
 
+# `auto` is bfloat16 where the hardware multiplies it fast, else float32.
+Precision = Literal["auto", "bf16", "fp32"]
+
+
 class MaskedTask(Settings):
     """Masked-token accuracy on held-out text, at every rung."""
 
@@ -114,6 +118,12 @@ class EvaluationSettings(Settings):
     """Tasks by kind and name; each is run at every rung. `evaluation_class` adds a key for each kind in the table."""
 
     masked: MaskedTask | None = None
+    precision: Precision = Field("auto", description="of the arithmetic while scoring")
+
+    @property
+    def empty(self) -> bool:
+        """True where there is nothing to score."""
+        return self.masked is None and not any(True for _ in self.tasks())
 
     def tasks(self) -> Iterator[tuple[Task, str, Settings]]:
         """Every task but the masked tokens: its kind, its name, its settings."""
@@ -142,7 +152,7 @@ class Recipe(Settings):
     name: str = Field(pattern=r"^[\w.-]+$")
     description: str = ""
     seed: int = Field(0, ge=0)
-    precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="of the arithmetic while training")
+    precision: Precision = Field("auto", description="of the arithmetic while training")
     model: ModelSettings
     data: dict[str, Source]
     stages: list[AnyStage]
