@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from unmask import ArtifactError, ConversionError, DataError, EncodingError, TextEncoder
-from unmask.backbone.fast.compiling import CompiledLayers
 from unmask.backbone.fast.operators import has_compiler
 from unmask.backbone.fast.prepack import PrepackedLinear
 from unmask.encoder import to_int8
@@ -281,17 +280,6 @@ def test_layers_first_seen_with_as_many_tokens_as_the_model_is_wide_are_compiled
     encoder.encode(articles[:4])
     assert counters["stats"]["unique_graphs"] == once > 0
     assert not counters["graph_break"]
-
-
-def test_minutes_of_work_are_compiled_and_seconds_are_not(bidirectional):
-    layers = CompiledLayers(bidirectional.model)
-    layers.attach_if_it_pays(seconds=1.0, done=1000, left=10**9)  # too early to tell
-    layers.attach_if_it_pays(seconds=10.0, done=1000, left=5000)
-    assert compiled_layers(bidirectional) == 0
-    layers.attach_if_it_pays(seconds=10.0, done=1000, left=100_000)
-    assert compiled_layers(bidirectional) == (len(bidirectional.model.layers) if COMPILER else 0)
-    for layer in bidirectional.model.layers:
-        layer._compiled_call_impl = None
 
 
 @DTYPES

@@ -3,11 +3,11 @@
 Everything that encodes runs on it: `encode`, files of texts, search, mining, evaluation.
 """
 
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypedDict, TypeVar
 
 import numpy as np
@@ -134,8 +134,7 @@ def _window_vectors(
     vectors = np.empty((len(tokenized), runner.dimension), dtype=np.float32)
     found: list[tuple[list[int], torch.Tensor]] = []
     for rows, batch in model_batches(reader, runner, tokenized, options.batch_tokens):
-        found.append((rows, runner.vectors(batch)))
-        pace.done(batch.num_tokens)
+        found.append((rows, pace.vectors(batch)))
         if options.advance is not None:
             options.advance(len(rows))
     for rows, own in found:  # after all of them: a GPU is never waited for between two batches
@@ -156,16 +155,15 @@ def model_batches(
 
 
 class _Pace:
-    """How fast a stream goes, and the one decision about compiling that follows from it."""
+    """What is left of a stream, and the one decision about compiling that follows from it."""
 
     def __init__(self, runner: Runner, options: StreamOptions) -> None:
         self._runner = runner
-        self._compiled = runner.compiled
         self._asked = options.compile
         self._wanted = bool(runner.wants("compile")) and options.compile is not False
         self._total = options.total
-        self._started = time.perf_counter()
-        self._texts = self._tokens = self._left = 0
+        self._before = runner.compiled.worked
+        self._texts = self._left = 0
 
     def begin(self, tokenized: Sequence[TokenizedText]) -> None:
         """A window of texts is about to be encoded."""
@@ -176,13 +174,15 @@ class _Pace:
         later = self._texts if self._total is None else max(0, self._total - self._texts)
         self._left = tokens + tokens * later // max(1, len(tokenized))
         if self._wanted and self._asked:
-            self._compiled.attach(self._runner.model)
+            self._runner.compiled.attach(self._runner.model)
 
-    def done(self, tokens: int) -> None:
-        """A batch has been encoded."""
-        self._tokens, self._left = self._tokens + tokens, self._left - tokens
-        if self._wanted and self._asked is None:
-            self._compiled.attach_if_it_pays(time.perf_counter() - self._started, self._tokens, self._left)
+    def vectors(self, batch: Batch) -> torch.Tensor:
+        """Vectors [texts, width] of the next batch."""
+        self._left -= batch.num_tokens
+        step = partial(self._runner.vectors, batch)
+        if not self._wanted or self._asked is not None:
+            return step()
+        return self._runner.compiled.watch(step, batch.num_tokens, left=self._left, before=self._before)
 
 
 Window = tuple[int, list[Any], list[str], list[TokenizedText]]

@@ -5,6 +5,8 @@ and, through the cache that torch keeps on disk, the next process. Attention sta
 """
 
 import logging
+import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
@@ -13,15 +15,15 @@ import torch
 from torch import nn
 
 from unmask.backbone.fast import operators, trained_attention  # noqa: F401 (a step of compiled layers)
+from unmask.backbone.fast.compile_costs import Costs, Trial, costs_file, read_costs, write_costs
 from unmask.backbone.fast.contract import Availability, FastPath
 from unmask.backbone.structure import decoder_layers
 
 _LOG = logging.getLogger(__name__)
 _AS_WRITTEN = "Layers run as they are written: %s."
 Step = TypeVar("Step")
-# Compiling takes five to ten seconds; on two cores without AMX it wins a tenth of what it is used on, with it more.
-_WORTH_SECONDS = 120.0
-_WATCH_SECONDS = 5.0  # how long the layers run as they are written before the rest is estimated
+_GLANCE_SECONDS = 0.5  # of work before figures are looked up
+_WATCH_SECONDS = 5.0  # most work by which the rest is estimated; less where less is enough to pay
 
 
 class CompiledTraining(FastPath):
@@ -99,14 +101,26 @@ class CompiledLayers(FastPath):
 
     Args:
         model: the backbone.
+
+    Attributes:
+        worked: seconds that batches have taken so far with layers as written.
     """
 
     name = "compile"
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        self._active = False
+        self._calls: list[tuple[nn.Module, Any]] = []  # each layer and itself compiled, while attached
         self._failure = ""
+        self._lock = threading.Lock()
+        self._trial: Trial | None = None
+        self._costs: Costs | None = None
+        self._tokens = 0
+        self.worked = 0.0
+
+    def __reduce__(self) -> tuple[type["CompiledLayers"], tuple[nn.Module]]:
+        """A copy begins anew: compiled calls are those of the layers they were made for."""
+        return CompiledLayers, (self._model,)
 
     def available(self, model: nn.Module) -> Availability:
         """Where there is a compiler, and compiling has not failed yet."""
@@ -116,7 +130,9 @@ class CompiledLayers(FastPath):
 
     def attach(self, model: nn.Module) -> None:
         """Compile every layer at its next call."""
-        if self._active:
+        if self._calls:
+            self._trial = None
+            self._switch(True)
             return
         possible = self.available(model)
         if not possible:
@@ -124,13 +140,13 @@ class CompiledLayers(FastPath):
             return
         for layer in decoder_layers(model):
             layer.compile(dynamic=True)
-        self._active = True
+            self._calls.append((layer, layer._compiled_call_impl))
 
     def detach(self, model: nn.Module) -> None:
         """Run the layers as they are written."""
-        for layer in decoder_layers(model) if self._active else ():
-            layer._compiled_call_impl = None
-        self._active = False
+        self._trial = None
+        self._switch(False)
+        self._calls = []
 
     def self_test(self) -> float:
         """A compiled layer against the same as it is written."""
@@ -139,21 +155,69 @@ class CompiledLayers(FastPath):
             expected = layer(rows)
             return float((torch.compile(layer, dynamic=True)(rows) - expected).norm() / expected.norm())
 
-    def attach_if_it_pays(self, seconds: float, done: int, left: int) -> None:
-        """Compile on a CPU when what is left takes minutes.
+    def watch(self, step: Callable[[], Step], tokens: int, *, left: int, before: float) -> Step:
+        """Run a batch and time it; on a CPU, compile the layers for those after it as soon as that pays.
+
+        It pays when it wins more than it costs on what is left. What this model worked in calls before counts as much:
+        who calls again and again is taken to go on as long as he has.
 
         Args:
-            seconds: since the work began.
-            done: tokens so far.
-            left: tokens to come.
+            step: runs the batch.
+            tokens: of the batch.
+            left: tokens to come in this call.
+            before: `worked`, when this call began.
         """
-        on_cpu = next(self._model.parameters()).device.type == "cpu"
-        if on_cpu and seconds > _WATCH_SECONDS and seconds / done * left > _WORTH_SECONDS:
+        if next(self._model.parameters()).device.type != "cpu":
+            return step()
+        trial = self._trial
+        turn = None if trial is None else trial.turn
+        started, busy = time.perf_counter(), time.thread_time()
+        found = step()
+        seconds, busy = time.perf_counter() - started, time.thread_time() - busy
+        with self._lock:
+            if trial is not None:
+                if trial is self._trial and trial.turn == turn:  # no other thread has turned in the middle of the batch
+                    trial.record(tokens, seconds, busy)
+                    self._go_on(trial)
+            elif not self._calls:
+                self.worked, self._tokens = self.worked + seconds, self._tokens + tokens
+                pace = self.worked / self._tokens
+                if left > 0 and self.worked > _GLANCE_SECONDS and self._pays(max(pace * left, before)):
+                    self.attach(self._model)
+                    self._trial = Trial(pace)
+        return found
+
+    def _pays(self, work: float) -> bool:
+        if self._costs is None:
+            path = costs_file(self._model)
+            self._costs = (path and read_costs(path)) or Costs.assumed(self._model)
+        worth = self._costs.worth
+        # Whoever did not ask for it is not warned where it cannot be.
+        return work > worth and self.worked > min(_WATCH_SECONDS, worth / 10) and bool(self.available(self._model))
+
+    def _go_on(self, trial: Trial) -> None:
+        """Turn to the other kind of layers; after the last turn keep what was found, and the faster kind."""
+        gain = trial.gain
+        if gain is None:
+            self._switch(trial.compiled)
+            return
+        assert self._costs is not None
+        self._costs = self._costs.measured(trial.seconds, gain)
+        _LOG.info("Compiling took %.1f s; compiled layers are %.2f times as fast.", trial.seconds, gain)
+        if (path := costs_file(self._model)) is not None:
+            write_costs(path, self._costs)
+        if self._costs.gain < 1:
+            self.detach(self._model)
+        else:
             self.attach(self._model)
+
+    def _switch(self, compiled: bool) -> None:
+        for layer, call in self._calls:
+            layer._compiled_call_impl = call if compiled else None
 
     def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call what runs the model; where compiling fails, warn and call it with layers as they are written."""
-        if not self._active:
+        if not self._calls:
             return function(*arguments)
         try:
             # A first batch with as many tokens as the model is wide would otherwise be taken for a fact about both.

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -40,6 +41,12 @@ def knows_bf16_on_cpu() -> bool:
     """True where oneDNN has kernels for bfloat16 products on this CPU."""
     supported = find("torch.ops.mkldnn._is_mkldnn_bf16_supported")
     return torch.backends.mkldnn.is_available() and supported is not None and bool(supported())
+
+
+def has_amx() -> bool:
+    """True where this CPU multiplies matrices in hardware."""
+    supported = find("torch.cpu._is_amx_tile_supported")
+    return supported is not None and bool(supported())
 
 
 @cache
@@ -170,6 +177,16 @@ def has_compiler(device: torch.device) -> bool:
     """What torch compiles for a CPU with."""
     names = [os.environ.get("CXX", "g++"), "g++", "clang++"]
     return device.type != "cpu" or any(shutil.which(name) for name in names)
+
+
+def compiler_cache() -> Path | None:
+    """The folder where torch keeps what it has compiled; None if there is none to be had."""
+    try:
+        from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+        return Path(cache_dir())
+    except (ImportError, OSError):
+        return None
 
 
 def is_fake(tensor: torch.Tensor) -> bool:
