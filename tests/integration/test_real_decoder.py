@@ -42,6 +42,32 @@ def smollm2(tmp_path_factory):
         yield Path(resolve_model("smollm2"))
 
 
+@pytest.mark.data
+@pytest.mark.parametrize(("model", "pairs", "sentences"), [("pocket", 1500, 300), ("smollm2", 120, 20)])
+def test_figures_of_a_rung_hardly_move_in_bfloat16(model, pairs, sentences, data_folder, tmp_path, request):
+    """What `evaluation.precision: auto` takes where it is fast. Of few texts every one weighs more than 0.1."""
+    name = str(request.getfixturevalue("smollm2")) if model == "smollm2" else model
+    scored, words = tmp_path / "sts.csv", {}
+    scored.write_text("".join((data_folder / "stsb" / "stsb-en-dev.csv").open().readlines()[:pairs]))
+    for part in ("train", "test"):
+        words[part] = tmp_path / f"{part}.txt"
+        blocks = (data_folder / "conll2000" / f"{part}.txt").read_text().split("\n\n")[:sentences]
+        words[part].write_text("\n\n".join(blocks) + "\n")
+    chunking = {"train": str(words["train"]), "test": str(words["test"]), "label_column": 2}
+    recipe = tmp_path / "recipe.yaml"
+    evaluation = {"sts": {"STS-B": {"file": str(scored)}}, "words": {"chunking": chunking}}
+    recipe.write_text(
+        json.dumps({"name": "r", "model": {"name": name}, "data": {}, "stages": [], "evaluation": evaluation})
+    )
+    found = []
+    for precision in ("fp32", "bf16"):
+        asked = load_recipe(recipe, [f"evaluation.precision={precision}"])
+        found.append(train(asked, tmp_path / precision).rungs[-1].figures)
+    assert found[0] != found[1]
+    for figure in ("STS-B", "chunking"):
+        assert abs(found[0][figure] - found[1][figure]) < (0.1 if model == "pocket" else 0.5)
+
+
 def test_smollm2_splits_as_the_published_tokenizer(smollm2, articles):
     """Its tokenizer.json cuts off digits, then splits by GPT-2's rule; nothing is put around texts."""
     import gguf
