@@ -10,7 +10,11 @@ from unmask.backbone.loading import empty_model, load_model, shapes_only
 from unmask.backbone.structure import body
 from unmask.training.building import make_trainable
 from unmask.training.config import MntpSettings, SimcseSettings
+from unmask.training.heap import _glibc
+from unmask.training.loop import Job
 from unmask.training.memory import Shape, _saved, estimate_memory
+from unmask.training.rate import forget_peak, peak_bytes
+from unmask.training.rehearsal import STEPS, heaviest
 
 SHAPE = Shape(4, 128, 2)
 
@@ -53,3 +57,24 @@ def test_the_estimate_knows_adapters_checkpointing_four_bits_and_grad_cache():
     simcse = settings(SimcseSettings)
     cached = estimate(settings(SimcseSettings, grad_cache=True))
     assert estimate(simcse).activations == pytest.approx(2 * cached.activations)
+
+
+def test_a_rehearsal_takes_the_steps_with_the_most_tokens_and_the_data_of_all():
+    tokens = [30, 50, 20, 90, 40]
+    job = Job(torch.nn.Linear(1, 1), None, lambda step: (f"batch {step}", tokens[step]))
+    short, cut = heaviest(job, settings(SimcseSettings, steps=5))
+    assert [short.batch(step) for step in range(STEPS)] == [("batch 3", 90), ("batch 1", 50)]
+    assert cut.steps == STEPS
+    stage = settings(steps=7, batch_tokens=16384, block_size=512, micro_batch_tokens=1024)
+    again = stage.rehearsal()
+    assert (again.batch_size, again.steps * again.batch_size) == (4, 7 * stage.batch_size)
+
+
+@pytest.mark.skipif(_glibc() is None, reason="another system, or a GPU")
+def test_a_peak_can_be_forgotten():
+    device = torch.device("cpu")
+    block = torch.ones(75_000_000)  # 300 MB, mapped by itself
+    del block
+    before = peak_bytes(device)
+    forget_peak(device)
+    assert peak_bytes(device) < before - 200e6

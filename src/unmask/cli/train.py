@@ -36,8 +36,9 @@ def run(arguments: argparse.Namespace) -> None:
     quiet_transformers()
     if arguments.dry_run:
         from unmask.runs.plan import make_plan
+        from unmask.runs.rehearsal import measured
 
-        plan = make_plan(recipe)
+        plan = measured(make_plan(recipe), recipe)
         show(arguments, plan.to_dict(), plan.text())
         return
     from unmask.runs.run import train

@@ -21,18 +21,33 @@ from unmask.training.rate import matrix_rate, peak_bytes
 
 _SAMPLED_TEXTS = 1000
 _USUAL_SHARE = 0.4  # of the measured rate of matrix products that training reaches
-_GIB = 2**30
+GIB = 2**30
 
 
 @dataclass(frozen=True, slots=True)
 class StagePlan:
-    """One trained stage in numbers: tokens of the whole stage, memory of one device, seconds on this machine."""
+    """One trained stage in numbers.
+
+    Attributes:
+        name: of the stage.
+        steps: of the stage.
+        tokens: of the whole stage.
+        memory: of one device, worked out.
+        seconds: on this machine, worked out.
+        measured: bytes that a few of its steps took at their peak; None where that was not tried.
+    """
 
     name: str
     steps: int
     tokens: int
     memory: Memory
     seconds: float
+    measured: int | None = None
+
+    @property
+    def peak(self) -> int:
+        """Bytes, measured if they were."""
+        return self.memory.peak if self.measured is None else self.measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,45 +59,54 @@ class Plan:
         stages: those that train.
         device: what was looked at.
         available: its memory in bytes.
+        unmeasured: why no stage's memory was measured.
     """
 
     recipe: dict[str, Any]
     stages: list[StagePlan]
     device: str
     available: int
+    unmeasured: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """For `--json`; it fits if every stage's estimated peak is below the device's memory."""
-        return {**asdict(self), "fits": all(stage.memory.peak < self.available for stage in self.stages)}
+        """For `--json`; it fits if every stage's peak is below the device's memory."""
+        return {**asdict(self), "fits": all(stage.peak < self.available for stage in self.stages)}
 
     def text(self) -> str:
         """As a table under the resolved recipe."""
         import yaml
 
         lines = [yaml.safe_dump(self.recipe, sort_keys=False).rstrip(), ""]
-        heads = ("steps", "tokens", "trainable parameters", "memory", "time")
-        lines.append("stage        " + " ".join(f"{h:>{w}}" for h, w in zip(heads, (7, 14, 30, 9, 9), strict=True)))
+        heads = ("steps", "tokens", "trainable parameters", "estimated", "measured", "time")
+        lines.append("stage        " + " ".join(f"{h:>{w}}" for h, w in zip(heads, (7, 14, 30, 9, 9, 9), strict=True)))
         for stage in self.stages:
             share = f"{stage.memory.trainable:,} of {stage.memory.parameters:,}"
-            size, duration = f"{stage.memory.peak / _GIB:.2f} G", _duration(stage.seconds)
-            lines.append(f"{stage.name:<12} {stage.steps:>7,} {stage.tokens:>14,} {share:>30} {size:>9} {duration:>9}")
-        lines.append(f"(peak memory of one process and time on this machine, {self.device}: estimates)")
+            peaks = " ".join(f"{_size(peak):>9}" for peak in (stage.memory.peak, stage.measured))
+            numbers = f"{stage.steps:>7,} {stage.tokens:>14,} {share:>30} {peaks} {duration(stage.seconds):>9}"
+            lines.append(f"{stage.name:<12} {numbers}")
+        lines.append(f"(peak memory of one process, {self.device}, estimated and measured; the time is an estimate)")
+        if self.unmeasured:
+            lines.append(f"Memory was not measured: {self.unmeasured}.")
         for stage in self.stages:
             lines += _advice(stage, self.available)
         return "\n".join(lines)
 
 
+def _size(count: int | None) -> str:
+    return "-" if count is None else f"{count / GIB:.2f} G"
+
+
 def _advice(stage: StagePlan, available: int) -> list[str]:
-    memory = stage.memory
-    if memory.peak < available:
-        return [f"{stage.name} fits: {memory.peak / _GIB:.1f} of {available / _GIB:.1f} GiB"]
-    over = memory.peak - available
+    how = "estimated" if stage.measured is None else "measured"
+    if stage.peak < available:
+        return [f"{stage.name} fits: {stage.peak / GIB:.1f} GiB {how}, of {available / GIB:.1f}"]
+    over = stage.peak - available
     cure = (
         "lower micro_batch_tokens, or set gradient_checkpointing (contrastive stages also grad_cache)"
-        if memory.activations > over
+        if stage.memory.activations > over
         else "tune an adapter (tuning: lora or qlora), or share the weights out (FSDP2)"
     )
-    return [f"{stage.name} DOES NOT FIT: {memory.peak / _GIB:.1f} GiB of {available / _GIB:.1f}; {cure}"]
+    return [f"{stage.name} DOES NOT FIT: {stage.peak / GIB:.1f} GiB {how}, of {available / GIB:.1f}; {cure}"]
 
 
 def make_plan(recipe: Recipe) -> Plan:
@@ -134,7 +158,8 @@ def device_memory(device: torch.device) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A time as people say it."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

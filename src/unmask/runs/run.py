@@ -79,7 +79,14 @@ class RunResult:
         return {"rungs": rungs, "encoder": str(self.encoder), "seconds": round(self.seconds, 1)}
 
 
-def train(recipe: Recipe, out: str | Path, *, progress: bool = False, evaluate: Evaluate | None = None) -> RunResult:
+def train(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    progress: bool = False,
+    evaluate: Evaluate | None = None,
+    rehearsal: bool = False,
+) -> RunResult:
     """Run a recipe in a folder; a folder with the same recipe is resumed.
 
     Args:
@@ -87,6 +94,7 @@ def train(recipe: Recipe, out: str | Path, *, progress: bool = False, evaluate: 
         out: run folder.
         progress: show bars.
         evaluate: scores an encoder, instead of the recipe's own evaluation.
+        rehearsal: do only the few steps of each stage that take the most memory.
 
     Raises:
         RecipeError: missing files, or a folder that holds a run of another recipe or one begun with other inputs.
@@ -109,7 +117,7 @@ def train(recipe: Recipe, out: str | Path, *, progress: bool = False, evaluate: 
         if accelerator is not None:
             accelerator.wait_for_everyone()
         score = evaluate or _own_evaluation(recipe, data, progress)
-        rungs, encoder = _climb(recipe, Run(recipe, folder, data, accelerator, progress, score, inputs))
+        rungs, encoder = _climb(recipe, Run(recipe, folder, data, accelerator, progress, score, inputs, rehearsal))
     except UnmaskError:
         if fresh and not any(folder.glob("stages/*/checkpoints/step-*")):
             shutil.rmtree(folder)  # nothing was trained; the corrected recipe starts in a clean place
@@ -222,6 +230,7 @@ class Run:
     progress: bool
     score: Evaluate | None
     inputs: RunInputs | None
+    rehearsal: bool = False
 
     def context(self, number: int, stage_folder: Path, origin: Origin, lineage: dict[str, Any]) -> StageContext:
         """What one stage is given."""
@@ -235,6 +244,7 @@ class Run:
             lineage=lineage,
             accelerator=self.accelerator,
             progress=self.progress,
+            rehearsal=self.rehearsal,
         )
 
     def rung(self, place: RungPlace) -> Rung:

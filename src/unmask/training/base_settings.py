@@ -110,6 +110,10 @@ class TrainedStage(StageSettings, OptimSettings):
         """Of how many of a step's forward passes the graphs are held at once."""
         return 1
 
+    def rehearsal(self) -> "TrainedStage":
+        """The stage in steps that are no longer than their memory needs; its data stay as much."""
+        return self
+
     def step_tokens(self, data: Any, lengths: Callable[[Sequence[str]], list[int]]) -> tuple[float, int]:
         """Tokens of a step and of one row, estimated from a sample where lengths vary.
 

@@ -84,6 +84,7 @@ class StageContext:
         lineage: where everything came from so far.
         accelerator: the one accelerate object of the run.
         progress: show bars.
+        rehearsal: only the heaviest steps are done.
     """
 
     origin: Origin
@@ -94,6 +95,7 @@ class StageContext:
     lineage: Mapping[str, Any] = field(default_factory=dict)
     accelerator: Any = None
     progress: bool = False
+    rehearsal: bool = False
 
     def draw(self, purpose: Purpose) -> int:
         """A seed of this stage for one purpose; no two are alike."""

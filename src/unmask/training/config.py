@@ -50,6 +50,13 @@ class MntpSettings(TrainedStage):
         """Share of the tokens whose logits are computed."""
         return self.mask_rate
 
+    def rehearsal(self) -> TrainedStage:
+        """Two passes a step: in the second the gradients of the first are there, and a third adds nothing."""
+        blocks = min(self.batch_size, 2 * max(1, self.micro_batch_tokens // self.block_size))
+        steps = -(-self.steps * self.batch_size // blocks)
+        changed = {"batch_tokens": blocks * self.block_size, "steps": steps, "held_out_blocks": 1}
+        return self.model_copy(update=changed)
+
     def step_tokens(self, data: Any, lengths: Callable[[Sequence[str]], list[int]]) -> tuple[float, int]:
         """Full blocks."""
         return self.batch_size * self.block_size, self.block_size

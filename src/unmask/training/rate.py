@@ -1,6 +1,7 @@
 """What a device can do and what a model asks of it: products a second, operations of a token, the most memory taken."""
 
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -77,8 +78,17 @@ def training_flops(model: nn.Module, settings: TrainedStage) -> float:
     return flops_of_a_token(frozen, trained="adapter", adapter=trained, again=again, head=head)
 
 
+def forget_peak(device: torch.device) -> None:
+    """Let `peak_bytes` begin anew, where the system can."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
 def peak_bytes(device: torch.device) -> int:
-    """The most memory so far: of a GPU what tensors took, of a CPU all that the process had."""
+    """The most memory since `forget_peak`: of a GPU what tensors took, of a CPU all that the process had."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     status = Path("/proc/self/status")

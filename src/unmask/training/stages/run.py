@@ -36,6 +36,8 @@ from unmask.training.config import (
 from unmask.training.heap import trim_heap
 from unmask.training.loop import Job, fit
 from unmask.training.processes import agreed
+from unmask.training.rate import forget_peak
+from unmask.training.rehearsal import heaviest
 from unmask.training.stages.contrastive import check_contrastive, simcse_job, supervised_job
 from unmask.training.stages.mntp import mntp_job
 from unmask.training.stages.weights import averaged, merged
@@ -78,8 +80,11 @@ def run_stage(
 
 
 def _train(settings: TrainedStage, context: StageContext, folder: Path) -> None:
+    forget_peak(context.accelerator.device)
     torch.manual_seed(context.draw("adapter"))  # fresh LoRA weights are drawn before the loop seeds its steps
     with JOBS[type(settings)](settings, context) as job:
+        if context.rehearsal:
+            job, settings = heaviest(job, settings)
         trim_heap()
         fit(job, settings, folder, context.accelerator, seed=context.draw("steps"), progress=context.progress)
 
