@@ -16,7 +16,7 @@ ORACLE_STAMP := $(ORACLE)/.ready
 # So do the runtimes that encoding is compared with: .venv-NAME has what benchmarks/NAME.txt lists.
 RUNTIMES := .venv-exports .venv-llama-cpp .venv-vllm
 
-.PHONY: setup demo test check fmt bench gpu gpu-wheels oracle exports llama-cpp vllm browser support clean
+.PHONY: setup demo test check fmt bench bench-report gpu gpu-wheels oracle exports llama-cpp vllm browser support clean
 
 setup: $(STAMP)
 
@@ -81,13 +81,19 @@ fmt: $(STAMP)
 	$(RUN)/ruff format .
 	$(RUN)/ruff check --fix .
 
+# Writes what each finds into $(BENCH); bench-report makes docs/benchmarks.md of it.
+BENCH := bench-results
 bench: $(STAMP) $(ORACLE_STAMP) exports llama-cpp vllm
-	$(OFFLINE) $(RUN)/python benchmarks/encode.py --oracle $(ORACLE)/bin/python --exports .venv-exports/bin/python \
-		--llama-cpp .venv-llama-cpp/bin/python --vllm .venv-vllm/bin/python
-	$(OFFLINE) $(RUN)/python benchmarks/steps.py --oracle $(ORACLE)/bin/python
-	$(OFFLINE) $(RUN)/python benchmarks/scaling.py
-	$(OFFLINE) $(RUN)/python benchmarks/fast_paths.py
-	$(OFFLINE) $(RUN)/python benchmarks/words.py --oracle $(ORACLE)/bin/python
+	$(OFFLINE) $(RUN)/python benchmarks/encode.py --json $(BENCH)/encode.json --oracle $(ORACLE)/bin/python \
+		--exports .venv-exports/bin/python --llama-cpp .venv-llama-cpp/bin/python --vllm .venv-vllm/bin/python
+	$(OFFLINE) $(RUN)/python benchmarks/steps.py --json $(BENCH)/steps.json --oracle $(ORACLE)/bin/python
+	$(OFFLINE) $(RUN)/python benchmarks/scaling.py --json $(BENCH)/scaling.json
+	$(OFFLINE) $(RUN)/python benchmarks/fast_paths.py --json $(BENCH)/fast_paths.json
+	$(OFFLINE) $(RUN)/python benchmarks/loaded.py --json $(BENCH)/loaded.json
+	$(OFFLINE) $(RUN)/python benchmarks/words.py --json $(BENCH)/words.json --oracle $(ORACLE)/bin/python
+
+bench-report: $(STAMP)
+	$(RUN)/python benchmarks/report.py $(BENCH) --out docs/benchmarks.md
 
 # One GPU, no network: torch, transformers and what else benchmarks/gpu/wheels.txt names are there, the rest is carried along.
 GPU_WHEELS    ?= gpu-wheels
@@ -109,4 +115,4 @@ gpu:
 	$(OFFLINE) PYTHONPATH=$(abspath $(GPU_SITE)):$(abspath src) $(PYTHON) -m benchmarks.gpu --device cuda --out gpu-results
 
 clean:
-	rm -rf $(VENV) $(ORACLE) $(RUNTIMES) $(GPU_WHEELS) $(GPU_SITE) gpu-results unmask-demo .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(ORACLE) $(RUNTIMES) $(GPU_WHEELS) $(GPU_SITE) gpu-results $(BENCH) unmask-demo .mypy_cache .ruff_cache .pytest_cache

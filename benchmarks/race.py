@@ -48,10 +48,3 @@ def race(peers: Mapping[str, Line], rounds: int) -> dict[str, list[dict[str, Any
 def median(runs: Sequence[Mapping[str, Any]], key: str) -> float:
     """Of one figure over runs."""
     return statistics.median(float(run[key]) for run in runs)
-
-
-def machine() -> str:
-    """A line on what the figures were measured on."""
-    from report import machine, machine_line
-
-    return machine_line(machine())

@@ -84,9 +84,9 @@ def machine_line(found: Mapping[str, Any]) -> str:
     )
 
 
-def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]], names: int = 1) -> list[str]:
-    """Lines of a Markdown table whose first columns are names and whose others are figures."""
-    rule = ["---"] * names + ["--:"] * (len(heads) - names)
+def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, names: int = 1, notes: int = 0) -> list[str]:
+    """Lines of a Markdown table: columns of names, then of figures, then of notes."""
+    rule = ["---"] * names + ["--:"] * (len(heads) - names - notes) + ["---"] * notes
     return [f"| {' | '.join(cells)} |" for cells in (heads, rule, *rows)]
 
 
