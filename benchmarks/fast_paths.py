@@ -13,7 +13,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from race import machine, median, race
+from race import Line, median, race
+from report import Report, add_json
 from shapes import SHAPES, make_model, workload
 
 from unmask.backbone.fast.contract import NAMES
@@ -32,13 +33,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--paths", nargs="+", choices=NAMES, default=list(NAMES))
     parser.add_argument("--against", type=Path, help="another checkout of this package")
+    add_json(parser)
     arguments = parser.parse_args()
-    print(machine())
+    report = Report(arguments.json)
     with tempfile.TemporaryDirectory() as scratch:
         for workload_name, job in _jobs(arguments, Path(scratch)).items():
             lines = _lines(workload_name, job, arguments)
             if len(lines) > 1:
-                _table(f"{arguments.shape}, {arguments.dtype}, {workload_name}", race(lines, arguments.rounds))
+                title = f"{arguments.shape}, {arguments.dtype}, {workload_name}"
+                _table(report, title, race(lines, arguments.rounds))
 
 
 def _jobs(arguments: argparse.Namespace, scratch: Path) -> dict[str, dict[str, Any]]:
@@ -58,7 +61,7 @@ def _jobs(arguments: argparse.Namespace, scratch: Path) -> dict[str, dict[str, A
     }
 
 
-def _lines(name: str, job: dict[str, Any], arguments: argparse.Namespace) -> dict[str, tuple[str, str, dict[str, Any]]]:
+def _lines(name: str, job: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Line]:
     function = f"unmask.{name}" if name in ("mntp", "simcse") else "unmask.encode"
     lines = {"everything": (sys.executable, function, job | {"environment": {"UNMASK_FAST": "1"}})}
     if arguments.against:
@@ -76,15 +79,15 @@ def _lines(name: str, job: dict[str, Any], arguments: argparse.Namespace) -> dic
     return lines
 
 
-def _table(title: str, found: dict[str, list[dict[str, Any]]]) -> None:
+def _table(report: Report, title: str, found: dict[str, list[dict[str, Any]]]) -> None:
     key = "seconds" if "seconds" in found["everything"][0] else "tokens_per_second"
     base = median(found["everything"], key)
-    print(f"\n{title}\n{'':<20} {key:>18} {'time against everything':>24}")
+    report.table(title, "", key.replace("_per_second", "/s"), "time against everything")
     for line, runs in found.items():
         if runs:
             value = median(runs, key)
             ratio = value / base if key == "seconds" else base / value
-            print(f"{line:<20} {value:>18,.3f} {ratio:>23.2f}x", flush=True)
+            report.row(line, f"{value:,.3f}", f"{ratio:.2f}x")
 
 
 if __name__ == "__main__":

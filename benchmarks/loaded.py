@@ -18,10 +18,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from race import machine, median, race
+from race import Line, median, race
+from report import Report, add_json
 from shapes import workload
 
-Lines = dict[str, tuple[str, str, dict[str, Any]]]
+Lines = dict[str, Line]
 Runs = list[dict[str, Any]]
 
 
@@ -36,13 +37,14 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=16, help="texts a step of SimCSE, blocks of MNTP times 4")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="float32")
+    add_json(parser)
     arguments = parser.parse_args()
-    print(machine())
+    report = Report(arguments.json)
     with tempfile.TemporaryDirectory() as scratch:
         job = _job(arguments, Path(scratch))
         for work in arguments.work:
             lines = _lines(work, job, arguments.spins)
-            _table(work, lines, *_idle_and_loaded(lines, arguments.rounds), spinning=arguments.spins[0])
+            _table(report, work, lines, *_idle_and_loaded(lines, arguments.rounds), spinning=arguments.spins[0])
 
 
 def _job(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
@@ -102,17 +104,19 @@ def _busy_process() -> Iterator[None]:
         busy.wait()
 
 
-def _table(work: str, lines: Lines, idle: dict[str, Runs], loaded: dict[str, Runs], *, spinning: int) -> None:
+def _table(
+    report: Report, work: str, lines: Lines, idle: dict[str, Runs], loaded: dict[str, Runs], *, spinning: int
+) -> None:
     """Seconds of all texts, or of 1000 tokens of training."""
     unit = "seconds" if work == "encode" else "seconds of 1000 tokens"
-    print(f"\n{work}, {unit}\n{'library':<28} {'idle':>8} {'busy':>8} {'loaded':>8} {'cost':>6}")
+    report.table(f"{work}, {unit}", "library", "idle", "busy", "loaded", "cost")
     base = idle[f"unmask, {spinning} spins"]
     for line in lines:
         if not (idle[line] and loaded[line]):
             continue
         alone, beside = (_seconds(runs) for runs in (idle[line], loaded[line]))
         cost = f"{alone / _seconds(base):.2f}x" if base and line.startswith("unmask") else ""
-        print(f"{line:<28} {alone:>8.3f} {beside:>8.3f} {beside / alone:>7.2f}x {cost:>6}", flush=True)
+        report.row(line, f"{alone:.3f}", f"{beside:.3f}", f"{beside / alone:.2f}x", cost)
 
 
 def _seconds(runs: Runs) -> float:

@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from peers import peak_mb
+from peers.timing import peak_mb
 from shapes import SHAPES, make_model
 
 

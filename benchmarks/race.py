@@ -2,7 +2,6 @@
 
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -11,19 +10,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from unmask.training.rate import matrix_rate
-
-WORKER = Path(__file__).with_name("peers.py")
+WORKER = Path(__file__).with_name("peers")
+Line = tuple[str, str, dict[str, Any]]  # python, `module.function` of peers, job
 _ENVIRONMENT = dict(os.environ)  # before unmask is imported, which sets variables that other libraries do without
 
 
-def race(peers: Mapping[str, tuple[str, str, dict[str, Any]]], rounds: int) -> dict[str, list[dict[str, Any]]]:
+def race(peers: Mapping[str, Line], rounds: int) -> dict[str, list[dict[str, Any]]]:
     """Run all peers by turns.
 
     Args:
-        peers: name to show -> (python, function in peers.py, job); a job may set environment variables.
+        peers: name to show -> what is run; a job may set environment variables.
         rounds: how often each runs.
 
     Returns:
@@ -44,25 +40,11 @@ def race(peers: Mapping[str, tuple[str, str, dict[str, Any]]], rounds: int) -> d
                 failed.add(name)
                 print(f"{name} failed: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
             else:
-                found[name].append(json.loads(done.stdout.strip().splitlines()[-1]))
+                lines = done.stdout.splitlines()
+                found[name].append(json.loads([line for line in lines if line.startswith("{")][-1]))
     return found
 
 
 def median(runs: Sequence[Mapping[str, Any]], key: str) -> float:
     """Of one figure over runs."""
     return statistics.median(float(run[key]) for run in runs)
-
-
-def machine() -> str:
-    """A line on what the figures were measured on."""
-    rates = ", ".join(f"{name} {matrix_rate(getattr(torch, name)) / 1e9:,.0f}" for name in ("bfloat16", "float32"))
-    model = next((line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), "")
-    return (
-        f"{platform.machine()} {model}, {torch.get_num_threads()} threads, torch {torch.__version__}; "
-        f"matrix products reach {rates} GFLOP/s"
-    )
-
-
-def _cpuinfo() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.exists() else []

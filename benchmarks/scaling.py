@@ -10,7 +10,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from race import machine, race
+from race import race
+from report import Report, add_json
 from shapes import SHAPES, make_model, workload
 
 
@@ -23,28 +24,29 @@ def main() -> None:
     parser.add_argument("--lengths", nargs="*", type=int, default=[64, 128, 256, 512, 1024, 2048, 4096, 8192])
     parser.add_argument("--tokens", type=int, default=32768, help="of all texts of one length (default: 32768)")
     parser.add_argument("--sentences", type=Path, help="a text a line; prose that ships with Python by default")
+    add_json(parser)
     arguments = parser.parse_args()
-    print(machine())
+    report = Report(arguments.json)
     with tempfile.TemporaryDirectory() as scratch:
-        _counts(arguments, scratch)
-        _lengths(arguments, scratch)
+        _counts(report, arguments, scratch)
+        _lengths(report, arguments, scratch)
 
 
-def _counts(arguments: argparse.Namespace, scratch: str) -> None:
+def _counts(report: Report, arguments: argparse.Namespace, scratch: str) -> None:
     if arguments.sentences:
         lines = arguments.sentences.read_text(encoding="utf-8").splitlines()
     else:
         lines = workload("short", 1000, None)
     shared = {"model": arguments.model, "dtype": "auto", "scratch": scratch, "attention": "bidirectional"}
-    print(f"\n{'texts':>8} {'ms a text':>10} {'tokens/s':>9} {'peak MB':>8}")
+    report.table(f"{arguments.model}, by the number of texts", "texts", "ms a text", "tokens/s", "peak MB")
     for count in arguments.counts:
         texts = (lines * (count // len(lines) + 1))[:count]
         (run,) = race({"": (sys.executable, "unmask.encode", shared | {"texts": texts})}, 1)[""]
         rate, each = run["tokens"] / run["seconds"], 1000 * run["seconds"] / count
-        print(f"{count:>8,} {each:>10.3f} {rate:>9,.0f} {run['peak_mb']:>8,.0f}", flush=True)
+        report.row(f"{count:,}", f"{each:.3f}", f"{rate:,.0f}", f"{run['peak_mb']:,.0f}")
 
 
-def _lengths(arguments: argparse.Namespace, scratch: str) -> None:
+def _lengths(report: Report, arguments: argparse.Namespace, scratch: str) -> None:
     from unmask.backbone.locate import load_tokenizer
 
     folder = Path(scratch) / "model"
@@ -52,13 +54,13 @@ def _lengths(arguments: argparse.Namespace, scratch: str) -> None:
     tokenizer = load_tokenizer("pocket")
     ids = tokenizer(" ".join(workload("long", 200, None)), add_special_tokens=False)["input_ids"]
     shared = {"model": str(folder), "dtype": "bfloat16", "scratch": scratch}
-    print(f"\n{'length':>8} {'tokens/s':>9} {'peak MB':>8}")
+    report.table(f"{arguments.shape}, bfloat16, by length", "length", "tokens/s", "peak MB")
     for length in arguments.lengths:
         count = max(1, arguments.tokens // length)
         starts = [i * length % (len(ids) - length) for i in range(count)]
         texts = [tokenizer.decode(ids[at : at + length - 8]) for at in starts]
         (run,) = race({"": (sys.executable, "unmask.encode", shared | {"texts": texts})}, 1)[""]
-        print(f"{length:>8,} {run['tokens'] / run['seconds']:>9,.0f} {run['peak_mb']:>8,.0f}", flush=True)
+        report.row(f"{length:,}", f"{run['tokens'] / run['seconds']:,.0f}", f"{run['peak_mb']:,.0f}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Models of published shapes with random weights, and texts of known lengths: what the benchmarks run on."""
+"""Models of published shapes, and texts of known lengths: what the benchmarks run on."""
 
 import json
 from functools import cache
@@ -21,6 +21,10 @@ SHAPES: dict[str, dict[str, Any]] = {
     "0.6b": {  # Qwen3-0.6B
         **{"hidden_size": 1024, "num_hidden_layers": 28, "num_attention_heads": 16, "intermediate_size": 3072},
         **{"num_key_value_heads": 8, "vocab_size": 151936, "head_dim": 128, "family": "qwen3"},
+    },
+    "smollm2": {  # the real weights, and its own tokenizer
+        **{"hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9, "intermediate_size": 1536},
+        **{"num_key_value_heads": 3, "vocab_size": 49152},
     },
     "1b": {  # Llama-3.2-1B
         **{"hidden_size": 2048, "num_hidden_layers": 16, "num_attention_heads": 32, "intermediate_size": 8192},
@@ -47,41 +51,47 @@ def make_model(
     causal: bool = True,
     device: str = "cpu",
 ) -> None:
-    """A random model of a shape with the pocket tokenizer, as a transformers folder; drawn on a device."""
+    """A model of a shape as a transformers folder: random, with the pocket tokenizer, drawn on a device; or SmolLM2."""
     import torch
     import transformers
 
-    from unmask.backbone.locate import load_tokenizer
+    from unmask.backbone.locate import load_tokenizer, resolve_model
 
-    sizes = dict(SHAPES[shape])
-    config = transformers.AutoConfig.for_model(
-        sizes.pop("family", "llama"),
-        **sizes,
-        max_position_embeddings=8192,
-        tie_word_embeddings=True,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    if not causal:
-        config.is_causal = False
     auto = transformers.AutoModelForCausalLM if head else transformers.AutoModel
-    torch.manual_seed(0)
-    with torch.device(device):
-        model = auto.from_config(config, dtype=getattr(torch, dtype))
+    if shape == "smollm2":
+        model = auto.from_pretrained(resolve_model(shape), dtype=getattr(torch, dtype))
+    else:
+        sizes = dict(SHAPES[shape])
+        config = transformers.AutoConfig.for_model(
+            sizes.pop("family", "llama"),
+            **sizes,
+            max_position_embeddings=8192,
+            tie_word_embeddings=True,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=2,
+        )
+        torch.manual_seed(0)
+        with torch.device(device):
+            model = auto.from_config(config, dtype=getattr(torch, dtype))
+    if not causal:
+        model.config.is_causal = False
     model.save_pretrained(folder)
-    load_tokenizer("pocket").save_pretrained(folder)
-    _for_older_libraries(folder)
+    load_tokenizer(shape if shape == "smollm2" else "pocket").save_pretrained(folder)
+    _for_other_libraries(folder)
 
 
-def _for_older_libraries(folder: Path) -> None:
-    """Spell the tokenizer and the config as those know it that the released package needs."""
+def _for_other_libraries(folder: Path) -> None:
+    """Spell tokenizer and config as older libraries know them; no BOS, which some pool and others do not."""
     names = ("tokenizer_config.json", "tokenizer.json", "config.json")
     settings, tokenizer, config = (json.loads((folder / name).read_text()) for name in names)
     settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if (tokenizer["post_processor"] or {}).get("type") == "TemplateProcessing":
+        tokenizer["post_processor"] = None
     merges = tokenizer["model"]["merges"]
     tokenizer["model"]["merges"] = [merge if isinstance(merge, str) else " ".join(merge) for merge in merges]
-    config |= {"rope_theta": 10000.0, "rope_scaling": None, "torch_dtype": config.get("dtype")}
+    rope = config["rope_parameters"]
+    config |= {"rope_theta": rope["rope_theta"], "rope_scaling": None, "torch_dtype": config.get("dtype")}
     for name, value in zip(names, (settings, tokenizer, config), strict=True):
         (folder / name).write_text(json.dumps(value))
 

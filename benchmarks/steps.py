@@ -13,7 +13,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from race import machine, median, race
+from race import median, race
+from report import Report, add_json
 from shapes import SHAPES, make_model, workload
 
 
@@ -31,8 +32,9 @@ def main() -> None:
     parser.add_argument("--source", type=Path, help="jsonl of texts; prose that ships with Python by default")
     parser.add_argument("--sentences", type=Path, help="a text a line; the same prose by default")
     parser.add_argument("--oracle", help="Python with the released llm2vec (make oracle)")
+    add_json(parser)
     arguments = parser.parse_args()
-    print(machine())
+    report = Report(arguments.json)
     with tempfile.TemporaryDirectory() as scratch:
         job = _job(arguments, Path(scratch))
         sizes = {
@@ -46,7 +48,7 @@ def main() -> None:
                 lines["sentence-transformers"] = (sys.executable, *own)
             if arguments.oracle:
                 lines["llm2vec"] = (arguments.oracle, f"llm2vec.{objective}", job | sizes[objective])
-            _table(f"{arguments.shape}, {objective}, {arguments.dtype}", race(lines, arguments.rounds))
+            _table(report, f"{arguments.shape}, {objective}, {arguments.dtype}", race(lines, arguments.rounds))
 
 
 def _job(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
@@ -70,13 +72,13 @@ def _job(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     }
 
 
-def _table(title: str, found: dict[str, list[dict[str, Any]]]) -> None:
-    print(f"\n{title}\n{'library':<24} {'tokens/s':>9} {'unmask is':>10} {'peak MB':>8}")
+def _table(report: Report, title: str, found: dict[str, list[dict[str, Any]]]) -> None:
+    report.table(title, "library", "tokens/s", "unmask is", "peak MB")
     ours = median(found["unmask"], "tokens_per_second")
     for line, runs in found.items():
         if runs:
             rate = median(runs, "tokens_per_second")
-            print(f"{line:<24} {rate:>9,.0f} {ours / rate:>9.2f}x {median(runs, 'peak_mb'):>8,.0f}", flush=True)
+            report.row(line, f"{rate:,.0f}", f"{ours / rate:.2f}x", f"{median(runs, 'peak_mb'):,.0f}")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ paper's probe in both. Whole processes by turns, imports and loading included; t
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -19,9 +18,9 @@ import tempfile
 import time
 from pathlib import Path
 
-import torch
+from report import Report, add_json
 
-from unmask import TextEncoder, __version__
+from unmask import TextEncoder
 
 TASKS = ("pos", "chunk", "kind")
 EPOCHS, BATCH = 10, 8
@@ -34,7 +33,9 @@ def main() -> None:
     parser.add_argument("--model", default="pocket")
     parser.add_argument("--sentences", type=int, default=1000, help="of the training file; a quarter for the test")
     parser.add_argument("--rounds", type=int, default=3)
+    add_json(parser)
     arguments = parser.parse_args()
+    report = Report(arguments.json)
     data = Path(os.environ.get("UNMASK_DATA", "../shared/data")) / "conll2000"
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -42,10 +43,10 @@ def main() -> None:
         known_to_both(folder / "encoder")
         for name, count in (("train", arguments.sentences), ("test", arguments.sentences // 4)):
             write(data / f"{name}.txt", folder / f"{name}.txt", count)
-        _compare(arguments, folder)
+        _compare(report, arguments, folder)
 
 
-def _compare(arguments: argparse.Namespace, folder: Path) -> None:
+def _compare(report: Report, arguments: argparse.Namespace, folder: Path) -> None:
     """All three by turns."""
     files = [str(folder / "train.txt"), str(folder / "test.txt")]
     ours = [sys.executable, "-m", "unmask.cli.main", "eval", "words", str(folder / "encoder"), "--json"]
@@ -66,14 +67,13 @@ def _compare(arguments: argparse.Namespace, folder: Path) -> None:
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             seconds[name].append(time.perf_counter() - started)
             accuracies[name] = read(done.stdout)
-    print(f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, unmask {__version__}")
-    print(f"{arguments.sentences} training sentences, {arguments.model}, float32")
-    print(f"{'':<34} {'seconds':>8} {'ratio':>7} " + " ".join(f"{task:>7}" for task in TASKS))
+    title = f"{arguments.sentences} training sentences, {arguments.model}, float32"
+    report.table(title, "", "seconds", "ratio", *TASKS)
     slow = statistics.median(seconds["released way, 10 epochs"])
     for name, values in seconds.items():
         median = statistics.median(values)
-        figures = " ".join(f"{value:>7.2f}" for value in accuracies[name])
-        print(f"{name:<34} {median:>8.1f} {slow / median:>6.1f}x {figures}")
+        figures = [f"{value:.2f}" for value in accuracies[name]]
+        report.row(name, f"{median:.1f}", f"{slow / median:.1f}x", *figures)
 
 
 def known_to_both(folder: Path) -> None:

@@ -9,6 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from benchmarks.report import markdown_table
+
 _PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "sentence-transformers", "bitsandbytes")
 _HEADS = ("", "", "tokens/s", "ms", "of the products' rate", "peak GiB", "estimated GiB", "cosine", "")
 
@@ -54,11 +56,8 @@ def markdown(found: Mapping[str, Any]) -> str:
         f"{size}{at['device']}, {at['cores']} cores, Python {at['python']}, {packages}; "
         f"matrix products reach {rate:,.3g} TFLOP/s in {dtype}.",
         "",
-        _line(_HEADS),
-        "| --- | --- |" + " --: |" * (len(_HEADS) - 3) + " --- |",
     ]
-    for piece in found["pieces"]:
-        lines += [_line(cells) for cells in _cells(piece)]
+    lines += markdown_table(_HEADS, [cells for piece in found["pieces"] for cells in _cells(piece)], names=2, notes=1)
     return "\n".join(lines) + "\n"
 
 
@@ -85,10 +84,6 @@ def _cells(piece: Mapping[str, Any]) -> list[Sequence[str]]:
 
 def _number(row: Mapping[str, Any], key: str, form: str, unit: float = 1) -> str:
     return "" if row.get(key) is None else format(row[key] / unit, form)
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def say(piece: Mapping[str, Any]) -> None:

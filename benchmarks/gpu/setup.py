@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from benchmarks.peers import peak_mb
+from benchmarks.peers.timing import peak_mb
 from benchmarks.shapes import make_model, workload
 
 from unmask.training.rate import matrix_rate, wait_for

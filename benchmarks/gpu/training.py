@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 from benchmarks.gpu.setup import Row, Setup, texts, with_peak
-from benchmarks.peers import sentence_transformers_simcse, sentence_transformers_supervised
+from benchmarks.peers import sentence_transformers
 from benchmarks.shapes import SHAPES, body_weights
 
 from unmask.training.rate import flops_of_a_token
 
-_RELEASED = {"simcse": sentence_transformers_simcse, "supervised": sentence_transformers_supervised}
+_RELEASED = {"simcse": sentence_transformers.simcse, "supervised": sentence_transformers.supervised}
 
 
 def train(setup: Setup, name: str, objective: str, tuning: str) -> Iterator[Row]:

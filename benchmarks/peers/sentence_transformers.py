@@ -1,0 +1,63 @@
+"""sentence-transformers: its `encode` and its trainer."""
+
+import statistics
+
+from .timing import timed_encoding
+from .trainers import Clock, steps_of, trainer_arguments
+
+
+def encode(job):
+    """sentence-transformers on the same folder."""
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(job["model"], model_kwargs={"dtype": job["dtype"]})
+    return timed_encoding(job, lambda texts: model.encode(texts, batch_size=32))
+
+
+def simcse(job):
+    """sentence-transformers' trainer, MultipleNegativesRankingLoss on (a, a)."""
+    from sentence_transformers.losses import MultipleNegativesRankingLoss
+
+    columns = {"anchor": job["sentences"], "positive": job["sentences"]}
+    return steps(job, columns, MultipleNegativesRankingLoss, attention_dropout=0.3)
+
+
+def supervised(job):
+    """sentence-transformers' trainer, its GradCache on (query, positive, negative)."""
+    from sentence_transformers.losses import CachedMultipleNegativesRankingLoss
+
+    def loss(model):
+        return CachedMultipleNegativesRankingLoss(model, mini_batch_size=job["mini_batch"])
+
+    columns = {name: [pair[name] for pair in job["pairs"]] for name in ("query", "positive", "negative")}
+    return steps(job, columns, loss, attention_dropout=0.0)
+
+
+def steps(job, columns, loss, *, attention_dropout):
+    """Steps of its trainer with LoRA, on columns of texts."""
+    from datasets import Dataset
+    from peft import LoraConfig
+    from sentence_transformers import (
+        SentenceTransformer,
+        SentenceTransformerTrainer,
+        SentenceTransformerTrainingArguments,
+    )
+
+    model = SentenceTransformer(
+        job["model"], model_kwargs={"dtype": job["dtype"]}, config_kwargs={"attention_dropout": attention_dropout}
+    )
+    model.max_seq_length = job["length"]
+    model.add_adapter(LoraConfig(r=16, lora_alpha=32, lora_dropout=0.05, target_modules="all-linear"))
+    texts = [text for column in columns.values() for text in column]
+    tokens = statistics.mean(
+        len(ids) for ids in model.tokenizer(texts, truncation=True, max_length=job["length"])["input_ids"]
+    )
+    clock = Clock()
+    SentenceTransformerTrainer(
+        model=model,
+        args=SentenceTransformerTrainingArguments(**trainer_arguments(job)),
+        train_dataset=Dataset.from_dict(columns),
+        loss=loss(model),
+        callbacks=[clock],
+    ).train()
+    return steps_of(clock.times, len(columns) * job["rows"] * tokens)

@@ -1,0 +1,23 @@
+"""vLLM on a CPU: its runner for pooling, on the encoder's folder as it is."""
+
+import os
+
+from .timing import reader, timed_encoding
+
+# all cores for the model, as the others have; what it would keep for a cache is not used
+os.environ.update(VLLM_CPU_NUM_OF_RESERVED_CPU="0", VLLM_CPU_KVCACHE_SPACE="1")
+os.environ.update(VLLM_LOGGING_LEVEL="ERROR", VLLM_NO_USAGE_STATS="1")  # the last line of output is the result
+
+
+def encode(job):
+    """Vectors of token ids."""
+    from vllm import LLM
+
+    model = LLM(job["model"], runner="pooling", dtype=job["dtype"], max_model_len=job["max_length"])
+    ids = reader(job)
+
+    def vectors(texts):
+        found = model.embed([{"prompt_token_ids": row} for row in ids(texts)], use_tqdm=False)
+        return [one.outputs.embedding for one in found]
+
+    return timed_encoding(job, vectors)

@@ -1,0 +1,45 @@
+"""The smallest benchmark, its JSON file, and the page that is made of it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+def run(name, *arguments):
+    command = [sys.executable, str(BENCHMARKS / name), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_every_figure_is_on_the_page_with_its_command_and_its_machine(tmp_path):
+    file, page = tmp_path / "found" / "encode.json", tmp_path / "benchmarks.md"
+    smallest = ("--shape", "tiny", "--texts", 4, "--rounds", 1, "--peers", "unmask fp32", "transformers fp32")
+    done = run("encode.py", *smallest, "--json", file)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(file.read_text())
+    (table,) = found["tables"]
+    assert table["heads"][3] == "unmask fp32 is"
+    assert [row[0] for row in table["rows"]] == ["unmask fp32", "transformers fp32"]
+    assert [row[-1] for row in table["rows"]] == ["1.00000", "1.00000"]
+    assert found["machine"]["products"]["float32"] > 0
+
+    assert run("report.py", tmp_path / "found", "--out", page).returncode == 0
+    text = page.read_text()
+    assert found["command"].startswith("python benchmarks/encode.py --shape tiny")
+    assert f"```bash\n{found['command']}\n```" in text
+    assert f"{found['date']}. " in text
+    assert (", AMX," if found["machine"]["amx"] else ", no AMX,") in text
+    for row in table["rows"]:
+        assert f"| {' | '.join(row)} |" in text
+
+
+def test_a_page_of_nothing_is_refused(tmp_path):
+    done = run("report.py", tmp_path, "--out", tmp_path / "page.md")
+    assert done.returncode == 1
+    assert "make bench" in done.stderr
+    assert not (tmp_path / "page.md").exists()
