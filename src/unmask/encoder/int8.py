@@ -27,8 +27,8 @@ def to_int8(encoder: TextEncoder, sample: Sequence[str]) -> Floats:
     if not possible:
         raise ArtifactError(f"This encoder cannot be put into eight bits: {possible.reason}.")
     before = encoder.encode(sample, normalize=True)
-    encoder.runner.prepacked.detach(encoder.model)  # copies of weights that go
     put_in_int8(encoder.model)
+    encoder.runner.begin_anew()
     encoder.quantized = True
     cosines: Floats = np.sum(before * encoder.encode(sample, normalize=True), axis=1)
     return cosines

@@ -165,6 +165,12 @@ class Runner:
         if self.wants("prepack") and self.prepacked.available(self.model):
             self.prepacked.attach(self.model)
 
+    def begin_anew(self) -> None:
+        """Called when layers were replaced: copies of their weights go, and what is known of compiling them."""
+        self.prepacked.detach(self.model)
+        self.compiled.detach(self.model)
+        self.compiled = CompiledLayers(self.model)
+
     def vectors(self, batch: Batch) -> torch.Tensor:
         """Vectors [texts, width] in float32, without gradients."""
         with torch.inference_mode():
