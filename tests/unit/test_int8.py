@@ -34,6 +34,19 @@ def test_a_row_of_zeros_in_the_weights_stays_zero():
     assert Int8Linear(linear)(torch.randn(2, 4))[:, 1].tolist() == [0, 0]
 
 
+def test_channels_that_are_large_are_divided_down():
+    torch.manual_seed(0)
+    linear, rows = nn.Linear(64, 48), torch.randn(40, 64)
+    rows[:, 3] *= 100
+    with torch.inference_mode():
+        expected = linear(rows)
+        plain, smooth = (
+            (Int8Linear(linear, largest)(rows) - expected).norm() / expected.norm()
+            for largest in (None, rows.abs().amax(0))
+        )
+    assert smooth < plain / 3
+
+
 def test_the_float_weights_and_their_copies_are_given_back(articles):
     encoder = TextEncoder.load("pocket", attention="bidirectional", dtype="float32")
     weights = [weakref.ref(layer.self_attn.q_proj.weight) for layer in encoder.model.layers]
