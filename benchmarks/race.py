@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -25,6 +26,9 @@ def race(peers: Mapping[str, Line], rounds: int) -> dict[str, list[dict[str, Any
     Returns:
         What each run said, by name; a peer that failed has none, and its last words are printed.
     """
+    for name, (python, _, _) in peers.items():
+        if shutil.which(python) is None:
+            sys.exit(f"{name}: there is no Python at {python}; the Makefile has a target for each environment.")
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in peers}
     failed: set[str] = set()
     for _ in range(rounds):

@@ -1,12 +1,14 @@
-"""vLLM on a CPU: its runner for pooling, on the encoder's folder as it is."""
+"""vLLM on a CPU: its runner for pooling, on the encoder's folder as it is; it compiles the model as it loads it."""
 
 import os
+import sys
 
 from .timing import reader, timed_encoding
 
 # all cores for the model, as the others have; what it would keep for a cache is not used
 os.environ.update(VLLM_CPU_NUM_OF_RESERVED_CPU="0", VLLM_CPU_KVCACHE_SPACE="1")
 os.environ.update(VLLM_LOGGING_LEVEL="ERROR", VLLM_NO_USAGE_STATS="1")  # the last line of output is the result
+os.environ["LD_PRELOAD"] = f"{sys.prefix}/lib/libiomp5.so"  # as its manual advises; the model runs in a process to come
 
 
 def encode(job):
