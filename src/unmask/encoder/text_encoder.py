@@ -216,7 +216,7 @@ class TextEncoder:
             normalize: scale vectors to length 1; by default as saved.
             max_length: most tokens of a text; by default as saved.
             batch_tokens: most tokens in a batch; by default what suits the device.
-            compile: compile the layers with torch; by default on a CPU, when minutes of work are left.
+            compile: compile the layers with torch; by default on a CPU, as soon as that pays.
             progress: show a progress bar.
 
         Returns:

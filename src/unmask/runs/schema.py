@@ -118,7 +118,7 @@ class EvaluationSettings(Settings):
     """Tasks by kind and name; each is run at every rung. `evaluation_class` adds a key for each kind in the table."""
 
     masked: MaskedTask | None = None
-    precision: Precision = Field("auto", description="of the arithmetic while scoring")
+    precision: Precision = Field("fp32", description="of the arithmetic while scoring")
 
     @property
     def empty(self) -> bool:
