@@ -24,6 +24,8 @@ from unmask.evaluation.tasks.similarity import ScoredPairs, evaluate_similarity,
 if TYPE_CHECKING:
     from unmask import TextEncoder
 
+DTYPES = ("float32", "bfloat16", "int8")
+
 
 def main() -> None:
     """Score each dtype on both."""
@@ -31,6 +33,7 @@ def main() -> None:
     parser.add_argument("encoder", help="encoder folder, hub id, pocket or smollm2")
     parser.add_argument("--attention", choices=["causal", "bidirectional"], help="of a model that no encoder folder is")
     parser.add_argument("--data", type=Path, required=True, help="folder with stsb/ and scifact/")
+    parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--documents", type=int, default=1000)
     parser.add_argument("--max-length", type=int, default=128)
     add_json(parser)
@@ -47,7 +50,7 @@ def _score(report: Report, arguments: argparse.Namespace, pairs: ScoredPairs, be
         f"{arguments.encoder}: {len(pairs.scores):,} pairs of STS-B test, {arguments.documents:,} documents of SciFact"
     )
     report.table(title, "dtype", "STS-B", "seconds", "nDCG@10", "seconds", "cosine")
-    for dtype in ("float32", "bfloat16", "int8"):
+    for dtype in arguments.dtype:
         encoder, cosine = _opened(arguments, dtype, [pairs.first[number] for number in range(64)])
         begun = time.perf_counter()
         similarity = evaluate_similarity(encoder, pairs).spearman
