@@ -20,7 +20,7 @@ ARROWS = {
     "text": {"errors", "settings"},
     "backbone": {"errors", "files", "settings", "text"},
     "encoder": {"errors", "files", "settings", "pooling", "text", "threads", "backbone"},
-    "data": {"errors", "text"},
+    "data": {"errors", "files", "text"},
     "objectives": {"errors"},
     "evaluation": {"errors", "files", "settings", "text", "data", "backbone", "encoder", "objectives"},
     "analysis": {"errors", "files", "backbone", "encoder"},
