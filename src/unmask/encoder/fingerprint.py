@@ -79,6 +79,11 @@ def fingerprint_of(vectors: Floats) -> str:
     return np.packbits(sums > 0).tobytes().hex()
 
 
+def is_fingerprint(said: object) -> bool:
+    """Whether something is an id, as a file or server may say it."""
+    return isinstance(said, str) and len(said) == BITS // 4 and not set(said) - set("0123456789abcdef")
+
+
 def bits_apart(one: str, other: str) -> int:
     """In how many of their bits two ids differ; some 64 where they have nothing to do with each other.
 
@@ -86,7 +91,7 @@ def bits_apart(one: str, other: str) -> int:
         DataError: something that is no id.
     """
     for name in (one, other):
-        if len(name) != BITS // 4 or set(name) - set("0123456789abcdef"):
+        if not is_fingerprint(name):
             raise DataError(f"{name!r} is no fingerprint, which has {BITS // 4} hexadecimal digits.")
     return (int(one, 16) ^ int(other, 16)).bit_count()
 
