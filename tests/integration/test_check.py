@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from tests.served import Runtime, listed, served
+from tests.faulty_server import Runtime, listed, served
 from unmask import EncoderSettings, TextEncoder
 from unmask.certificate.golden import read_certificate, write_certificate
 from unmask.cli.main import main
