@@ -27,7 +27,7 @@ class Report:
         smallest: cosine to the right vectors; None where nothing could be compared.
         mean: cosine to the right vectors.
         worst: the text of the smallest.
-        fingerprint: found, right, bits_apart, same; None where vectors of its texts are missing.
+        fingerprint: found, right, apart, same; None where vectors of its texts are missing.
         faults: by name, with what to do; empty if all is right.
         requests: the ways of asking; empty for files.
         refused: texts that the target does not encode, and what it says.
@@ -39,7 +39,7 @@ class Report:
     smallest: float | None
     mean: float | None
     worst: str | None
-    fingerprint: dict[str, str | int | bool] | None
+    fingerprint: dict[str, str | float | bool] | None
     faults: list[Finding]
     requests: list[RequestTest] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
@@ -135,7 +135,7 @@ def _report(
     certificate: Certificate,
     diagnosis: Diagnosis,
     *,
-    fingerprint: dict[str, str | int | bool] | None,
+    fingerprint: dict[str, str | float | bool] | None,
     faults: list[Finding],
     requests: list[RequestTest] | None = None,
     refused: dict[str, str] | None = None,

@@ -9,7 +9,7 @@ from unmask.certificate.faults import FAULTS
 from unmask.certificate.golden import Certificate, Variant
 from unmask.certificate.variants import units
 from unmask.encoder import Floats
-from unmask.encoder.fingerprint import TEXTS, bits_apart, fingerprint_of, same
+from unmask.encoder.fingerprint import TEXTS, apart, fingerprint_of, same
 
 _CLEARLY = 4  # times nearer to a wrong variant than to what is right
 _COARSE = 0.03  # 1 - cosine that eight bits and fewer may cost
@@ -84,7 +84,7 @@ def diagnose(certificate: Certificate, found: Mapping[int, Floats]) -> Diagnosis
     return Diagnosis(cosines, faults, notes)
 
 
-def compare_fingerprint(certificate: Certificate, found: Mapping[int, Floats]) -> dict[str, str | int | bool] | None:
+def compare_fingerprint(certificate: Certificate, found: Mapping[int, Floats]) -> dict[str, str | float | bool] | None:
     """The fingerprint of vectors beside that of the certificate; None where vectors of its texts are missing."""
     if [case.text for case in certificate.cases[: len(TEXTS)]] != list(TEXTS):
         return None
@@ -95,9 +95,9 @@ def compare_fingerprint(certificate: Certificate, found: Mapping[int, Floats]) -
     return compared(made, certificate.fingerprint)
 
 
-def compared(found: str, right: str) -> dict[str, str | int | bool]:
+def compared(found: str, right: str) -> dict[str, str | float | bool]:
     """Two fingerprints beside each other."""
-    return {"found": found, "right": right, "bits_apart": bits_apart(found, right), "same": same(found, right)}
+    return {"found": found, "right": right, "apart": round(apart(found, right), 4), "same": same(found, right)}
 
 
 def _other_width(certificate: Certificate, found: Mapping[int, Floats], widths: Sequence[int]) -> Finding:
