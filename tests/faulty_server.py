@@ -46,7 +46,7 @@ class Runtime:
         back = [self.tokenizer.eos_token_id] * self.eos
         room = self.length - len(front) - len(back)
         own = own[:room] if self.cut == "end" else own[-room:]
-        return front + own + back, len(front)
+        return front + own + back or [self.tokenizer.unk_token_id or 0], len(front)  # a model must read something
 
     def pool(self, states, front):
         start = front if self.pooled == "text" and len(states) > front else 0
