@@ -17,7 +17,7 @@ from unmask.encoder.runner import BatchEncoder
 from unmask.errors import DataError
 from unmask.pooling import POOLINGS
 from unmask.pooling.modules import Plain, PlainPooling
-from unmask.text.batching import PaddedBatch, pad, pad_token
+from unmask.text.batching import PaddedBatch, PaddingSide, pad, pad_token
 from unmask.text.control import spellings_as_tokens
 from unmask.text.prompts import render
 from unmask.text.spans import TokenizedText, special_affixes, tokenize
@@ -220,7 +220,8 @@ def skipped_masks(encoder: TextEncoder, short: TokenizedText, long: TokenizedTex
     """Vectors of a short text beside a long one where padding is attended: on the right or left, pooled or not."""
     found = []
     module = BatchEncoder(encoder.model, encoder.module.pooling)
-    for side, pooled in product(("right", "left"), (False, True)):
+    sides: tuple[PaddingSide, ...] = ("right", "left")
+    for side, pooled in product(sides, (False, True)):
         batch = pad([short, long], pad_id=pad_token(encoder.tokenizer), padding_side=side)
         counted = torch.ones_like(batch.pooled) if pooled else batch.pooled
         read = PaddedBatch(batch.input_ids, torch.ones_like(batch.attention_mask), counted).to(encoder.device)

@@ -103,7 +103,7 @@ def _check_folder(arguments: argparse.Namespace) -> "Report":
     return check(OpenedBySentenceTransformers(name), certificate, progress=progress_wanted())
 
 
-def _certificate(arguments: argparse.Namespace, folder: Path | None = None) -> Any:
+def _certificate(arguments: argparse.Namespace, folder: str | Path = "") -> Any:
     """What is right, as the options say, or else the target's own folder."""
     from unmask.certificate.golden import certify, read_certificate
 
