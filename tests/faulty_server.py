@@ -119,7 +119,7 @@ def served(encode, *, key=None, seconds=0.0, answer=None):
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    server.daemon_threads, server.handle_error = True, lambda *_: None  # a client that left is no news
     Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"

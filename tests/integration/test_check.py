@@ -236,7 +236,8 @@ def dripping(handler, _):
     ids=["slow", "drips", "half", "no-vectors", "chat", "missing", "busy", "refuses"],
 )
 def test_what_is_no_embeddings_server_ends_with_2_and_a_sentence(capsys, encoder, golden, options, expected):
-    code, said = check_served(capsys, Runtime(encoder), golden, "--timeout", 1, **options)
+    seconds = 1 if "within 1" in expected else 60
+    code, said = check_served(capsys, Runtime(encoder), golden, "--timeout", seconds, **options)
     assert code == 2
     assert expected in said
     assert len(said.strip().splitlines()) == 1
@@ -270,15 +271,8 @@ def test_a_file_of_vectors(capsys, encoder, golden, tmp_path, articles):
     for name, encode, listed_texts, against, expected in [
         ("right", encoder.encode, texts, ["--golden", golden], []),
         ("bos", Runtime(encoder, pooled="all"), texts, ["--golden", golden], ["bos-pooled"]),
-        ("own", encoder.encode, articles, ["--encoder", tmp_path / "encoder"], []),
-        ("short", Runtime(encoder, length=128), articles, ["--encoder", tmp_path / "encoder"], ["cut-short"]),
-        (
-            "last",
-            Runtime(encoder, pooling="last"),
-            articles,
-            ["--encoder", tmp_path / "encoder"],
-            ["pooled-by-last-token"],
-        ),
+        ("own", encoder.encode, articles[:12], ["--encoder", tmp_path / "encoder"], []),
+        ("short", Runtime(encoder, length=128), articles[:12], ["--encoder", tmp_path / "encoder"], ["cut-short"]),
     ]:
         vectors = list(np.asarray(encode(list(listed_texts))))
         pq.write_table(pa.table({"text": list(listed_texts), "embedding": vectors}), tmp_path / f"{name}.parquet")

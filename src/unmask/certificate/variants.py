@@ -197,8 +197,9 @@ class Faulty:
         long = [n for n, case in enumerate(self._cases) if case.kind in ("long", "truncated")]
         shown = {n: self._cases[n] for n in [n for n in long if n in self._right] or long[:_LONG]}
         for tokens in _CUTS:
-            if tokens < limit and shown:
-                cut = {n: self._read(case, max_length=tokens) for n, case in shown.items()}
+            longer = {n: self._cases[n] for n, text in self._right.items() if len(text) > tokens}
+            if tokens < limit and (longer := longer | shown):
+                cut = {n: self._read(case, max_length=tokens) for n, case in longer.items()}
                 yield Plan(("cut-short",), cut, detail=f"to {tokens} tokens")
         whole = {n: text for n, case in shown.items() if case.kind == "truncated" and (text := self._whole(case))}
         if whole:
