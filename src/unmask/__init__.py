@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         DataError,
         EncodingError,
         RecipeError,
+        ServerError,
         TrainingError,
         UnmaskError,
     )
@@ -50,6 +51,7 @@ _HOMES = {
     "Pooling": "unmask.pooling",
     "Recipe": "unmask.runs.schema",
     "RecipeError": "unmask.errors",
+    "ServerError": "unmask.errors",
     "Task": "unmask.evaluation.tasks",
     "TextEncoder": "unmask.encoder",
     "TokenVectors": "unmask.encoder",
@@ -81,6 +83,7 @@ __all__ = [
     "Pooling",
     "Recipe",
     "RecipeError",
+    "ServerError",
     "Task",
     "TextEncoder",
     "TokenVectors",

@@ -6,6 +6,7 @@ UnmaskError
 ├── DataError         an input file or text that cannot be used (also a ValueError)
 ├── ArtifactError     a model or encoder folder that cannot be read or written (also a ValueError)
 ├── EncodingError     vectors that are not finite (also a ValueError)
+├── ServerError       an address that is no embeddings server, or answers late or half (also a ConnectionError)
 ├── MissingExtraError an optional package is not installed (also an ImportError)
 └── TrainingError     a run that had to stop (also a RuntimeError)
 
@@ -35,6 +36,10 @@ class ArtifactError(UnmaskError, ValueError):
 
 class EncodingError(UnmaskError, ValueError):
     """A vector is not finite; names the rows."""
+
+
+class ServerError(UnmaskError, ConnectionError):
+    """An address that is no embeddings server, or one that answers late, half, or not at all."""
 
 
 class MissingExtraError(UnmaskError, ImportError):

@@ -41,6 +41,7 @@ def write_encoder(
     *,
     pooling: nn.Module | None = None,
     gaps: Sequence[str] = (),
+    fingerprint: str | None = None,
 ) -> None:
     """Write model, tokenizer and layout files into a new folder, and say what other runtimes will do differently.
 
@@ -51,6 +52,7 @@ def write_encoder(
         lineage: where the weights came from.
         pooling: whose weights are saved too, if it has any.
         gaps: differences between runtimes that are known already, in words.
+        fingerprint: of the encoder; a record, since somebody may change the weights later.
     """
     tokenizer, settings = reader.tokenizer, reader.settings
     gaps = [*gaps, *interop_gaps(tokenizer, settings)]
@@ -65,6 +67,8 @@ def write_encoder(
         if pooling is not None and (weights := pooling.state_dict()):
             save_file({name: value.contiguous() for name, value in weights.items()}, partial / POOLING_WEIGHTS)
         own: dict[str, Any] = {"settings": settings.model_dump(), "lineage": lineage or {}}
+        if fingerprint is not None:
+            own["fingerprint"] = fingerprint
         if reader.chat is not None:  # as it is now: some templates write the date
             own["chat"] = asdict(reader.chat)
         write_json(partial / "unmask.json", own)

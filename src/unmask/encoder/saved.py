@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from unmask.encoder.fingerprint import is_fingerprint
 from unmask.encoder.layout import read_layout
 from unmask.errors import ArtifactError
 from unmask.files import read_json
@@ -28,6 +29,12 @@ def read_lineage(folder: Path) -> dict[str, Any]:
     if (folder / _RELEASED).is_file():  # every adapter that the paper's authors published went through MNTP
         return {"stages": [{"name": "mntp", "settings": {"objective": "mntp"}}]}
     return {}
+
+
+def read_fingerprint(folder: Path) -> str | None:
+    """The fingerprint that an encoder had when it was saved; None where none was written. Weights may have changed."""
+    saved = read_json(folder / "unmask.json", missing={}).get("fingerprint")
+    return saved if is_fingerprint(saved) else None
 
 
 def read_attention(folder: Path) -> dict[str, Any]:
