@@ -85,7 +85,7 @@ class Api:
         return Response(self._service.metrics.page(), media_type=CONTENT_TYPE_LATEST)
 
     def _check_key(self, request: Request) -> None:
-        given = request.headers.get("authorization", "").encode()
+        given = request.headers.get("authorization", "").encode("latin-1")
         if self._expected is not None and not hmac.compare_digest(given, self._expected):
             raise RequestError(
                 "This server asks for a key: send it as 'Authorization: Bearer KEY'.",

@@ -134,6 +134,7 @@ class Worker:
                             code="server_error",
                         )
                     )
+            taken.clear()  # nothing is kept while nobody asks
 
     def _take(self) -> list[tuple[Job, int]]:
         """Texts for the next few batches, as jobs and row numbers; none when the thread shall end."""
