@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.served import served
+from tests.server_process import served
 from unmask.evaluation.mteb import MtebEncoder
 
 pytestmark = pytest.mark.slow
