@@ -11,6 +11,7 @@ HELP = "serve an encoder over HTTP: OpenAI's /v1/embeddings, batches that client
 EXAMPLE = "serve pocket-bi --port 8000 --name my-encoder"
 _LOCAL = ("127.0.0.1", "localhost", "::1")
 _KEY = "UNMASK_API_KEY"
+_CHARACTERS = 500  # of each text that eight bits are fitted to
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -43,9 +44,9 @@ def run(arguments: argparse.Namespace) -> None:
     encoder = open_encoder(arguments)
     loss = {}
     if arguments.int8:
-        from unmask.demo.texts import collect_texts
+        from unmask.demo.texts import reference_texts
 
-        loss = put_in_int8(encoder, collect_texts(num_queries=1).documents)
+        loss = put_in_int8(encoder, (text[:_CHARACTERS] for text in reference_texts()))
     name = arguments.name or Path(arguments.encoder).resolve().name
     key = os.environ.get(_KEY) or None
     if arguments.host not in _LOCAL and key is None:
