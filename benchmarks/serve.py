@@ -3,7 +3,7 @@
     python benchmarks/serve.py
     python benchmarks/serve.py --shape smollm2 --workload short --texts 1024 --per-request 8
 
-Beside it sentence-transformers behind FastAPI, the usual twenty lines (peers/fastapi_server.py), on the same folder.
+Beside it sentence-transformers behind FastAPI, the usual twenty lines (fastapi_server.py), on the same folder.
 Each run is a server in a process of its own and its clients in another, on the same processors; runs take turns, and
 medians count. A client sends its next request when it has the answer to the last. The cosine is the smallest over
 texts, against `encode`.

@@ -19,7 +19,7 @@ def encode(job):
 
 def serve(job):
     """sentence-transformers behind FastAPI."""
-    script = Path(__file__).with_name("fastapi_server.py")
+    script = Path(__file__).parents[1] / "fastapi_server.py"  # here modules are named like libraries
     return timed_serving(job, [sys.executable, str(script), job["model"], job["dtype"]])
 
 

@@ -3,6 +3,7 @@
 import json
 import socket
 import sys
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -14,11 +15,13 @@ app = FastAPI()
 
 
 class Request(BaseModel):
+    """What a client sends."""
+
     input: list[str]
 
 
 @app.post("/v1/embeddings")
-def embeddings(request: Request):
+def embeddings(request: Request) -> dict[str, Any]:
     """Vectors of texts."""
     vectors = model.encode(request.input, show_progress_bar=False)
     return {"data": [{"index": i, "embedding": vector.tolist()} for i, vector in enumerate(vectors)]}
