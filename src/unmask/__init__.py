@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         DataError,
         EncodingError,
         RecipeError,
+        ServerError,
         TrainingError,
         UnmaskError,
     )
@@ -52,6 +53,7 @@ _HOMES = {
     "Pooling": "unmask.pooling",
     "Recipe": "unmask.runs.schema",
     "RecipeError": "unmask.errors",
+    "ServerError": "unmask.errors",
     "Task": "unmask.evaluation.tasks",
     "TextEncoder": "unmask.encoder",
     "TokenVectors": "unmask.encoder",
@@ -84,6 +86,7 @@ __all__ = [
     "Pooling",
     "Recipe",
     "RecipeError",
+    "ServerError",
     "Task",
     "TextEncoder",
     "TokenVectors",

@@ -7,6 +7,7 @@ UnmaskError
 ├── ArtifactError     a model or encoder folder that cannot be read or written (also a ValueError)
 ├── EncodingError     vectors that are not finite (also a ValueError)
 ├── RequestError      a request that the server does not answer (also a ValueError)
+├── ServerError       an address that is no embeddings server, or answers late or half (also a ConnectionError)
 ├── MissingExtraError an optional package is not installed (also an ImportError)
 └── TrainingError     a run that had to stop (also a RuntimeError)
 
@@ -59,6 +60,10 @@ class RequestError(UnmaskError, ValueError):
     ) -> None:
         super().__init__(message)
         self.status, self.code, self.param, self.headers = status, code, param, headers
+
+
+class ServerError(UnmaskError, ConnectionError):
+    """An address that is no embeddings server, or one that answers late, half, or not at all."""
 
 
 class MissingExtraError(UnmaskError, ImportError):
