@@ -132,12 +132,8 @@ class TextEncoder:
             device=device,
             attention_implementation=attention_implementation,
         )
-        settings = opened.settings.changed(
-            pooling=pooling,
-            max_length=max_length,
-            chat_template=chat_template,
-            include_special_tokens=include_special_tokens,
-        )
+        changes = {"pooling": pooling, "max_length": max_length, "chat_template": chat_template}
+        settings = opened.settings.changed(**changes, include_special_tokens=include_special_tokens)
         encoder = cls(opened.model, opened.tokenizer, settings, chat=opened.chat, fast=fast)
         if settings.pooling == opened.settings.pooling:  # another one than was saved begins anew
             encoder.runner.load_pooling(opened.folder / POOLING_WEIGHTS)
