@@ -126,11 +126,11 @@ def _table(report: Report, shape: str, name: str, found: dict[str, list[dict[str
             f"{seconds / base:.2f}x",
             f"{flops / seconds / rate:.0%}" if rate else "",
             f"{median(runs, 'peak_mb'):,.0f}",
-            f"{_cosine(np.load(runs[0]['vectors']), expected):.5f}",
+            f"{cosine(np.load(runs[0]['vectors']), expected):.5f}",
         )
 
 
-def _cosine(a: np.ndarray, b: np.ndarray) -> float:
+def cosine(a: np.ndarray, b: np.ndarray) -> float:
     """The smallest over texts."""
     products = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
     return float(products.min())

@@ -1,7 +1,10 @@
 """sentence-transformers: its `encode` and its trainer."""
 
 import statistics
+import sys
+from pathlib import Path
 
+from .clients import timed_serving
 from .timing import timed_encoding
 from .trainers import Clock, steps_of, trainer_arguments
 
@@ -12,6 +15,12 @@ def encode(job):
 
     model = SentenceTransformer(job["model"], model_kwargs={"dtype": job["dtype"]})
     return timed_encoding(job, lambda texts: model.encode(texts, batch_size=32))
+
+
+def serve(job):
+    """sentence-transformers behind FastAPI."""
+    script = Path(__file__).parents[1] / "fastapi_server.py"  # here modules are named like libraries
+    return timed_serving(job, [sys.executable, str(script), job["model"], job["dtype"]])
 
 
 def simcse(job):

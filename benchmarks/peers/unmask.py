@@ -4,9 +4,11 @@ import unmask  # noqa: F401, I001  before torch, as users are told: it says how 
 
 import json
 import statistics
+import sys
 import tempfile
 from pathlib import Path
 
+from .clients import timed_serving
 from .timing import timed_encoding
 
 
@@ -24,6 +26,12 @@ def encode(job):
     tokens = sum(len(text) for piece in pieces for text in piece)
     compiled = job.get("compile")
     return timed_encoding(job, lambda texts: encoder.encode(texts, compile=compiled)) | {"tokens": tokens}
+
+
+def serve(job):
+    """`unmask serve`, asked for base64 as OpenAI's client asks."""
+    command = [sys.executable, "-m", "unmask", "serve", job["model"], "--port", "0", "--json", "--dtype", job["dtype"]]
+    return timed_serving(job, command, encoding_format="base64")
 
 
 def mntp(job):

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from unmask.backbone.truth.verify import VerificationReport, verify
     from unmask.corpus.encode import encode_files
     from unmask.encoder import TextEncoder, TokenVectors
+    from unmask.encoder.vectorizer import EncoderVectorizer
     from unmask.errors import (
         ArtifactError,
         ConversionError,
@@ -43,6 +44,7 @@ _HOMES = {
     "ConversionError": "unmask.errors",
     "DataError": "unmask.errors",
     "EncoderSettings": "unmask.settings",
+    "EncoderVectorizer": "unmask.encoder.vectorizer",
     "EncodingError": "unmask.errors",
     "Family": "unmask.backbone.families",
     "LossOutput": "unmask.objectives.losses",
@@ -75,6 +77,7 @@ __all__ = [
     "ConversionError",
     "DataError",
     "EncoderSettings",
+    "EncoderVectorizer",
     "EncodingError",
     "Family",
     "LossOutput",

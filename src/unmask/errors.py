@@ -6,6 +6,7 @@ UnmaskError
 ├── DataError         an input file or text that cannot be used (also a ValueError)
 ├── ArtifactError     a model or encoder folder that cannot be read or written (also a ValueError)
 ├── EncodingError     vectors that are not finite (also a ValueError)
+├── RequestError      a request that the server does not answer (also a ValueError)
 ├── ServerError       an address that is no embeddings server, or answers late or half (also a ConnectionError)
 ├── MissingExtraError an optional package is not installed (also an ImportError)
 └── TrainingError     a run that had to stop (also a RuntimeError)
@@ -36,6 +37,29 @@ class ArtifactError(UnmaskError, ValueError):
 
 class EncodingError(UnmaskError, ValueError):
     """A vector is not finite; names the rows."""
+
+
+class RequestError(UnmaskError, ValueError):
+    """A request that the server does not answer with vectors.
+
+    Attributes:
+        status: HTTP's.
+        code: a word for programs.
+        param: the field that is wrong, if one is.
+        headers: of the answer.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        code: str,
+        param: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.code, self.param, self.headers = status, code, param, headers
 
 
 class ServerError(UnmaskError, ConnectionError):

@@ -38,6 +38,17 @@ def test_every_figure_is_on_the_page_with_its_command_and_its_machine(tmp_path):
         assert f"| {' | '.join(row)} |" in text
 
 
+def test_serving_is_measured_as_a_share_of_encode(tmp_path):
+    file = tmp_path / "serve.json"
+    done = run("serve.py", "--shape", "tiny", "--texts", 8, "--clients", 2, "--rounds", 1, "--json", file)
+    assert done.returncode == 0, done.stderr[-2000:]
+    (table,) = json.loads(file.read_text())["tables"]
+    names = [row[0] for row in table["rows"]]
+    assert names == ["unmask, encode", "unmask serve", "sentence-transformers + FastAPI"], done.stderr[-2000:]
+    assert table["rows"][0][3] == "100%"
+    assert all(float(row[6]) > 0.9999 for row in table["rows"])
+
+
 def test_a_page_of_nothing_is_refused(tmp_path):
     done = run("report.py", tmp_path, "--out", tmp_path / "page.md")
     assert done.returncode == 1

@@ -2,8 +2,10 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -18,10 +20,17 @@ def blocks(page):
     return [m for m in re.findall(r"^```(\w+)\n(.*?)^```", page.read_text(), re.M | re.S) if m[0] in ("sh", "python")]
 
 
+def stop(file):
+    """End a process that a page began and, because a block failed, did not end."""
+    with suppress(ProcessLookupError):
+        os.kill(int(file.read_text()), signal.SIGTERM)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [p for p in PAGES if p.is_file() and blocks(p)], ids=lambda p: p.name)
-def test_what_the_page_says_works(page, tmp_path):
+def test_what_the_page_says_works(page, tmp_path, request):
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    request.addfinalizer(lambda: [stop(file) for file in tmp_path.glob("*.pid")])
     for number, (language, text) in enumerate(blocks(page)):
         if language == "sh":
             lines = [line for line in text.splitlines() if not line.startswith(SET_UP)]

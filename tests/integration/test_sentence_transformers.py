@@ -6,8 +6,9 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
-from unmask import TextEncoder
+from unmask import ArtifactError, TextEncoder
 from unmask.settings import EncoderSettings
 
 TEXTS = [
@@ -54,3 +55,38 @@ def test_same_vectors_without_unmask(tmp_path, pooling, dtype):
     full = [text for text in TEXTS if text]  # of an empty text behind a prompt, that library pools nothing
     kept = [i for i, text in enumerate(TEXTS) if text]
     assert cosine(theirs["query"][kept], encoder.encode(full, prompt_name="query")).min() > least
+
+
+@pytest.mark.parametrize("settings", [{}, {"pooling": "last", "normalize": True}, {"include_prompt": True}])
+def test_in_memory_it_is_that_librarys_model_on_the_same_weights(bidirectional, settings, tmp_path):
+    """Also behind a prompt that ends inside a token, and of an empty text."""
+    prompts = {"query": "Find wh", "document": "Passage: "}
+    options = EncoderSettings(max_length=64, prompts=prompts, default_prompt_name="document", **settings)
+    encoder = TextEncoder(bidirectional.model, bidirectional.tokenizer, options)
+    model = encoder.to_sentence_transformer()
+    for theirs, ours in (
+        (model.encode(TEXTS), encoder.encode(TEXTS)),
+        (model.encode_query(TEXTS), encoder.encode_query(TEXTS)),
+        (model.encode(TEXTS, prompt=""), encoder.encode(TEXTS, prompt="")),
+        (model.encode(TEXTS[0]), encoder.encode(TEXTS[0])),
+    ):
+        np.testing.assert_allclose(theirs, ours, atol=2e-5)
+    assert model.get_sentence_embedding_dimension() == encoder.dimension
+    assert model.max_seq_length == 64
+    model.max_seq_length = 8
+    np.testing.assert_allclose(model.encode(TEXTS), encoder.encode(TEXTS, max_length=8), atol=2e-5)
+    own = {parameter.data_ptr() for parameter in encoder.model.parameters()}
+    assert {parameter.data_ptr() for parameter in model.parameters()} == own
+    with pytest.raises(ArtifactError, match=r"encoder\.save"):
+        model.save(str(tmp_path / "folder"))
+
+
+def test_that_librarys_losses_train_the_same_weights(tiny, tokenizer):
+    from sentence_transformers.losses import MultipleNegativesRankingLoss
+    from sentence_transformers.util import batch_to_device
+
+    encoder = TextEncoder(tiny("llama", head=False), tokenizer)
+    model = encoder.to_sentence_transformer()
+    features = [batch_to_device(model.preprocess(TEXTS[:2]), model.device) for _ in range(2)]
+    MultipleNegativesRankingLoss(model)(features, torch.zeros(2)).backward()
+    assert all(parameter.grad is not None for parameter in encoder.model.layers.parameters())

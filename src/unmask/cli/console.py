@@ -4,8 +4,9 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,7 @@ def check_new(path: str | None, *, folder: bool) -> None:
 
 
 _JSON = "print one JSON object on stdout"
+_SAMPLE = 64  # texts that the cost of eight bits is told on
 ENCODER_OPTIONS = ("attention", "adapter", "recurrent", "window", "pooling", "max_length", "dtype", "device")
 
 
@@ -156,3 +158,15 @@ def open_encoder(arguments: argparse.Namespace) -> Any:
     options = {key: getattr(arguments, key) for key in ENCODER_OPTIONS}
     adapters = options.pop("adapter")
     return TextEncoder.load(arguments.encoder, adapters=adapters, **options)
+
+
+def put_in_int8(encoder: Any, texts: Iterable[str]) -> dict[str, float]:
+    """Put an encoder's linear layers into eight bits, and say what that costs on the first texts."""
+    from unmask.encoder import to_int8
+
+    cosines = to_int8(encoder, list(islice(texts, _SAMPLE)))
+    print(
+        f"int8: cosine to full precision on {len(cosines)} texts {cosines.mean():.4f}, smallest {cosines.min():.4f}",
+        file=sys.stderr,
+    )
+    return {"int8_cosine_mean": float(cosines.mean()), "int8_cosine_min": float(cosines.min())}

@@ -15,7 +15,7 @@ from unmask.errors import TrainingError, UnmaskError
 
 COMMANDS = (
     *("demo", "convert", "verify", "train", "compress", "recipes", "mine"),
-    *("encode", "eval", "tag", "analyze", "report", "check"),
+    *("encode", "serve", "eval", "tag", "analyze", "report", "check"),
 )
 
 

@@ -53,9 +53,7 @@ class DemoTexts:
 
 def collect_texts(*, num_queries: int) -> DemoTexts:
     """Gather the texts; the same Python gives the same texts in the same order."""
-    from pydoc_data.topics import topics
-
-    documents = [_clean(topics[name]) for name in sorted(topics)]
+    documents = reference_texts()
     held_out: list[str] = []
     pairs: dict[str, str] = {}
     for module, docstring in _docstrings(Path(sysconfig.get_paths()["stdlib"])):
@@ -74,6 +72,13 @@ def collect_texts(*, num_queries: int) -> DemoTexts:
     held_out = [text for text in dict.fromkeys(held_out) if text not in seen]
     queries = [first for first, rest in pairs.items() if f"{first}\n\n{rest}" not in seen][:num_queries]
     return DemoTexts(documents, _sentences(documents), held_out, queries, [pairs[query] for query in queries])
+
+
+def reference_texts() -> list[str]:
+    """The language reference alone, a text a topic."""
+    from pydoc_data.topics import topics
+
+    return [_clean(topics[name]) for name in sorted(topics)]
 
 
 def chunk_sentences() -> list[LabelledSentence]:

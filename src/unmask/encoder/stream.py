@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypedDict, TypeVar
+from typing import Any, Literal, TypedDict, TypeVar
 
 import numpy as np
 import torch
@@ -24,9 +24,14 @@ from unmask.threads import look_around
 
 Floats = NDArray[np.float32]
 Key = TypeVar("Key")
+Side = Literal["query", "document"]
 
 _WINDOW_TEXTS = 4096  # tokenized and sorted at a time, so that memory does not grow with the input
 _WINDOW_CHARACTERS = 1 << 24
+_SAVED_PROMPTS: dict[Side | None, tuple[str, ...]] = {
+    "query": ("query",),
+    "document": ("document", "passage", "corpus"),
+}
 
 
 class EncodeOptions(TypedDict, total=False):
@@ -40,12 +45,17 @@ class EncodeOptions(TypedDict, total=False):
     compile: bool | None
 
 
-def with_saved_prompt(settings: EncoderSettings, names: Sequence[str], asked: EncodeOptions) -> EncodeOptions:
-    """What was asked for, with the first of some prompt names that is saved, unless another prompt is asked for."""
-    known = [name for name in names if name in settings.prompts]
-    if not known or asked.get("prompt") is not None or asked.get("prompt_name") is not None:
+def saved_prompt(settings: EncoderSettings, side: Side | None) -> str | None:
+    """The name of the prompt that is saved for queries or for documents; None if there is none, or no side."""
+    return next((name for name in _SAVED_PROMPTS.get(side, ()) if name in settings.prompts), None)
+
+
+def with_saved_prompt(settings: EncoderSettings, side: Side, asked: EncodeOptions) -> EncodeOptions:
+    """What was asked for, with the prompt that is saved for a side, unless another prompt is asked for."""
+    name = saved_prompt(settings, side)
+    if name is None or asked.get("prompt") is not None or asked.get("prompt_name") is not None:
         return asked
-    return {**asked, "prompt_name": known[0]}
+    return {**asked, "prompt_name": name}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,7 +29,7 @@ from unmask.encoder.stream import (
     with_saved_prompt,
 )
 from unmask.encoder.tokens import TokenVectors, token_vectors
-from unmask.encoder.words import WordPosition, word_states
+from unmask.encoder.words import WordPosition, word_vectors
 from unmask.errors import ArtifactError
 from unmask.settings import AttentionMode, Dtype, EncoderSettings, Recurrent, Window
 from unmask.text.batching import Batch, PaddedBatch, PaddingSide
@@ -37,7 +37,6 @@ from unmask.text.checks import ordered
 from unmask.text.control import spellings_as_tokens
 from unmask.text.prompts import ChatWrapper
 from unmask.text.spans import TokenizedText
-from unmask.text.words import checked_words
 
 
 class TextEncoder:
@@ -133,12 +132,8 @@ class TextEncoder:
             device=device,
             attention_implementation=attention_implementation,
         )
-        settings = opened.settings.changed(
-            pooling=pooling,
-            max_length=max_length,
-            chat_template=chat_template,
-            include_special_tokens=include_special_tokens,
-        )
+        changes = {"pooling": pooling, "max_length": max_length, "chat_template": chat_template}
+        settings = opened.settings.changed(**changes, include_special_tokens=include_special_tokens)
         encoder = cls(opened.model, opened.tokenizer, settings, chat=opened.chat, fast=fast)
         if settings.pooling == opened.settings.pooling:  # another one than was saved begins anew
             encoder.runner.load_pooling(opened.folder / POOLING_WEIGHTS)
@@ -236,11 +231,11 @@ class TextEncoder:
 
     def encode_query(self, texts: str | Iterable[str], **options: Unpack[EncodeOptions]) -> Floats:
         """Like `encode`, with the saved prompt `query` where there is one and no other is asked for."""
-        return self.encode(texts, **with_saved_prompt(self.settings, ("query",), options))
+        return self.encode(texts, **with_saved_prompt(self.settings, "query", options))
 
     def encode_document(self, texts: str | Iterable[str], **options: Unpack[EncodeOptions]) -> Floats:
         """Like `encode`, with the saved prompt `document` (or `passage`, `corpus`) where no other is asked for."""
-        return self.encode(texts, **with_saved_prompt(self.settings, ("document", "passage", "corpus"), options))
+        return self.encode(texts, **with_saved_prompt(self.settings, "document", options))
 
     def stream(self, texts: Iterable[str], **options: Unpack[EncodeOptions]) -> Iterator[Floats]:
         """Encode any number of texts in bounded memory; errors as in `encode`.
@@ -278,11 +273,7 @@ class TextEncoder:
         Returns:
             For each text float32 [words, width]. A text longer than `max_length` tokens is a DataError.
         """
-        listed = [checked_words(words, index) for index, words in enumerate(ordered(texts))]
-        found: list[Floats] = [np.empty((0, self.dimension), dtype=np.float32)] * len(listed)
-        for row, vectors in word_states(self, listed, positions=(position,), batch_tokens=batch_tokens):
-            found[row] = vectors[0, 0]
-        return found
+        return word_vectors(self, texts, position=position, batch_tokens=batch_tokens)
 
     def tokenize(self, texts: Iterable[str], prompt: str = "") -> list[TokenizedText]:
         """Texts as the model reads them, with their spans; the same for training and for encoding."""
@@ -309,6 +300,12 @@ class TextEncoder:
     def exportable(self) -> EncoderModule:
         """The module that `encode` runs, tensors in and vectors out, on the same weights; for torch.export."""
         return EncoderModule(self.model, self.module.pooling).eval()
+
+    def to_sentence_transformer(self) -> Any:
+        """The same encoder as a `SentenceTransformer`: the same weights, no copy, equal vectors; needs that extra."""
+        from unmask.encoder.sentence_transformer import as_sentence_transformer
+
+        return as_sentence_transformer(self.reader, self.runner)
 
     def fingerprint(self) -> str:
         """A short id of what this encoder computes, whatever it is called; ids are compared by `fingerprint.same`."""

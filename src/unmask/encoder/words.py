@@ -1,6 +1,6 @@
 """Word vectors: the mean of each word's token states, at one or more positions and layers, in one pass of the model."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -11,10 +11,22 @@ from unmask.backbone.structure import num_layers
 from unmask.encoder.stream import Floats, model_batches
 from unmask.encoder.tokens import Parts
 from unmask.errors import DataError, EncodingError
-from unmask.text.words import word_tokens
+from unmask.text.checks import ordered
+from unmask.text.words import checked_words, word_tokens
 
 WordPosition = Literal["same", "previous"]
 Index = tuple[torch.Tensor, torch.Tensor]
+
+
+def word_vectors(
+    encoder: Parts, texts: Iterable[Iterable[str]], *, position: WordPosition, batch_tokens: int | None = None
+) -> list[Floats]:
+    """The last layer's word vectors of each text, float32 [words, width]; errors as in `word_states`."""
+    listed = [checked_words(words, index) for index, words in enumerate(ordered(texts))]
+    found: list[Floats] = [np.empty((0, encoder.runner.dimension), dtype=np.float32)] * len(listed)
+    for row, vectors in word_states(encoder, listed, positions=(position,), batch_tokens=batch_tokens):
+        found[row] = vectors[0, 0]
+    return found
 
 
 def word_states(

@@ -5,7 +5,7 @@ templates, truncation and empty input. Special tokens, instruction and template 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -31,12 +31,14 @@ class TokenizedText:
         offsets: character span of each token, relative to the user's text, int64 [tokens, 2].
         pooled: True for the tokens that are averaged or picked, bool [tokens]. Never all False.
         in_text: True for the tokens of the user's own text, bool [tokens]; all False for an empty text.
+        truncated: the text lost tokens, because it had too many.
     """
 
     ids: NDArray[np.int64]
     offsets: NDArray[np.int64]
     pooled: NDArray[np.bool_]
     in_text: NDArray[np.bool_]
+    truncated: bool = False
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -180,7 +182,8 @@ def _mark_span(
         keep = np.ones(len(ids), dtype=bool)
         keep[text_tokens[-excess:]] = False
         ids, spans, in_text, own = ids[keep], spans[keep], in_text[keep], own[keep]
-    return TokenizedText(ids, spans - rendered.start + rendered.trimmed, in_text, in_text), own
+    offsets = spans - rendered.start + rendered.trimmed
+    return TokenizedText(ids, offsets, in_text, in_text, truncated=excess > 0), own
 
 
 def _widen(
@@ -193,7 +196,7 @@ def _widen(
         pooled[: text.in_text.argmax()] = False
     if not text.in_text.any():
         pooled = np.ones_like(pooled)
-    return TokenizedText(text.ids, text.offsets, pooled, text.in_text)
+    return replace(text, pooled=pooled)
 
 
 def _filler_id(tokenizer: Any) -> int:
