@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from unmask.backbone.families.switches import attention_mode
 from unmask.backbone.fast.compiling import CompiledLayers
 from unmask.backbone.fast.contract import Availability, wanted
 from unmask.backbone.fast.prepack import PrepackedLayers
@@ -170,6 +171,12 @@ class Runner:
         self.prepacked.detach(self.model)
         self.compiled.detach(self.model)
         self.compiled = CompiledLayers(self.model)
+
+    def state(self) -> tuple[Any, ...]:
+        """Another value once weights, their precision, pooling or attention have changed."""
+        tensors = [*self.module.parameters(), *self.module.buffers()]
+        versions = [(x.data_ptr(), x.dtype, 0 if x.is_inference() else x._version) for x in tensors]
+        return (attention_mode(self.model), *versions)
 
     def vectors(self, batch: Batch) -> torch.Tensor:
         """Vectors [texts, width] in float32, without gradients."""

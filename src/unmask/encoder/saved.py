@@ -30,6 +30,12 @@ def read_lineage(folder: Path) -> dict[str, Any]:
     return {}
 
 
+def read_fingerprint(folder: Path) -> str | None:
+    """The fingerprint that an encoder had when it was saved; None where none was written. Weights may have changed."""
+    saved = read_json(folder / "unmask.json", missing={}).get("fingerprint")
+    return None if saved is None else str(saved)
+
+
 def read_attention(folder: Path) -> dict[str, Any]:
     """How the model of an adapter folder attends: attention, recurrent, window; empty if it does not say."""
     own = folder / "unmask.json"

@@ -14,6 +14,7 @@ from unmask.backbone.fast.contract import Availability
 from unmask.backbone.truth.convert import compatibility_gaps
 from unmask.backbone.truth.opening import AttentionSpec
 from unmask.encoder.decoder import causal_decoder
+from unmask.encoder.fingerprint import Fingerprint
 from unmask.encoder.folder import POOLING_WEIGHTS, write_encoder
 from unmask.encoder.opening import open_model, reader_for
 from unmask.encoder.runner import EncoderModule, Runner
@@ -74,6 +75,7 @@ class TextEncoder:
         self.module = self.runner.module
         self.lineage: dict[str, Any] = {}
         self.quantized = False
+        self._fingerprint = Fingerprint()
         self._base: str | None = None
         self._adapter: Any | None = None
         self._stored: torch.dtype | None = None  # of the weights in the folder, where they run in another
@@ -171,8 +173,7 @@ class TextEncoder:
     @property
     def went_through_mntp(self) -> bool:
         """True if the lineage names a stage of masked next-token prediction, so that states predict the next token."""
-        stages = self.lineage.get("stages") or []
-        return any(stage.get("settings", {}).get("objective") == "mntp" for stage in stages)
+        return any(stage.get("settings", {}).get("objective") == "mntp" for stage in self.lineage.get("stages") or [])
 
     @property
     def padding_side(self) -> PaddingSide:
@@ -185,10 +186,7 @@ class TextEncoder:
 
     @property
     def padding_free(self) -> Availability:
-        """Whether texts lie one after the other in a batch, and if not why; true or false like a bool.
-
-        By default where the family can (docs/support.md). False pads; True is an ArtifactError where a model cannot.
-        """
+        """Whether texts lie one after the other in a batch, and if not why; False pads, True may be refused."""
         return self.runner.padding_free
 
     @padding_free.setter
@@ -311,6 +309,10 @@ class TextEncoder:
         """The module that `encode` runs, tensors in and vectors out, on the same weights; for torch.export."""
         return EncoderModule(self.model, self.module.pooling).eval()
 
+    def fingerprint(self) -> str:
+        """A short id of what this encoder computes, whatever it is called; ids are compared by `fingerprint.same`."""
+        return self._fingerprint.of(self)
+
     @contextmanager
     def as_decoder(self) -> Iterator[Any]:
         """The causal language model that the base was, on the same weights, for as long as the block lasts.
@@ -341,10 +343,6 @@ class TextEncoder:
         if self._adapter is not None:
             raise ArtifactError("This encoder keeps its adapters apart; open it with merge=True to save it.")
         lineage = ({"base": self._base} if self._base else {}) | self.lineage
-        gaps = compatibility_gaps(self.model)
-        running = self.model.dtype
-        try:
-            self.model.to(self._stored or running)
-            write_encoder(Path(folder), self.model, self.reader, lineage, pooling=self.module.pooling, gaps=gaps)
-        finally:
-            self.model.to(running)
+        more: dict[str, Any] = {"dtype": self._stored, "fingerprint": self._fingerprint.recorded(self)}
+        more["gaps"] = compatibility_gaps(self.model)
+        write_encoder(Path(folder), self.model, self.reader, lineage, pooling=self.module.pooling, **more)
