@@ -23,12 +23,12 @@ ENVIRONMENT = os.environ | {
 def command(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ray")
     write_small_encoder(folder / "encoder")
-    rows = (f"sentence number {n} of a text, with {n % 7 * 'some more '}words" for n in range(6000))
+    rows = (f"sentence number {n} of a text, with {n % 7 * 'some more '}words" for n in range(3000))
     (folder / "texts.txt").write_text("".join(f"{row}\n" for row in rows))
 
     def make(out, *options):
         inputs = ["encode", str(folder / "encoder"), str(folder / "texts.txt"), "--out", str(out)]
-        return [sys.executable, "-m", "unmask", *inputs, "--shard-rows", "150", "--dtype", "float32", *options]
+        return [sys.executable, "-m", "unmask", *inputs, "--shard-rows", "75", "--dtype", "float32", *options]
 
     return make
 
@@ -67,7 +67,7 @@ def test_two_workers_of_which_one_is_killed_write_what_the_local_engine_writes(c
     assert started.returncode == 0, error
     assert shards(out) == whole
     assert not list(out.glob("*.partial"))
-    assert "6,000 vectors written" in error
+    assert "3,000 vectors written" in error
 
 
 def test_either_engine_goes_on_where_the_other_stopped(command, whole, tmp_path):
