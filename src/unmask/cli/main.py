@@ -13,7 +13,10 @@ from unmask import __version__
 from unmask.cli.console import LazyParser, add_command, process_number
 from unmask.errors import CorpusError, TrainingError, UnmaskError
 
-COMMANDS = ("demo", "convert", "verify", "train", "recipes", "mine", "encode", "eval", "tag", "analyze", "report")
+COMMANDS = (
+    *("demo", "convert", "verify", "train", "compress", "recipes", "mine"),
+    *("encode", "eval", "tag", "analyze", "report", "check"),
+)
 
 _RESUMES = {
     "train": " The same command resumes from the last checkpoint.",
