@@ -7,11 +7,12 @@ UnmaskError
 ├── ArtifactError     a model or encoder folder that cannot be read or written (also a ValueError)
 ├── EncodingError     vectors that are not finite (also a ValueError)
 ├── RequestError      a request that the server does not answer (also a ValueError)
+├── CorpusError       encoding a corpus had to stop (also a RuntimeError)
 ├── ServerError       an address that is no embeddings server, or answers late or half (also a ConnectionError)
 ├── MissingExtraError an optional package is not installed (also an ImportError)
 └── TrainingError     a run that had to stop (also a RuntimeError)
 
-The command line turns a TrainingError into exit code 1 and all others into exit code 2.
+The command line turns a TrainingError and a CorpusError into exit code 1 and all others into exit code 2.
 """
 
 
@@ -68,6 +69,10 @@ class ServerError(UnmaskError, ConnectionError):
 
 class MissingExtraError(UnmaskError, ImportError):
     """An optional dependency is not there; says how to install it."""
+
+
+class CorpusError(UnmaskError, RuntimeError):
+    """Encoding a corpus had to stop, for example on a full disk; what was written stays, and the command goes on."""
 
 
 class TrainingError(UnmaskError, RuntimeError):

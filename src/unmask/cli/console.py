@@ -107,7 +107,7 @@ def check_new(path: str | None, *, folder: bool) -> None:
 
 
 _JSON = "print one JSON object on stdout"
-_SAMPLE = 64  # texts that the cost of eight bits is told on
+INT8_SAMPLE = 64  # texts that the cost of eight bits is told on
 ENCODER_OPTIONS = ("attention", "adapter", "recurrent", "window", "pooling", "max_length", "dtype", "device")
 
 
@@ -155,16 +155,20 @@ def open_encoder(arguments: argparse.Namespace) -> Any:
     quiet_transformers()
     from unmask import TextEncoder
 
-    options = {key: getattr(arguments, key) for key in ENCODER_OPTIONS}
-    adapters = options.pop("adapter")
-    return TextEncoder.load(arguments.encoder, adapters=adapters, **options)
+    return TextEncoder.load(**loading(arguments))
+
+
+def loading(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What `TextEncoder.load` is given by a command's options."""
+    options = {key: getattr(arguments, key) for key in ENCODER_OPTIONS if key != "adapter"}
+    return {"name": arguments.encoder, "adapters": arguments.adapter, **options}
 
 
 def put_in_int8(encoder: Any, texts: Iterable[str]) -> dict[str, float]:
     """Put an encoder's linear layers into eight bits, and say what that costs on the first texts."""
     from unmask.encoder import to_int8
 
-    cosines = to_int8(encoder, list(islice(texts, _SAMPLE)))
+    cosines = to_int8(encoder, list(islice(texts, INT8_SAMPLE)))
     print(
         f"int8: cosine to full precision on {len(cosines)} texts {cosines.mean():.4f}, smallest {cosines.min():.4f}",
         file=sys.stderr,

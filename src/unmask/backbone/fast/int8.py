@@ -5,8 +5,8 @@ multiplies bytes with the VNNI or AMX instructions of the processor; compiled la
 same pass as the norms and gates beside them.
 
 Decoders have a few input channels that are a hundred times as large as the rest, so that bytes would be left for these
-alone. The largest that some texts show are multiplied as they are (LLM.int8(), arXiv 2208.07339); the others are divided
-down, and the weights of the channel multiplied up (SmoothQuant, arXiv 2211.10438).
+alone. The largest that some texts show are multiplied as they are (LLM.int8(), arXiv 2208.07339); the others are
+divided down, and the weights of the channel multiplied up (SmoothQuant, arXiv 2211.10438).
 """
 
 from collections.abc import Iterator, Mapping
