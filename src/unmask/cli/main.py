@@ -13,7 +13,10 @@ from unmask import __version__
 from unmask.cli.console import LazyParser, add_command, process_number
 from unmask.errors import TrainingError, UnmaskError
 
-COMMANDS = ("demo", "convert", "verify", "train", "recipes", "mine", "encode", "eval", "tag", "analyze", "report")
+COMMANDS = (
+    *("demo", "convert", "verify", "train", "recipes", "mine", "encode", "search", "index", "eval", "tag", "analyze"),
+    "report",
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
