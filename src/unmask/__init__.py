@@ -13,10 +13,12 @@ if TYPE_CHECKING:
     from unmask.backbone.truth.convert import convert
     from unmask.backbone.truth.verify import VerificationReport, verify
     from unmask.corpus.encode import encode_files
+    from unmask.corpus.plan import CorpusOptions
     from unmask.encoder import TextEncoder, TokenVectors
     from unmask.errors import (
         ArtifactError,
         ConversionError,
+        CorpusError,
         DataError,
         EncodingError,
         RecipeError,
@@ -40,6 +42,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "ArtifactError": "unmask.errors",
     "ConversionError": "unmask.errors",
+    "CorpusError": "unmask.errors",
+    "CorpusOptions": "unmask.corpus.plan",
     "DataError": "unmask.errors",
     "EncoderSettings": "unmask.settings",
     "EncodingError": "unmask.errors",
@@ -71,6 +75,8 @@ _HOMES = {
 __all__ = [
     "ArtifactError",
     "ConversionError",
+    "CorpusError",
+    "CorpusOptions",
     "DataError",
     "EncoderSettings",
     "EncodingError",

@@ -6,10 +6,11 @@ UnmaskError
 ├── DataError         an input file or text that cannot be used (also a ValueError)
 ├── ArtifactError     a model or encoder folder that cannot be read or written (also a ValueError)
 ├── EncodingError     vectors that are not finite (also a ValueError)
+├── CorpusError       encoding a corpus had to stop (also a RuntimeError)
 ├── MissingExtraError an optional package is not installed (also an ImportError)
 └── TrainingError     a run that had to stop (also a RuntimeError)
 
-The command line turns a TrainingError into exit code 1 and all others into exit code 2.
+The command line turns a TrainingError and a CorpusError into exit code 1 and all others into exit code 2.
 """
 
 
@@ -39,6 +40,10 @@ class EncodingError(UnmaskError, ValueError):
 
 class MissingExtraError(UnmaskError, ImportError):
     """An optional dependency is not there; says how to install it."""
+
+
+class CorpusError(UnmaskError, RuntimeError):
+    """Encoding a corpus had to stop, for example on a full disk; what was written stays, and the command goes on."""
 
 
 class TrainingError(UnmaskError, RuntimeError):

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -42,6 +42,30 @@ def file_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
+def file_fingerprint(path: Path) -> dict[str, Any]:
+    """A file by its content: size and SHA-256."""
+    return {"bytes": path.stat().st_size, "sha256": file_digest(path)}
+
+
+def content_change(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> str | None:
+    """What became of an input between two looks at it, in words, by its fingerprints; None: nothing.
+
+    Args:
+        old: of a file, or the `revisions` of what is on the hub; None where it was not there.
+        new: the same, now.
+    """
+    if old is None or new is None:
+        return None if old is new else "was not there" if old is None else "is gone"
+    if "revisions" in old and "revisions" in new:  # the cache may also have lost some
+        return None if set(new["revisions"]) <= set(old["revisions"]) else "is of another revision"
+    if old == new:
+        return None
+    if "sha256" in old and "sha256" in new:
+        was, now = (f"{one['bytes']:,} bytes, SHA-256 {one['sha256'][:8]}" for one in (old, new))
+        return f"had {was}, and has {now}"
+    return "is of another revision"
+
+
 def require_new_folder(folder: Path) -> None:
     """Refuse a place where a new folder could not be written.
 
@@ -77,9 +101,14 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def new_file(path: Path) -> Iterator[Path]:
-    """A file that appears whole or not at all: write to the path that is given, it is renamed at the end."""
-    partial = path.with_name(path.name + ".partial")
+def new_file(path: Path, owner: str = "") -> Iterator[Path]:
+    """A file that appears whole or not at all: write to the path that is given, it is renamed at the end.
+
+    Args:
+        path: where it appears.
+        owner: of what is written until then, where several processes may write the same file.
+    """
+    partial = path.with_name(f"{path.name}{owner}.partial")
     try:
         yield partial
     except BaseException:

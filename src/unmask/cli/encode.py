@@ -1,30 +1,46 @@
-"""`unmask encode ENCODER INPUT... --out OUT`: texts to a Parquet file of ids and vectors."""
+"""`unmask encode ENCODER INPUT... --out OUT`: texts to Parquet files of ids and vectors."""
 
 import argparse
+import re
 import sys
-from itertools import islice
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unmask.cli.console import add_encoder_options, add_quoting, open_encoder, progress_wanted, show
+from unmask.cli.console import (
+    add_encoder_options,
+    add_quoting,
+    open_encoder,
+    positive,
+    progress_wanted,
+    show,
+)
 
 if TYPE_CHECKING:
+    from unmask.corpus.plan import CorpusOptions
     from unmask.encoder import TextEncoder
 
-HELP = "encode txt, csv, tsv, JSON or Parquet files into a Parquet file of ids and vectors"
-EXAMPLE = "encode pocket-bi articles.jsonl --field text --id-field id --out vectors.parquet"
+HELP = "encode files of texts, packed or not, into Parquet files of ids and vectors; goes on where it was stopped"
+EXAMPLE = "encode pocket-bi articles/ --field text --id-field id --keep title --out vectors/"
 _SAMPLE = 64  # texts that the cost of eight bits is told on
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument("encoder", metavar="ENCODER", help="folder, hub id, or `pocket`")
-    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="files; a txt file holds one text a line")
-    parser.add_argument("--out", required=True, metavar="FILE", help="Parquet file to write")
-    parser.add_argument("--field", default="text", help="column or key of the text (default: text)")
-    parser.add_argument("--id-field", metavar="NAME", help="column or key of the id (default: path and line)")
-    add_quoting(parser)
-    parser.add_argument("--prompt", help="instruction put in front of every text")
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="INPUT",
+        help="txt (a text a line), csv, tsv, JSON or Parquet, also .gz and .zst: files, folders, patterns in quotes, "
+        "hub data sets name@split, - for standard input (-.csv where that holds csv)",
+    )
+    parser.add_argument(
+        "--out", required=True, metavar="OUT", help="a folder of shards; one file if it ends in .parquet or .npy"
+    )
+    _add_reading(parser)
+    _add_writing(parser)
+    parser.add_argument("--prompt", help="instruction in front of every text (default: the saved one for documents)")
     parser.add_argument("--prompt-name", metavar="NAME", help="one of the encoder's saved prompts")
     parser.add_argument("--normalize", action="store_true", default=None, help="scale vectors to length 1")
     parser.add_argument(
@@ -36,36 +52,71 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_encoder_options(parser)
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Look at the files before the model is loaded."""
-    from unmask.corpus.encode import check_inputs, encode_files
-
-    inputs, out = [Path(p) for p in arguments.inputs], Path(arguments.out)
-    columns = {"field": arguments.field, "id_field": arguments.id_field, "quoting": arguments.quoting}
-    check_inputs(inputs, out, **columns)
-    encoder = open_encoder(arguments)
-    loss = _int8(encoder, inputs, arguments) if arguments.int8 else {}
-    count = encode_files(
-        encoder,
-        inputs,
-        out,
-        **columns,
-        prompt=arguments.prompt,
-        prompt_name=arguments.prompt_name,
-        normalize=arguments.normalize,
-        batch_tokens=arguments.batch_tokens,
-        progress=progress_wanted(),
+def _add_reading(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--field", default="text", help="column or key of the text (default: text)")
+    parser.add_argument("--id-field", metavar="NAME", help="column or key of the id (default: path and line)")
+    parser.add_argument("--keep", nargs="+", default=[], metavar="COLUMN", help="columns to write beside the vectors")
+    add_quoting(parser)
+    parser.add_argument(
+        "--on-error",
+        choices=("stop", "skip"),
+        default="stop",
+        help="skip: rows that cannot be used go to a file of rejects (default: stop)",
     )
-    show(arguments, {"texts": count, "out": str(out), **loss}, note=f"{count:,} vectors written to {out}")
 
 
-def _int8(encoder: "TextEncoder", inputs: list[Path], arguments: argparse.Namespace) -> dict[str, float]:
+def _add_writing(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "float16", "int8", "binary"),
+        default="float32",
+        help="of what is written; int8 has a scale a row, binary a bit a number (default: float32)",
+    )
+    parser.add_argument(
+        "--dimensions", type=positive, metavar="N", help="keep the first numbers, scaled to length 1 (Matryoshka)"
+    )
+    parser.add_argument("--shard-rows", type=positive, metavar="N", help="most rows of a shard (default: 32768)")
+    parser.add_argument("--append", action="store_true", help="add the rows whose ids the output does not have")
+    parser.add_argument("--shard", type=_part, metavar="I/N", help="only the I-th of N parts, for arrays of jobs")
+
+
+def _part(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise argparse.ArgumentTypeError(f"{text!r} is no part; 3/16 is the third of sixteen")
+    return int(found[1]), int(found[2])
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Look at the inputs before the model is loaded."""
+    from unmask.corpus.encode import carry_out
+    from unmask.corpus.inputs import kept_stdin
+    from unmask.corpus.plan import make_plan
+
+    out, progress = Path(arguments.out), progress_wanted()
+    with kept_stdin(arguments.inputs, out) as stdin:
+        plan = make_plan(arguments.inputs, out, _options(arguments), stdin=stdin, progress=progress)
+        encoder = open_encoder(arguments)
+        loss = _int8(encoder, plan.sample(_SAMPLE)) if arguments.int8 else {}
+        done = carry_out(plan, encoder, name=arguments.encoder, progress=progress)
+    rejects = f" (see {plan.output.rejects(plan.addition)})" if done.rejected else ""
+    show(arguments, {**asdict(done), **loss}, note=f"{done}{rejects}")
+
+
+def _options(arguments: argparse.Namespace) -> "CorpusOptions":
+    from unmask.corpus.plan import CorpusOptions
+
+    same = ("field", "id_field", "quoting", "on_error", "prompt", "prompt_name", "normalize", "precision", "dimensions")
+    same += ("shard_rows", "append", "batch_tokens")
+    given = {name: getattr(arguments, name) for name in same}
+    return CorpusOptions(**given, keep=tuple(arguments.keep), part=arguments.shard)
+
+
+def _int8(encoder: "TextEncoder", sample: list[str]) -> dict[str, float]:
     """Change the encoder and say what it costs."""
-    from unmask.data.records import read_records
     from unmask.encoder import to_int8
 
-    records = read_records(inputs[0], field=arguments.field, quoting=arguments.quoting)
-    cosines = to_int8(encoder, [record.text for record in islice(records, _SAMPLE)])
+    cosines = to_int8(encoder, sample)
     print(
         f"int8: cosine to full precision on {len(cosines)} texts {cosines.mean():.4f}, smallest {cosines.min():.4f}",
         file=sys.stderr,

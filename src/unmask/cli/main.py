@@ -11,12 +11,17 @@ from importlib import import_module
 
 from unmask import __version__
 from unmask.cli.console import LazyParser, add_command, process_number
-from unmask.errors import TrainingError, UnmaskError
+from unmask.errors import CorpusError, TrainingError, UnmaskError
 
 COMMANDS = (
     *("demo", "convert", "verify", "train", "recipes", "mine", "encode", "search", "index", "eval", "tag", "analyze"),
     "report",
 )
+
+_RESUMES = {
+    "train": " The same command resumes from the last checkpoint.",
+    "encode": " The same command goes on behind the last shard.",
+}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -83,10 +88,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         number = process_number()
         print(f"unmask{f' (process {number})' if number else ''}: {error}", file=sys.stderr)
-        return 1 if isinstance(error, TrainingError) else 2
+        return 1 if isinstance(error, TrainingError | CorpusError) else 2
     except KeyboardInterrupt:
-        resumes = " The same command resumes from the last checkpoint." if arguments.command == "train" else ""
-        print(f"unmask: stopped.{resumes}", file=sys.stderr)
+        print(f"unmask: stopped.{_RESUMES.get(arguments.command, '')}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output went away (`| head`)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

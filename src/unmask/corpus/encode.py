@@ -1,92 +1,230 @@
-"""Files of texts to one Parquet file of ids and vectors, in bounded memory."""
+"""A corpus to vectors: planned, encoded shard by shard, safe to kill and to start again."""
 
-from collections.abc import Iterator, Sequence
+import io
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
-from unmask.data.records import Quoting, Record, read_records
+from unmask.corpus.inputs import kept_stdin
+from unmask.corpus.join import join
+from unmask.corpus.manifest import NAME, Addition, Manifest, locked, read_manifest, refusal, write_own
+from unmask.corpus.plan import CorpusOptions, Plan, make_plan
+from unmask.corpus.shards import Job, encode_shards
+from unmask.corpus.survey import Survey, packed
+from unmask.corpus.table import Totals, read_totals, told_of_disk
 from unmask.encoder import TextEncoder
+from unmask.encoder.stream import EncodeOptions, StreamOptions, with_saved_prompt
 from unmask.errors import DataError
-from unmask.files import new_file
+
+_DOCUMENTS = ("document", "passage", "corpus")  # saved prompts that a corpus is encoded with
+Engine = Callable[[TextEncoder, Job, list[int], Callable[[int], object]], Iterator[Totals]]
 
 
-def check_inputs(
-    inputs: Sequence[Path], out: Path, *, field: str, id_field: str | None, quoting: Quoting = "standard"
-) -> None:
-    """Look at every file and its first record, before a model is loaded; at all records where they have ids.
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """What a command has done.
 
-    Raises:
-        DataError: a file that cannot be used, two texts of one id, or an output that exists or has no folder.
+    Attributes:
+        out: the output.
+        texts: rows of this command's part that are there now.
+        tokens: that the model read for them.
+        cut: texts of them that were longer than the model reads.
+        rejected: rows that could not be used.
+        known: rows that were there before, in an addition.
+        shards: of the part.
+        new: rows that were encoded now.
+        seconds: that took.
+        new_tokens: that the model read now.
     """
-    for path in inputs:
-        if next(iter(read_records(path, field=field, id_field=id_field, quoting=quoting)), None) is None:
-            raise DataError(f"{path}: no text found.")
-    for _ in _records(inputs, field, id_field, quoting) if id_field else ():
-        pass
-    if out.exists():
-        raise DataError(f"{out} exists already; choose another --out or remove it.")
-    if not out.parent.is_dir():
-        raise DataError(f"{out.parent} is not a folder, so {out.name} cannot be written there.")
 
+    out: str
+    texts: int
+    tokens: int
+    cut: int
+    rejected: int
+    known: int
+    shards: int
+    new: int
+    seconds: float
+    new_tokens: int
 
-def _records(inputs: Sequence[Path], field: str, id_field: str | None, quoting: Quoting) -> Iterator[Record]:
-    """Those of all files, whose ids must be different."""
-    seen: set[str] = set()
-    for path in inputs:
-        for number, record in enumerate(read_records(path, field=field, id_field=id_field, quoting=quoting), 1):
-            if id_field is not None:
-                if record.id in seen:
-                    raise DataError(
-                        f"{path}: record {number} has the id {record.id!r}, as one before it; ids must differ."
-                    )
-                seen.add(record.id)
-            yield record
+    def __str__(self) -> str:
+        rate = f"{self.new / self.seconds:,.0f} rows/s, {self.new_tokens / self.seconds:,.0f} tokens/s"
+        pace = f", {self.new:,} of them now at {rate}" if self.new else ", all of them before"
+        said = [f"{self.texts:,} vectors written to {self.out}: {self.tokens:,} tokens{pace}"]
+        if self.cut:
+            said.append(f"{self.cut:,} texts were longer than the model reads and were cut")
+        if self.known:
+            said.append(f"{self.known:,} rows were there already")
+        if self.rejected:
+            said.append(f"{self.rejected:,} rows were rejected")
+        return "; ".join(said)
 
 
 def encode_files(
     encoder: TextEncoder,
-    inputs: Sequence[Path],
-    out: Path,
+    inputs: Sequence[str | Path],
+    out: str | Path,
+    options: CorpusOptions | None = None,
     *,
-    field: str = "text",
-    id_field: str | None = None,
-    quoting: Quoting = "standard",
-    prompt: str | None = None,
-    prompt_name: str | None = None,
-    normalize: bool | None = None,
-    batch_tokens: int | None = None,
+    name: str = "",
     progress: bool = False,
-) -> int:
-    """Encode all texts of `inputs` in order; `out` appears only when it is whole.
+) -> Encoded:
+    """Encode all texts of `inputs` in order, in bounded memory; after a kill the same call goes on.
 
-    Columns: `id` (string) and `vector` (fixed-size list of float32). Returns the number of texts.
+    Args:
+        encoder: gives the vectors.
+        inputs: files, folders, patterns, hub data sets, or `-` for standard input; see `unmask.corpus.inputs`.
+        out: a folder of Parquet shards, or a name that ends in .parquet or .npy for one file.
+        options: how rows are read, encoded and written.
+        name: how the output calls the encoder.
+        progress: show bars.
 
     Raises:
-        DataError: a line that cannot be used (file and line), or two texts of one id.
+        DataError: inputs that cannot be used (file and line), or an output that was begun with something else.
         EncodingError: a vector that is not finite.
+        CorpusError: a full disk, for example; what was written stays.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    given = [str(one) for one in inputs]
+    with kept_stdin(given, Path(out)) as stdin:
+        plan = make_plan(given, Path(out), options or CorpusOptions(), stdin=stdin, progress=progress)
+        return carry_out(plan, encoder, name=name, progress=progress)
 
-    schema = pa.schema([("id", pa.string()), ("vector", pa.list_(pa.float32(), encoder.dimension))])
-    records = _records(inputs, field, id_field, quoting)
-    count = 0
-    with (
-        new_file(out) as partial,
-        pq.ParquetWriter(partial, schema) as writer,
-        tqdm(unit="text", desc="encoding", disable=not progress) as bar,
-    ):
-        for ids, vectors in encoder.stream_keyed(
-            ((record.id, record.text) for record in records),
-            prompt=prompt,
-            prompt_name=prompt_name,
-            normalize=normalize,
-            batch_tokens=batch_tokens,
-        ):
-            values: Any = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), encoder.dimension)
-            writer.write_batch(pa.record_batch([pa.array(ids), values], schema=schema))
-            count += len(ids)
-            bar.update(len(ids))
-    return count
+
+def carry_out(
+    plan: Plan, encoder: TextEncoder, *, name: str = "", engine: Engine = encode_shards, progress: bool = False
+) -> Encoded:
+    """Encode what a plan says is missing.
+
+    Args:
+        plan: see `make_plan`.
+        encoder: gives the vectors.
+        name: how the output calls the encoder.
+        engine: encodes shards, and says of each when it is there.
+        progress: show a bar.
+
+    Raises:
+        DataError: an output that was begun with another encoder or other settings, told one a line.
+    """
+    wanted = _manifest(plan, encoder, name)
+    if plan.known is not None and (changes := plan.known.differences(wanted)):
+        raise refusal(plan.output.path, changes)
+    if plan.output.single and plan.output.path.exists():  # whole, and the same
+        assert plan.known is not None
+        totals = read_totals(plan.output.path)
+        shutil.rmtree(plan.output.folder, ignore_errors=True)
+        return _told(plan, Addition([], []), totals, 1, Totals(), 0.0)
+    with ExitStack() as stack:
+        job = _begun(plan, wanted, stack)
+        return _encoded(plan, job, encoder, engine, progress)
+
+
+def _manifest(plan: Plan, encoder: TextEncoder, name: str) -> Manifest:
+    """What the encoder and the options make of the output."""
+    options = plan.options
+    if options.dimensions is not None and not 1 <= options.dimensions <= encoder.dimension:
+        raise DataError(f"--dimensions {options.dimensions}: the vectors of this encoder have {encoder.dimension}.")
+    asked: EncodeOptions = {"prompt": options.prompt, "prompt_name": options.prompt_name}
+    asked["normalize"] = options.normalize
+    stream = StreamOptions.of(encoder.reader, with_saved_prompt(encoder.settings, _DOCUMENTS, asked))
+    settings = {
+        **options.read_settings(),
+        "prompt": stream.prompt,
+        "normalize": stream.normalize,
+        "max_length": encoder.settings.max_length,
+        "dtype": str(encoder.model.dtype).removeprefix("torch."),
+        "eight_bits": encoder.quantized,
+    }
+    kinds = plan.known.kinds if plan.known is not None else plan.found.kinds if plan.found is not None else {}
+    return Manifest(name, encoder.fingerprint(), settings, options.dimensions or encoder.dimension, kinds)
+
+
+def _begun(plan: Plan, wanted: Manifest, stack: ExitStack) -> Job:
+    """The output with its manifest written, and nobody else at work on this part of it."""
+    folder, part, options = plan.output.folder, plan.options.part, plan.options
+    if not folder.exists() and part is None:
+        stack.callback(_leave_nothing, folder)
+    with told_of_disk(folder):
+        folder.mkdir(exist_ok=True)
+        stack.enter_context(locked(folder, f"-{part[0]}-of-{part[1]}" if part else ""))
+        manifest = plan.known or wanted
+        if plan.found is not None:
+            found = plan.found
+            manifest = manifest.with_addition(Addition(plan.fingerprints, found.shards, found.rejected, found.known))
+        metadata = manifest.metadata(plan.addition, whole=plan.output.single)
+        job = Job(folder, plan.inputs, options.reading, manifest, plan.addition, metadata, options.batch_tokens)
+        if plan.found is not None:
+            _write(plan, plan.found, job)
+    return job
+
+
+def _write(plan: Plan, found: Survey, job: Job) -> None:
+    """What was found of a new addition; the manifest last, because whoever sees it takes the rest to be there."""
+    before, there = plan.known, read_manifest(job.folder)
+    if there is not None and there.text() not in (before and before.text(), job.manifest.text()):
+        raise DataError(f"{plan.output.path} was begun by another command meanwhile; start this one again.")
+    if found.rejected:
+        write_own(plan.output.rejects(plan.addition), "".join(found.rejects.lines()).encode())
+    if found.marks is not None:
+        bits = io.BytesIO()
+        np.save(bits, packed(found.marks))
+        write_own(job.marks_path(), bits.getvalue())
+    write_own(job.folder / NAME, job.manifest.text().encode())
+
+
+def _encoded(plan: Plan, job: Job, encoder: TextEncoder, engine: Engine, progress: bool) -> Encoded:
+    """Encode the shards that are missing, and put them into one file where one was asked for."""
+    own, shards = _own_part(job.numbers(), plan.options.part), job.manifest.shards
+    for number in own:
+        for old in job.folder.glob(f"{job.path(number).name}.*.partial"):
+            old.unlink(missing_ok=True)
+    missing = job.missing(own)
+    rows = sum(shards[number].rows for number in own)
+    done = rows - sum(shards[number].rows for number in missing)
+    now, started = Totals(), time.perf_counter()
+    with tqdm(total=rows, initial=done, unit="row", desc="encoding", disable=not progress) as bar:
+        for totals in engine(encoder, job, missing, bar.update) if missing else ():
+            now += totals
+            bar.set_postfix_str(f"{now.tokens / (time.perf_counter() - started):,.0f} tokens/s")
+    seconds = time.perf_counter() - started
+    every = sum((read_totals(job.path(number)) for number in own), Totals())
+    if plan.output.single:
+        with told_of_disk(plan.output.path):
+            join([job.path(number) for number in own], plan.output.path, job.layout, every)
+            shutil.rmtree(job.folder)
+    return _told(plan, job.manifest.additions[plan.addition], every, len(own), now, seconds)
+
+
+def _told(plan: Plan, addition: Addition, totals: Totals, shards: int, now: Totals, seconds: float) -> Encoded:
+    return Encoded(
+        out=str(plan.output.path),
+        texts=totals.rows,
+        tokens=totals.tokens,
+        cut=totals.cut,
+        rejected=addition.rejected,
+        known=addition.known,
+        shards=shards,
+        new=now.rows,
+        seconds=seconds,
+        new_tokens=now.tokens,
+    )
+
+
+def _own_part(numbers: range, part: tuple[int, int] | None) -> range:
+    """The shards of one of several commands that share an addition out: runs, so that each reads its inputs once."""
+    if part is None:
+        return numbers
+    own, parts = part
+    return numbers[len(numbers) * (own - 1) // parts : len(numbers) * own // parts]
+
+
+def _leave_nothing(folder: Path) -> None:
+    """Remove a folder that was made for shards of which none was written."""
+    if not any(folder.glob("part-*.parquet")):
+        shutil.rmtree(folder, ignore_errors=True)

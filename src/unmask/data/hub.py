@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unmask.data.formats import POINTER
+from unmask.data.formats import POINTER, plain_suffix
 from unmask.data.records import read_rows
 from unmask.errors import DataError
 
@@ -40,12 +40,15 @@ class HubSplit:
         name = (names or {}).get(found["name"], found["name"])
         return cls(name, found["config"], found["split"])
 
-    def rows(self, *, labelled: Sequence[str] = (), needed: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
+    def rows(
+        self, *, labelled: Sequence[str] = (), needed: Sequence[str] = (), start: int = 0
+    ) -> Iterator[dict[str, Any]]:
         """The rows in order, read from the memory-mapped table.
 
         Args:
             labelled: columns whose class numbers are turned into their names.
             needed: further columns that must be there.
+            start: number of the first row that is wanted.
 
         Raises:
             DataError: the data set, its split or a column is not there.
@@ -55,7 +58,10 @@ class HubSplit:
         if missing:
             raise DataError(f"{self}: no column {missing[0]!r}; found {', '.join(table.column_names)}.")
         names = {column: _class_names(table.features[column]) for column in labelled}
-        for number, row in enumerate(table.select_columns([*needed, *labelled]) if needed or labelled else table):
+        table = table.select(range(start, len(table))) if start else table
+        for number, row in enumerate(
+            table.select_columns([*needed, *labelled]) if needed or labelled else table, start
+        ):
             for column, known in names.items():
                 if known:
                     row[column] = self._named(row[column], known, f"{self} row {number}: {column}")
@@ -68,6 +74,13 @@ class HubSplit:
         if value is None or not 0 <= value < len(names):
             raise DataError(f"{place} is {value}, which is no label; is this a split whose labels are kept back?")
         return names[value]
+
+    def fingerprint(self) -> dict[str, Any]:
+        """The data set by its content: a digest of a local folder, or the revisions that the hub's cache has."""
+        if not Path(self.name).is_dir():
+            return {"revisions": cached_revisions(self.name)}
+        files = files_in(Path(self.name))
+        return {"bytes": sum(file.stat().st_size for file in files), "sha256": _checked_folder(Path(self.name))}
 
     def label_columns(self, word_column: str) -> list[str]:
         """Columns that hold a list of class numbers, beside the column of words."""
@@ -94,6 +107,15 @@ class HubSplit:
             raise DataError(f"{what} {self} cannot be read: {reason}") from error
 
 
+def cached_revisions(name: str) -> list[str]:
+    """The commits of a hub data set in huggingface_hub's cache; the newest is what is read next."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+    from huggingface_hub.file_download import repo_folder_name
+
+    folder = Path(HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="dataset") / "snapshots"
+    return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+
+
 def files_in(folder: Path) -> list[Path]:
     """Every file of a data folder but for hidden ones, sorted."""
     found = (path for path in folder.rglob("*") if path.is_file())
@@ -112,7 +134,7 @@ def _checked_folder(folder: Path) -> str:
             head = file.read(len(POINTER))
         if head == POINTER:
             raise DataError(f"{path} is a Git LFS pointer, not the file itself; fetch that by `git lfs pull`.")
-        if path.suffix.lower() in (".csv", ".tsv"):
+        if plain_suffix(path) in (".csv", ".tsv"):
             for _ in read_rows(path):
                 pass
         with path.open("rb") as file:

@@ -96,21 +96,44 @@ class StreamOptions:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class EncodedWindow:
+    """One window of texts, encoded.
+
+    Attributes:
+        keys: of the texts, in order.
+        vectors: float32 [texts, width].
+        tokens: that the model read.
+        cut: texts that were longer than the model reads.
+    """
+
+    keys: list[Any]
+    vectors: Floats
+    tokens: int
+    cut: int
+
+
 def stream_vectors(
     reader: Reader, runner: Runner, texts: Iterable[tuple[Key, str]], options: StreamOptions
 ) -> Iterator[tuple[list[Key], Floats]]:
-    """Keys and vectors of texts, some thousand at a time, in the order given.
+    """Keys and vectors of texts, some thousand at a time, in the order given; see `stream_windows`."""
+    for found in stream_windows(reader, runner, windows(texts), options):
+        yield found.keys, found.vectors
+        del found
+
+
+def stream_windows(
+    reader: Reader, runner: Runner, texts: Iterable[tuple[list[Any], list[str]]], options: StreamOptions
+) -> Iterator[EncodedWindow]:
+    """Vectors of windows of texts, in the order given. What a window holds decides the last bits of its vectors.
 
     The iterable is read in the caller's thread, no more than two windows ahead.
 
     Args:
         reader: tokenizer and settings.
         runner: the model.
-        texts: a key of any kind, and a text.
+        texts: keys of any kind, and their texts, as `windows` makes them.
         options: see there.
-
-    Yields:
-        Keys, and vectors float32 [keys, width].
 
     Raises:
         DataError: something that is not a string.
@@ -122,7 +145,7 @@ def stream_vectors(
         check_finite(vectors, window, first=first)
         if options.normalize:
             vectors /= np.linalg.norm(vectors, axis=1, keepdims=True).clip(min=1e-12)
-        yield keys, vectors
+        yield EncodedWindow(keys, vectors, sum(map(len, tokenized)), sum(text.cut for text in tokenized))
         del keys, window, tokenized, vectors  # before the next window is read
 
 
@@ -188,15 +211,17 @@ class _Pace:
 Window = tuple[int, list[Any], list[str], list[TokenizedText]]
 
 
-def _tokenized_ahead(reader: Reader, texts: Iterable[tuple[Any, str]], options: StreamOptions) -> Iterator[Window]:
+def _tokenized_ahead(
+    reader: Reader, texts: Iterable[tuple[list[Any], list[str]]], options: StreamOptions
+) -> Iterator[Window]:
     """Windows of texts: number of the first, keys, texts, and these tokenized while the window before is encoded."""
-    windows = _windows(texts)
+    source = iter(texts)
     ahead: deque[tuple[int, list[Any], list[str], Future[list[TokenizedText]]]] = deque()
     count = 0
-    first = next(windows, None)
+    first = next(source, None)
     if first is None:
         return
-    second = next(windows, None)
+    second = next(source, None)
     if second is None:  # no thread for a handful of texts
         keys, window = first
         yield 0, keys, window, reader.tokenize(window, options.prompt, max_length=options.max_length)
@@ -216,11 +241,11 @@ def _tokenized_ahead(reader: Reader, texts: Iterable[tuple[Any, str]], options: 
             number, keys, window, future = ahead.popleft()
             yield number, keys, window, future.result()
             del keys, window, future
-            if (after := next(windows, None)) is not None:
+            if (after := next(source, None)) is not None:
                 submit(*after)
 
 
-def _windows(texts: Iterable[tuple[Any, str]]) -> Iterator[tuple[list[Any], list[str]]]:
+def windows(texts: Iterable[tuple[Any, str]]) -> Iterator[tuple[list[Any], list[str]]]:
     """Keys and texts, as many at a time as are held in memory."""
     keys: list[Any] = []
     window: list[str] = []

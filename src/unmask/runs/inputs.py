@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from unmask.backbone.locate import find_adapters, gguf_file, model_files, resolve_model, revision
-from unmask.data.hub import HubSplit, files_in
+from unmask.data.hub import HubSplit, cached_revisions, files_in
 from unmask.errors import DataError, RecipeError
 from unmask.evaluation.tasks import inputs as task_inputs
-from unmask.files import file_digest, read_json, write_json
+from unmask.files import content_change, file_fingerprint, read_json, write_json
 from unmask.runs.schema import E5Source, Recipe
 from unmask.runs.sources import local_source, on_hub, resolve_path
 
@@ -133,22 +133,13 @@ def _path(place: str, path: str) -> _Named:
     if on_hub(path) and not found.is_file():
         found = Path(HubSplit.parse(str(found)).name)
         if not found.is_dir():
-            yield place, path, {"revisions": _cached_revisions(str(found))}
+            yield place, path, {"revisions": cached_revisions(str(found))}
             return
     if found.is_dir():
         for file in files_in(found):
             yield place, f"{path}/{file.relative_to(found).as_posix()}", file
     else:
         yield place, path, found
-
-
-def _cached_revisions(name: str) -> list[str]:
-    """The commits of a hub data set in huggingface_hub's cache; the newest is what is read next."""
-    from huggingface_hub.constants import HF_HUB_CACHE
-    from huggingface_hub.file_download import repo_folder_name
-
-    folder = Path(HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="dataset") / "snapshots"
-    return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
 
 
 def _model(place: str, name: str) -> _Named:
@@ -191,15 +182,11 @@ def _fingerprints(named: _Named) -> Inputs:
             logger.info("Reading %.0f GiB of weights and data once, to know them later.", total / 2**30)
         for place, name, found in listed:
             if isinstance(found, Path) and found not in known:
-                known[found] = _fingerprint(found)
+                known[found] = file_fingerprint(found)
             inputs.setdefault(place, {})[name] = known[found] if isinstance(found, Path) else found
     except OSError as error:
         raise DataError(f"{error.filename} cannot be read ({error.strerror}).") from error
     return inputs
-
-
-def _fingerprint(path: Path) -> dict[str, Any]:
-    return {"bytes": path.stat().st_size, "sha256": file_digest(path)}
 
 
 def _changes(before: Inputs, now: Inputs) -> list[str]:
@@ -208,26 +195,9 @@ def _changes(before: Inputs, now: Inputs) -> list[str]:
     for place in dict.fromkeys([*before, *now]):
         old, new = before.get(place, {}), now.get(place, {})
         for name in dict.fromkeys([*old, *new]):
-            if not _same(old.get(name), new.get(name)):
-                lines.append(f"{place}: {name} {_what(old.get(name), new.get(name))}")
+            if change := content_change(old.get(name), new.get(name)):
+                lines.append(f"{place}: {name} {change}")
     return lines
-
-
-def _same(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> bool:
-    if old is None or new is None:
-        return old is new
-    if "revisions" in old and "revisions" in new:  # the cache may also have lost some
-        return set(new["revisions"]) <= set(old["revisions"])
-    return old == new
-
-
-def _what(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> str:
-    if old is None or new is None:
-        return "was not there" if old is None else "is gone"
-    if "sha256" in old and "sha256" in new:
-        was, now = (f"{one['bytes']:,} bytes, SHA-256 {one['sha256'][:8]}" for one in (old, new))
-        return f"had {was}, and has {now}"
-    return "is of another revision"
 
 
 def _has_trained(folder: Path) -> bool:

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from unmask.data.e5 import e5_parts, read_e5
-from unmask.data.formats import FORMATS
+from unmask.data.formats import FORMATS, plain_suffix
 from unmask.data.hub import fetch_file
 from unmask.data.pairs import PairSet, read_pairs
 from unmask.data.sources import is_hub, read_texts
@@ -77,7 +77,7 @@ def _mistakes(path: str, kind: str) -> list[str]:
     elif found.is_dir() if kind == "folder" else found.is_file():
         return (
             []
-            if kind != "data" or found.suffix.lower() in FORMATS
+            if kind != "data" or plain_suffix(found) in FORMATS
             else [f"{found.name} is not one of {', '.join(FORMATS)}"]
         )
     elif not (kind == "data" and found.is_dir()):  # a folder in the layout of a data set needs no @split checked here

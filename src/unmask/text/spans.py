@@ -31,12 +31,14 @@ class TokenizedText:
         offsets: character span of each token, relative to the user's text, int64 [tokens, 2].
         pooled: True for the tokens that are averaged or picked, bool [tokens]. Never all False.
         in_text: True for the tokens of the user's own text, bool [tokens]; all False for an empty text.
+        cut: the text was longer than the model reads.
     """
 
     ids: NDArray[np.int64]
     offsets: NDArray[np.int64]
     pooled: NDArray[np.bool_]
     in_text: NDArray[np.bool_]
+    cut: bool = False
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -180,7 +182,7 @@ def _mark_span(
         keep = np.ones(len(ids), dtype=bool)
         keep[text_tokens[-excess:]] = False
         ids, spans, in_text, own = ids[keep], spans[keep], in_text[keep], own[keep]
-    return TokenizedText(ids, spans - rendered.start + rendered.trimmed, in_text, in_text), own
+    return TokenizedText(ids, spans - rendered.start + rendered.trimmed, in_text, in_text, excess > 0), own
 
 
 def _widen(
@@ -193,7 +195,7 @@ def _widen(
         pooled[: text.in_text.argmax()] = False
     if not text.in_text.any():
         pooled = np.ones_like(pooled)
-    return TokenizedText(text.ids, text.offsets, pooled, text.in_text)
+    return TokenizedText(text.ids, text.offsets, pooled, text.in_text, text.cut)
 
 
 def _filler_id(tokenizer: Any) -> int:
