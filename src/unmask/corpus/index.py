@@ -14,7 +14,7 @@ from unmask.corpus.origin import Origin
 from unmask.corpus.search import Hit, nearest
 from unmask.corpus.vectors import COLUMN, Vectors
 from unmask.encoder import Floats
-from unmask.errors import ArtifactError, DataError, MissingExtraError, UnmaskError
+from unmask.errors import ArtifactError, CorpusError, DataError, MissingExtraError, UnmaskError
 from unmask.files import new_folder, read_json, write_json
 
 FACTS = "unmask-index.json"
@@ -63,7 +63,8 @@ def build_index(vectors: Vectors, out: Path, *, recall: float = 0.95, progress: 
 
     Raises:
         DataError: bits.
-        ArtifactError: the folder exists, or LanceDB cannot write it.
+        ArtifactError: the folder exists.
+        CorpusError: LanceDB cannot write it.
         MissingExtraError: lancedb is not installed.
     """
     lancedb = _lancedb()
@@ -71,7 +72,7 @@ def build_index(vectors: Vectors, out: Path, *, recall: float = 0.95, progress: 
         raise DataError(f"{vectors.path} holds bits; those are small enough for `unmask search` without an index.")
     partitions = vectors.rows // _PARTITION if vectors.rows >= 2 * _PARTITION else 0
     with new_folder(out) as partial:
-        with _told(out):
+        with _told(out, CorpusError):
             table = lancedb.connect(partial).create_table(_TABLE, _reader(vectors, progress=progress))
             if partitions:
                 from lancedb.index import IvfPq
@@ -108,7 +109,7 @@ class Index:
         self.rows, self.dimension = self.facts.rows, self.facts.dimension
         self.origin = Origin(self.facts.encoder, self.facts.fingerprint)
         lancedb = _lancedb()
-        with _told(path):
+        with _told(path, ArtifactError):
             self._table = lancedb.connect(path).open_table(_TABLE)
 
     @property
@@ -121,7 +122,7 @@ class Index:
 
     def search(self, queries: Floats, count: int) -> list[list[Hit]]:
         """Like `search_vectors`, and approximate."""
-        with _told(self.path):
+        with _told(self.path, ArtifactError):
             names = [name for name in self._table.schema.names if name != COLUMN]
             return [
                 [
@@ -187,11 +188,11 @@ def _lancedb() -> Any:
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _told(path: Path, kind: type[UnmaskError]) -> Iterator[None]:
     """LanceDB's errors as ours."""
     try:
         yield
     except (OSError, RuntimeError, ValueError) as error:
         if isinstance(error, UnmaskError):
             raise
-        raise ArtifactError(f"{path}: LanceDB fails ({str(error).splitlines()[0]}).") from error
+        raise kind(f"{path}: LanceDB fails ({str(error).splitlines()[0]}).") from error

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from unmask.corpus.manifest import KEY
 from unmask.encoder import TextEncoder
 from unmask.encoder.fingerprint import same
 from unmask.errors import DataError
 
-KEY = b"unmask"  # of a Parquet file's metadata; holds JSON
 logger = logging.getLogger(__name__)
 
 
@@ -21,17 +21,19 @@ class Origin:
     Attributes:
         encoder: how it was named when it wrote them.
         fingerprint: of that encoder, which stays when it is renamed or saved again.
+        dimension: numbers of a vector, of which the last may share a byte with bits that mean nothing.
     """
 
     encoder: str | None = None
     fingerprint: str | None = None
+    dimension: int | None = None
 
     @classmethod
     def of(cls, metadata: Mapping[bytes, bytes]) -> "Origin":
         """What the metadata of a Parquet file says."""
         try:
             said = json.loads(metadata.get(KEY, b"{}"))
-            return cls(said.get("encoder"), said.get("fingerprint"))
+            return cls(said.get("encoder") or None, said.get("fingerprint"), said.get("dimension"))
         except (ValueError, AttributeError):  # somebody else's key of that name
             return cls()
 

@@ -1,31 +1,34 @@
 """Files of vectors as they lie: Parquet, a folder of Parquet shards, or .npy, of which a block of rows is in memory."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from unmask.corpus.manifest import read_manifest
 from unmask.corpus.origin import Origin, common_origin
+from unmask.corpus.table import OWN_COLUMNS, Precision
 from unmask.data.formats import find_format
 from unmask.encoder import Floats
 from unmask.errors import DataError
 
-Precision = Literal["float32", "float16", "int8", "binary"]
 Rows = NDArray[np.int64]
 COLUMN = "vector"
+logger = logging.getLogger(__name__)
 _ROWS_AT_ONCE = 8192  # of which kept columns are read
 _PRECISIONS: dict[str, Precision] = {"float32": "float32", "float16": "float16", "int8": "int8", "uint8": "binary"}
 _EXPECTED = "rows of float32, float16, int8, or uint8 that hold bits"
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class Form:
     """What all files of one search have in common: the kind of numbers, and how many a vector has."""
 
     precision: Precision
@@ -40,7 +43,7 @@ class _Part(Protocol):
 
     path: Path
     rows: int
-    layout: Layout
+    form: Form
     origin: Origin
 
     def batches(self, rows: int, *, kept: bool) -> Iterator[tuple[Any, NDArray[Any]]]:
@@ -67,17 +70,17 @@ class Vectors:
     def __init__(self, path: Path, parts: Sequence[_Part]) -> None:
         self.path = path
         self.paths = [part.path for part in parts]
-        self.layout = parts[0].layout
-        self.precision, self.dimension = self.layout.precision, self.layout.dimension
+        self.form = parts[0].form
+        self.precision, self.dimension = self.form.precision, self.form.dimension
         self._parts = parts
         self._ends: Rows = np.cumsum([part.rows for part in parts], dtype=np.int64)
         self.rows = int(self._ends[-1])
         if not self.rows:
             raise DataError(f"{path} holds no vectors.")
         for part in parts[1:]:
-            if part.layout != self.layout:
+            if part.form != self.form:
                 raise DataError(
-                    f"{parts[0].path} holds vectors of {parts[0].layout}, {part.path} of {part.layout}; one search "
+                    f"{parts[0].path} holds vectors of {parts[0].form}, {part.path} of {part.form}; one search "
                     "needs one kind."
                 )
         self.origin = common_origin([(part.path, part.origin) for part in parts])
@@ -139,9 +142,12 @@ def open_vectors(path: Path) -> Vectors:
         raise DataError(f"{path}: no such file.")
     if not path.is_dir():
         return Vectors(path, [_Array(path) if path.suffix == ".npy" else _Shard(path)])
-    files = sorted(path.glob("*.parquet"))
+    files = sorted(path.glob("*.parquet"), key=lambda file: (len(file.name), file.name))
     if not files:
         raise DataError(f"{path} holds no Parquet files; give a file or folder that `unmask encode` wrote.")
+    manifest = read_manifest(path)
+    if manifest is not None and len(files) < len(manifest.shards):
+        logger.warning(f"{path} is not whole yet: {len(files)} of {len(manifest.shards)} shards are there.")
     return Vectors(path, [_Shard(file) for file in files])
 
 
@@ -156,9 +162,9 @@ class _Shard:
             schema = file.schema_arrow
             self._groups = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
         self.rows = sum(self._groups)
-        self.layout = _column_layout(path, schema)
         self.origin = Origin.of(schema.metadata or {})
-        self._kept = [name for name in schema.names if name != COLUMN]
+        self.form = _form(path, schema, self.origin.dimension)
+        self._kept = [name for name in schema.names if name == "id" or name not in OWN_COLUMNS]
 
     @contextmanager
     def _opened(self) -> Iterator[Any]:
@@ -213,7 +219,7 @@ class _Array:
         if self._numbers.ndim != 2 or kind is None:
             raise DataError(f"{path} holds {self._numbers.dtype} {list(self._numbers.shape)}; expected {_EXPECTED}.")
         self.rows, width = self._numbers.shape
-        self.layout = Layout(kind, 8 * width if kind == "binary" else width)
+        self.form = Form(kind, 8 * width if kind == "binary" else width)
 
     def batches(self, rows: int, *, kept: bool) -> Iterator[tuple[Any, NDArray[Any]]]:
         for at in range(0, self.rows, rows):
@@ -226,7 +232,7 @@ class _Array:
         return pa.table({})
 
 
-def _column_layout(path: Path, schema: Any) -> Layout:
+def _form(path: Path, schema: Any, dimension: int | None) -> Form:
     """What the column of vectors holds."""
     if COLUMN not in schema.names:
         raise DataError(f"{path} has no column {COLUMN!r}; found {', '.join(map(repr, schema.names)) or 'none'}.")
@@ -236,7 +242,9 @@ def _column_layout(path: Path, schema: Any) -> Layout:
         precision = _PRECISIONS.get(np.dtype(kind.value_type.to_pandas_dtype()).name)
     if precision is None:
         raise DataError(f"{path}: {COLUMN!r} holds {kind}; expected lists of one size, {_EXPECTED}.")
-    return Layout(precision, 8 * kind.list_size if precision == "binary" else kind.list_size)
+    if precision != "binary":
+        return Form(precision, kind.list_size)
+    return Form(precision, 8 * kind.list_size if dimension is None else dimension)
 
 
 def _between(rows: Rows, first: int, end: int) -> Rows:
