@@ -1,6 +1,8 @@
 """sentence-transformers: its `encode` and its trainer."""
 
 import statistics
+import time
+from itertools import islice
 
 from .timing import timed_encoding
 from .trainers import Clock, steps_of, trainer_arguments
@@ -12,6 +14,32 @@ def encode(job):
 
     model = SentenceTransformer(job["model"], model_kwargs={"dtype": job["dtype"]})
     return timed_encoding(job, lambda texts: model.encode(texts, batch_size=32))
+
+
+def corpus(job, **options):
+    """A file of texts to a Parquet file, some ten thousand at a time."""
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(job["model"], model_kwargs={"dtype": job["dtype"]})
+    model.encode(["a text"] * 4)
+    started = time.perf_counter()
+    with open(job["file"], encoding="utf-8") as file:
+        while rows := [line.rstrip("\n") for line in islice(file, 32768)]:
+            _write(job, model.encode(rows, batch_size=32, **options), started)
+    return {"seconds": time.perf_counter() - started}
+
+
+def corpus_in_processes(job):
+    """The same by its pool of processes, two of them."""
+    return corpus(job, device=["cpu", "cpu"])
+
+
+def _write(job, vectors, started):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
+    pq.write_table(pa.table({"vector": column}), f"{job['scratch']}/{started}-{time.perf_counter()}.parquet")
 
 
 def simcse(job):

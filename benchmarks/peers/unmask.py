@@ -5,6 +5,7 @@ import unmask  # noqa: F401, I001  before torch, as users are told: it says how 
 import json
 import statistics
 import tempfile
+import time
 from pathlib import Path
 
 from .timing import timed_encoding
@@ -62,3 +63,26 @@ def _steps(job, rows, sizes):
     train(load_recipe(scratch / "recipe.yaml"), scratch / "run", evaluate=lambda encoder: {})
     lines = next(scratch.glob("run/stages/*/metrics.jsonl")).read_text().splitlines()
     return {"tokens_per_second": statistics.median(json.loads(line)["tokens_per_second"] for line in lines[2:])}
+
+
+def corpus(job):
+    """A file of texts to shards, as `unmask encode` does it."""
+    from unmask import TextEncoder, encode_files
+
+    encoder = TextEncoder.load(job["model"], dtype=job["dtype"])
+    encoder.encode(["a text"] * 4)
+    started = time.perf_counter()
+    done = encode_files(encoder, [job["file"]], tempfile.mkdtemp(dir=job["scratch"]))
+    return {"seconds": time.perf_counter() - started, "tokens": done.tokens}
+
+
+def corpus_in_memory(job):
+    """The same texts out of a list into an array."""
+    from unmask import TextEncoder
+
+    encoder = TextEncoder.load(job["model"], dtype=job["dtype"])
+    encoder.encode(["a text"] * 4)
+    texts = Path(job["file"]).read_text(encoding="utf-8").splitlines()
+    started = time.perf_counter()
+    encoder.encode(texts)
+    return {"seconds": time.perf_counter() - started}

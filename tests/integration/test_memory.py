@@ -72,3 +72,15 @@ def test_retrieval(small_encoder, data_folder, tmp_path):
         (folder / "qrels" / "test.tsv").write_text(f"query-id\tcorpus-id\tscore\nq\t0-{short[0]['_id']}\t1\n")
         peaks.append(peak(["eval", "retrieval", small_encoder, "--data", str(folder), "--json"]))
     assert peaks[1] < 1.1 * peaks[0], peaks  # KiB
+
+
+@pytest.mark.slow
+def test_corpus(small_encoder, tmp_path):
+    """20,000 and 200,000 texts with ids: 20 MB and 205 MB of vectors."""
+    peaks = []
+    for times in (2, 20):
+        path = tmp_path / f"{times}.jsonl"
+        path.write_text("".join(json.dumps({"id": n, "text": f"text {n}"}) + "\n" for n in range(times * 10_000)))
+        out = str(tmp_path / str(times))
+        peaks.append(peak(["encode", small_encoder, str(path), "--id-field", "id", "--out", out, "--json"]))
+    assert peaks[1] < 1.1 * peaks[0], peaks  # KiB

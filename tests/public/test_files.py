@@ -1,12 +1,13 @@
 """Files that people brought and that were silently read as something else: every row is right, or the line is named."""
 
+import gzip
 import json
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from unmask.corpus.encode import check_inputs
+from unmask.corpus.plan import CorpusOptions, make_plan
 from unmask.data.pairs import Pair, PairColumns, read_pairs
 from unmask.data.ranking import read_beir
 from unmask.data.records import read_records, read_rows
@@ -129,7 +130,8 @@ def test_every_line_end_ends_a_line(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"\x1f\x8b\x08\x00abc", "compressed by gzip"),
+        (b"\x1f\x8b\x08\x00abc", "cannot be read"),
+        (gzip.compress(gzip.compress(b"text")), "packed twice"),
         (b"PK\x03\x04abc", "a zip archive"),
         ("text".encode("utf-16"), "UTF-16 text; save it as UTF-8"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 5\n", "Git LFS pointer.*git lfs pull"),
@@ -240,8 +242,8 @@ def test_an_id_is_the_same_as_number_and_as_word(tmp_path):
     with pytest.raises(DataError, match=r"corpus.jsonl:2: two documents have the id '1'"):
         read_beir(folder)
     path = write(tmp_path, "a.jsonl", '{"id": 1, "text": "a"}\n{"id": 1.0, "text": "b"}\n')
-    with pytest.raises(DataError, match="record 2 has the id '1'"):
-        check_inputs([path], tmp_path / "out.parquet", field="text", id_field="id")
+    with pytest.raises(DataError, match=r"a.jsonl:2: the id '1' is that of a row before it"):
+        make_plan([str(path)], tmp_path / "out.parquet", CorpusOptions(id_field="id"))
 
 
 @pytest.mark.parametrize("value", ["[1]", '{"a": 1}', "1.5", "null", '" "', "NaN"])
@@ -253,9 +255,9 @@ def test_what_is_no_id_is_named(tmp_path, value):
 
 def test_repeated_ids_of_texts_are_named_before_a_model_is_loaded(tmp_path):
     path = write(tmp_path, "a.csv", "id,text\n1,a\n2,b\n1,c\n")
-    with pytest.raises(DataError, match="record 3 has the id '1', as one before it"):
-        check_inputs([path], tmp_path / "out.parquet", field="text", id_field="id")
-    check_inputs([path], tmp_path / "out.parquet", field="text", id_field=None)
+    with pytest.raises(DataError, match=r"a.csv:4: the id '1' is that of a row before it"):
+        make_plan([str(path)], tmp_path / "out.parquet", CorpusOptions(id_field="id"))
+    make_plan([str(path)], tmp_path / "out.parquet", CorpusOptions())
 
 
 @pytest.mark.parametrize("label", ["-100", '{"a": 1}', "[1]", "0.5", "null", '" "'])

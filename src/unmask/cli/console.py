@@ -153,6 +153,10 @@ def open_encoder(arguments: argparse.Namespace) -> Any:
     quiet_transformers()
     from unmask import TextEncoder
 
-    options = {key: getattr(arguments, key) for key in ENCODER_OPTIONS}
-    adapters = options.pop("adapter")
-    return TextEncoder.load(arguments.encoder, adapters=adapters, **options)
+    return TextEncoder.load(**loading(arguments))
+
+
+def loading(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What `TextEncoder.load` is given by a command's options."""
+    options = {key: getattr(arguments, key) for key in ENCODER_OPTIONS if key != "adapter"}
+    return {"name": arguments.encoder, "adapters": arguments.adapter, **options}

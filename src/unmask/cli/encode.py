@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from unmask.cli.console import (
     add_encoder_options,
     add_quoting,
+    loading,
     open_encoder,
     positive,
     progress_wanted,
@@ -49,7 +50,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--int8", action="store_true", help="linear layers in eight bits; prints what that costs on the first texts"
     )
+    _add_engine(parser)
     add_encoder_options(parser)
+
+
+def _add_engine(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--engine", choices=("local", "ray"), default="local", help="who encodes (default: local)")
+    parser.add_argument("--ray-address", metavar="ADDRESS", help="of a cluster (default: Ray on this machine)")
+    parser.add_argument("--ray-workers", type=positive, metavar="N", help="default: one a GPU, or one without any")
 
 
 def _add_reading(parser: argparse.ArgumentParser) -> None:
@@ -89,16 +97,23 @@ def _part(text: str) -> tuple[int, int]:
 
 def run(arguments: argparse.Namespace) -> None:
     """Look at the inputs before the model is loaded."""
-    from unmask.corpus.encode import carry_out
+    from unmask.corpus.encode import carry_out, encode_shards
     from unmask.corpus.inputs import kept_stdin
     from unmask.corpus.plan import make_plan
+    from unmask.corpus.ray_engine import RayEngine
+    from unmask.errors import DataError
 
+    if arguments.int8 and arguments.engine == "ray":
+        raise DataError("--int8 is for the local engine; leave it out with --engine ray.")
+    engine = encode_shards
+    if arguments.engine == "ray":
+        engine = RayEngine(loading(arguments), arguments.ray_address, arguments.ray_workers)
     out, progress = Path(arguments.out), progress_wanted()
     with kept_stdin(arguments.inputs, out) as stdin:
         plan = make_plan(arguments.inputs, out, _options(arguments), stdin=stdin, progress=progress)
         encoder = open_encoder(arguments)
         loss = _int8(encoder, plan.sample(_SAMPLE)) if arguments.int8 else {}
-        done = carry_out(plan, encoder, name=arguments.encoder, progress=progress)
+        done = carry_out(plan, encoder, name=arguments.encoder, engine=engine, progress=progress)
     rejects = f" (see {plan.output.rejects(plan.addition)})" if done.rejected else ""
     show(arguments, {**asdict(done), **loss}, note=f"{done}{rejects}")
 

@@ -150,8 +150,11 @@ def _begun(plan: Plan, wanted: Manifest, stack: ExitStack) -> Job:
     folder, part, options = plan.output.folder, plan.options.part, plan.options
     if not folder.exists() and part is None:
         stack.callback(_leave_nothing, folder)
-    with told_of_disk(folder):
+    try:
         folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{folder} cannot be made ({error.strerror}).") from error
+    with told_of_disk(folder):
         stack.enter_context(locked(folder, f"-{part[0]}-of-{part[1]}" if part else ""))
         manifest = plan.known or wanted
         if plan.found is not None:
@@ -181,9 +184,7 @@ def _write(plan: Plan, found: Survey, job: Job) -> None:
 def _encoded(plan: Plan, job: Job, encoder: TextEncoder, engine: Engine, progress: bool) -> Encoded:
     """Encode the shards that are missing, and put them into one file where one was asked for."""
     own, shards = _own_part(job.numbers(), plan.options.part), job.manifest.shards
-    for number in own:
-        for old in job.folder.glob(f"{job.path(number).name}.*.partial"):
-            old.unlink(missing_ok=True)
+    job.tidy(own)
     missing = job.missing(own)
     rows = sum(shards[number].rows for number in own)
     done = rows - sum(shards[number].rows for number in missing)
@@ -193,6 +194,7 @@ def _encoded(plan: Plan, job: Job, encoder: TextEncoder, engine: Engine, progres
             now += totals
             bar.set_postfix_str(f"{now.tokens / (time.perf_counter() - started):,.0f} tokens/s")
     seconds = time.perf_counter() - started
+    job.tidy(own)
     every = sum((read_totals(job.path(number)) for number in own), Totals())
     if plan.output.single:
         with told_of_disk(plan.output.path):

@@ -1,6 +1,7 @@
 """What a command will do: the output as it is, the inputs as they are, and what follows; no model is loaded for it."""
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -88,6 +89,8 @@ class Output:
         single = path.suffix in _FILES and not path.is_dir() and options.shard_rows is None
         if not path.parent.is_dir():
             raise DataError(f"{path.parent} is not a folder, so {path.name} cannot be written there.")
+        if not os.access(path if path.is_dir() else path.parent, os.W_OK):
+            raise DataError(f"{path} cannot be written: the folder lets nobody write, or not you.")
         if path.suffix == ".npy" and (not single or options.keep):
             what = "shards" if not single else "kept columns"
             raise DataError(f"{path}: an array has no {what}; name a folder or a Parquet file.")

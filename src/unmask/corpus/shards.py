@@ -61,6 +61,13 @@ class Job:
         """Those of some shards that are not there yet."""
         return [number for number in numbers if not self.path(number).exists()]
 
+    def tidy(self, numbers: Iterable[int]) -> None:
+        """Remove what killed processes left of some shards."""
+        names = {self.path(number).name for number in numbers}
+        for path in self.folder.glob("part-*.partial"):
+            if path.name[: path.name.index(".parquet") + len(".parquet")] in names:
+                path.unlink(missing_ok=True)
+
     def marks_path(self) -> Path:
         """The file that says which rows of the addition are not encoded; only where there are some."""
         return self.folder / f".passed-over-{self.addition}.npy"

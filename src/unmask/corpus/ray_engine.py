@@ -1,0 +1,142 @@
+"""Shards encoded by Ray, on one machine or a cluster: an actor pool that holds the model, the same files as ever.
+
+Ray decides who encodes what and starts anew what died; a shard is there when its rename is, whoever wrote it, so a
+worker that is given a shard twice passes over it.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from unmask.corpus.shards import Job, encode_shards
+from unmask.corpus.table import Totals
+from unmask.encoder import TextEncoder
+from unmask.encoder.fingerprint import same
+from unmask.errors import CorpusError, DataError, MissingExtraError, UnmaskError
+
+_RUNS = 4  # of shards for each worker: each run reads its inputs from their beginning
+
+
+@dataclass(frozen=True, slots=True)
+class RayEngine:
+    """Encodes shards on Ray.
+
+    Args:
+        opening: what each worker gives to `TextEncoder.load`, `name` among it.
+        address: of a cluster; None for one on this machine.
+        workers: how many; None for one a GPU, or one where there is none.
+    """
+
+    opening: Mapping[str, Any] = field(default_factory=dict)
+    address: str | None = None
+    workers: int | None = None
+
+    def __call__(
+        self, encoder: TextEncoder, job: Job, numbers: Sequence[int], advance: Callable[[int], object]
+    ) -> Iterator[Totals]:
+        """As `encode_shards`.
+
+        Raises:
+            UnmaskError: what a worker has raised.
+            CorpusError: Ray itself has failed.
+            MissingExtraError: it is not installed.
+        """
+        ray = _ray()
+        began = not ray.is_initialized()
+        try:
+            if began:
+                ray.init(address=self.address, log_to_driver=False, logging_level=logging.ERROR)
+            for row in self._dataset(ray, encoder, _absolute(job), numbers).iter_rows():
+                totals = Totals(**row)
+                advance(totals.rows)
+                yield totals
+        except UnmaskError:
+            raise
+        except (ray.exceptions.RayError, ConnectionError) as error:
+            raise _ours(error) from error
+        finally:
+            if began:
+                ray.shutdown()
+
+    def _dataset(self, ray: Any, encoder: TextEncoder, job: Job, numbers: Sequence[int]) -> Any:
+        """Runs of shards, encoded as they are read."""
+        found = ray.cluster_resources()
+        gpus, cpus = int(found.get("GPU", 0)), int(found.get("CPU", 1))
+        workers = self.workers or max(1, gpus)
+        runs = _runs(numbers, _RUNS * workers)
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        opening = {
+            **self.opening,
+            "name": _resolved(self.opening["name"]),
+            "adapters": [_resolved(adapter) for adapter in self.opening.get("adapters", ())],
+            "dtype": job.manifest.settings["dtype"],  # as it is here: a worker may have other hardware
+        }
+        return ray.data.from_items([{"shards": run} for run in runs], override_num_blocks=len(runs)).flat_map(
+            _Worker,
+            fn_constructor_kwargs={"opening": opening, "job": job, "fingerprint": encoder.fingerprint()},
+            compute=ray.data.ActorPoolStrategy(size=workers),
+            num_cpus=max(1, cpus // workers),
+            num_gpus=1 if gpus else None,
+        )
+
+
+class _Worker:
+    """One model in a process of its own.
+
+    Args:
+        opening: of the encoder.
+        job: what is encoded.
+        fingerprint: of the encoder of whoever began.
+    """
+
+    def __init__(self, opening: Mapping[str, Any], job: Job, fingerprint: str) -> None:
+        self._encoder, self._job = TextEncoder.load(**opening), job
+        if not same(self._encoder.fingerprint(), fingerprint):
+            raise DataError(f"{opening['name']} is another encoder on this worker ({os.uname().nodename}).")
+
+    def __call__(self, row: dict[str, Any]) -> list[dict[str, int]]:
+        """Encode a run of shards; what was in each that was not there."""
+        missing = self._job.missing([int(number) for number in row["shards"]])
+        found = encode_shards(self._encoder, self._job, missing) if missing else ()
+        return [{"rows": one.rows, "tokens": one.tokens, "cut": one.cut} for one in found]
+
+
+def _ray() -> Any:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+        import ray.data
+    except ImportError as missing:
+        raise MissingExtraError("--engine ray needs the package ray: pip install 'unmask[ray]'") from missing
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    return ray
+
+
+def _resolved(name: str) -> str:
+    return str(Path(name).resolve()) if Path(name).exists() else name
+
+
+def _absolute(job: Job) -> Job:
+    """The same for processes that run elsewhere."""
+    inputs = tuple(replace(one, path=one.path and one.path.resolve()) for one in job.inputs)
+    return replace(job, folder=job.folder.resolve(), inputs=inputs)
+
+
+def _runs(numbers: Sequence[int], most: int) -> list[list[int]]:
+    """Shards in at most so many runs of nearly equal length."""
+    count = min(most, len(numbers))
+    return [list(numbers[len(numbers) * i // count : len(numbers) * (i + 1) // count]) for i in range(count)]
+
+
+def _ours(error: BaseException) -> UnmaskError:
+    """What a worker has raised, out of what Ray makes of it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        inner = getattr(cause, "cause", None) or cause.__cause__
+        if isinstance(inner, UnmaskError):
+            return inner
+        cause = inner if isinstance(inner, BaseException) else None
+    return CorpusError(f"Ray stopped: {str(error).strip().splitlines()[0]}. What was written stays.")
