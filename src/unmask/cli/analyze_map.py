@@ -33,7 +33,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Draw a sample of the rows."""
-    from unmask.analysis.map import lay_out, write_map
+    from unmask.analysis.map import Method, lay_out, write_map
     from unmask.corpus.vectors import open_vectors
 
     given = [name for name in _OF_MODELS if getattr(arguments, name)] + sorted(opening(arguments))
@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> None:
     path, page = Path(arguments.target), Path(arguments.out) / "map.html"
     vectors = open_vectors(path)
     rows = vectors.sample(arguments.rows or 10_000)
-    method = arguments.method or "tsne"
+    method: Method = arguments.method or "tsne"
     points = lay_out(vectors.floats(vectors.take(rows)), method)
     columns = vectors.columns(rows)
     name = {"tsne": "t-SNE", "umap": "UMAP"}[method]

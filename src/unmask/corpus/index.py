@@ -19,9 +19,9 @@ from unmask.files import new_folder, read_json, write_json
 
 FACTS = "unmask-index.json"
 _TABLE = "vectors"
-_PARTITION = 8192  # vectors that lie together; with fewer than two such heaps nothing is won by an index
-_REFINE = 10  # hits for each one wanted that are compared by their true vectors
-_PROBES = 20  # heaps that are looked into, at least
+_PARTITION = 8192  # vectors of a partition; with fewer than two partitions nothing is won by an index
+_NUMBERS = 8  # of a vector that one byte of the index stands for
+_EFFORTS = ((20, 10), (40, 20), (80, 40), (160, 80), (320, 160))  # probes and refine, until recall is as wanted
 _SAMPLE, _NEIGHBOURS = 100, 10  # rows that recall is measured on, and how many of their neighbours count
 _ROWS_AT_ONCE = 8192
 
@@ -35,8 +35,9 @@ class IndexFacts:
         dimension: numbers of a vector.
         encoder: as in the files of vectors.
         fingerprint: as there.
-        partitions: heaps of near vectors; 0 where there are too few for any, and all are compared.
+        partitions: groups of near vectors; 0 where there are too few for any, and all are compared.
         probes: how many of them a search looks into.
+        refine: rows that are compared by their true vectors for each one wanted.
         recall: share of the ten nearest that it finds so, on sample rows.
     """
 
@@ -46,14 +47,15 @@ class IndexFacts:
     fingerprint: str | None
     partitions: int
     probes: int
+    refine: int
     recall: float
 
 
 def build_index(vectors: Vectors, out: Path, *, recall: float = 0.95, progress: bool = False) -> IndexFacts:
     """Copy vectors and what is kept of them into a LanceDB table with an index; the folder appears when it is whole.
 
-    A search looks into as many heaps of near vectors as it takes to find `recall` of the ten nearest on sample rows, by
-    comparison with exact search.
+    A search looks into as many partitions as it takes to find `recall` of the ten nearest of sample rows, by comparison
+    with exact search.
 
     Args:
         vectors: any but bits, which are searched exactly.
@@ -77,15 +79,18 @@ def build_index(vectors: Vectors, out: Path, *, recall: float = 0.95, progress: 
             if partitions:
                 from lancedb.index import IvfPq
 
-                table.create_index(COLUMN, config=IvfPq(distance_type="cosine", num_partitions=partitions))
-            probes, reached = _tuned(table, vectors, max(1, partitions), recall, progress=progress)
+                bytes_each = vectors.dimension // _NUMBERS if vectors.dimension % _NUMBERS == 0 else None
+                index = IvfPq(distance_type="cosine", num_partitions=partitions, num_sub_vectors=bytes_each)
+                table.create_index(COLUMN, config=index)
+            (probes, refine), reached = _tuned(table, vectors, recall, progress=progress)
         facts = IndexFacts(
             rows=vectors.rows,
             dimension=vectors.dimension,
             encoder=vectors.origin.encoder,
             fingerprint=vectors.origin.fingerprint,
             partitions=partitions,
-            probes=probes,
+            probes=min(probes, partitions),
+            refine=refine,
             recall=reached,
         )
         write_json(partial / FACTS, asdict(facts))
@@ -124,21 +129,23 @@ class Index:
         """Like `search_vectors`, and approximate."""
         with _told(self.path, ArtifactError):
             names = [name for name in self._table.schema.names if name != COLUMN]
+            effort = (max(1, self.facts.probes), self.facts.refine)
             return [
                 [
                     Hit(1 - row.pop("_distance"), row)
-                    for row in _lookup(self._table, query, count, self.facts.probes, names).to_pylist()
+                    for row in _lookup(self._table, query, count, effort, names).to_pylist()
                 ]
                 for query in queries
             ]
 
 
-def _lookup(table: Any, query: Floats, count: int, probes: int, columns: list[str]) -> Any:
+def _lookup(table: Any, query: Floats, count: int, effort: tuple[int, int], columns: list[str]) -> Any:
+    probes, refine = effort
     found = table.search(query, vector_column_name=COLUMN).distance_type("cosine").select([*columns, "_distance"])
-    return found.nprobes(probes).refine_factor(_REFINE).limit(count).to_arrow()
+    return found.nprobes(probes).refine_factor(refine).limit(count).to_arrow()
 
 
-def _tuned(table: Any, vectors: Vectors, partitions: int, wanted: float, *, progress: bool) -> tuple[int, float]:
+def _tuned(table: Any, vectors: Vectors, wanted: float, *, progress: bool) -> tuple[tuple[int, int], float]:
     """As many probes as it takes, and the recall with them.
 
     Every sample row is a query. It finds itself, so that is taken off; rows that are as near as the tenth are as good.
@@ -147,14 +154,13 @@ def _tuned(table: Any, vectors: Vectors, partitions: int, wanted: float, *, prog
     queries = vectors.floats(vectors.take(rows))
     neighbours = min(_NEIGHBOURS, vectors.rows - 1)
     cosines, _ = nearest(vectors, queries, neighbours + 1, progress=progress)
-    probes = min(_PROBES, partitions)
-    while True:
-        found = [_lookup(table, query, neighbours + 1, probes, []).column("_distance").to_numpy() for query in queries]
+    for effort in _EFFORTS:
+        found = [_lookup(table, query, neighbours + 1, effort, []).column("_distance").to_numpy() for query in queries]
         near = [np.sum(1 - own >= least - 1e-5) - 1 for own, least in zip(found, cosines[:, -1], strict=True)]
-        reached = float(np.mean(near)) / neighbours if neighbours else 1.0
-        if reached >= wanted or probes >= partitions:
-            return probes, reached
-        probes = min(2 * probes, partitions)
+        reached = float(np.mean(near)) / max(1, neighbours)
+        if reached >= wanted:
+            break
+    return effort, reached
 
 
 def _reader(vectors: Vectors, *, progress: bool) -> Any:

@@ -125,7 +125,8 @@ def _cosines(queries: Floats, block: NDArray[Any]) -> Floats:
     rows = block.astype(np.float32, copy=False)
     lengths: Floats = np.sqrt(np.einsum("nd,nd->n", rows, rows))
     cosines: Floats = queries @ rows.T
-    cosines /= lengths.clip(min=1e-12)
+    with np.errstate(invalid="ignore"):  # what is not finite is looked for by whoever asks
+        cosines /= lengths.clip(min=1e-12)
     return cosines
 
 
