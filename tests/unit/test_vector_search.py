@@ -13,7 +13,7 @@ from unmask.corpus.search import nearest, search_vectors
 from unmask.corpus.vectors import open_vectors
 from unmask.errors import DataError
 
-A, B = "0" * 32, "f" * 32
+A, B = "80" * 16, "c0" * 16  # fingerprints
 
 
 def write(path, numbers, *, first=0, origin=None, group=None, **kept):
@@ -136,7 +136,7 @@ def test_vectors_of_two_encoders_are_refused_by_name(random, tmp_path):
 def test_a_renamed_encoder_is_no_other(random, tmp_path):
     numbers = random.normal(size=(5, 8)).astype(np.float32)
     write(tmp_path / "a.parquet", numbers, origin={"encoder": "one", "fingerprint": A})
-    write(tmp_path / "b.parquet", numbers, origin={"encoder": "renamed", "fingerprint": A[:-1] + "3"})
+    write(tmp_path / "b.parquet", numbers, origin={"encoder": "renamed", "fingerprint": A[:-2] + "82"})
     assert open_vectors(tmp_path).rows == 10
 
 

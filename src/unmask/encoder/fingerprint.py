@@ -1,10 +1,11 @@
 """A short id of what an encoder computes, made from its vectors of texts that stand here; never from names or settings.
 
-Two parts of the vectors, each scaled to length 1, are projected on fixed random directions, and the signs are the bits:
-the mean of all vectors, which shows what all texts have in common, and what each text has beside it. Without that
+Two parts of the vectors, each scaled to length 1, are projected on fixed random directions, and each projection is one
+byte: the mean of all vectors, which shows what all texts have in common, and what each text has beside it. Without that
 division encoders of one decoder would look alike, because its vectors are (a cosine of 0.9 between any two texts).
 
-Rounding turns few bits and another computation many: ids are compared by `same`, never by `==`.
+The distance of two ids is about that of the vectors they were made from. Rounding moves them a little and another
+computation far, so ids are compared by `same`, never by `==`.
 """
 
 import hashlib
@@ -19,8 +20,9 @@ from unmask.encoder.stream import Floats
 from unmask.errors import DataError, EncodingError
 from unmask.settings import EncoderSettings
 
-BITS = 128
-MOST_BITS = 16  # that differ between two ids of the same encoder
+MOST_APART = 0.1  # ids of the same encoder
+_BYTES = 16
+_STEPS = 40  # of a byte in a standard deviation of the projections
 
 # Plain prose without what runtimes disagree about (outer spaces, special tokens, other normal forms), short enough that
 # none is cut. An id is worth nothing once a text here is changed.
@@ -71,24 +73,29 @@ def fingerprint_of(vectors: Floats) -> str:
         )
     exact /= np.linalg.norm(exact, axis=1, keepdims=True).clip(min=1e-12)
     middle = exact.mean(axis=0)
-    sums = _projected(0, middle / max(1e-12, float(np.linalg.norm(middle))))
+    parts = [middle / max(1e-12, float(np.linalg.norm(middle)))]
     beside = exact - middle
-    beside /= max(1e-12, float(np.linalg.norm(beside)))
-    for number, own in enumerate(beside, 1):
-        sums = sums + _projected(number, own)
-    return np.packbits(sums > 0).tobytes().hex()
+    parts += list(beside / max(1e-12, float(np.linalg.norm(beside))))
+    sums = np.sum([_projected(number, part) for number, part in enumerate(parts)], axis=0)
+    return (sums / np.sqrt(2) * _STEPS).round().clip(-128, 127).astype(np.int8).tobytes().hex()
 
 
-def bits_apart(one: str, other: str) -> int:
-    """In how many of their bits two ids differ; some 64 where they have nothing to do with each other.
+def is_fingerprint(said: object) -> bool:
+    """Whether something is an id, as a file or server may say it."""
+    return isinstance(said, str) and len(said) == 2 * _BYTES and not set(said) - set("0123456789abcdef")
+
+
+def apart(one: str, other: str) -> float:
+    """How far two ids are from each other: 0 for equal ones, about 1.4 where they have nothing to do with each other.
 
     Raises:
         DataError: something that is no id.
     """
     for name in (one, other):
-        if len(name) != BITS // 4 or set(name) - set("0123456789abcdef"):
-            raise DataError(f"{name!r} is no fingerprint, which has {BITS // 4} hexadecimal digits.")
-    return (int(one, 16) ^ int(other, 16)).bit_count()
+        if not is_fingerprint(name):
+            raise DataError(f"{name!r} is no fingerprint, which has {2 * _BYTES} hexadecimal digits.")
+    first, second = (np.frombuffer(bytes.fromhex(name), dtype=np.int8).astype(np.float64) for name in (one, other))
+    return float(np.sqrt(((first - second) ** 2).mean()) / _STEPS)
 
 
 def same(one: str, other: str) -> bool:
@@ -97,7 +104,7 @@ def same(one: str, other: str) -> bool:
     Raises:
         DataError: something that is no id.
     """
-    return bits_apart(one, other) <= MOST_BITS
+    return apart(one, other) <= MOST_APART
 
 
 class Encodes(Protocol):
@@ -136,7 +143,8 @@ class Fingerprint:
 
 
 def _projected(number: int, vector: NDArray[np.float64]) -> NDArray[np.float64]:
-    """A vector [width] on the directions of one text, [bits]; these are bytes of SHAKE-128, equal everywhere."""
-    stream = hashlib.shake_128(f"unmask fingerprint {number}".encode()).digest(len(vector) * BITS // 8)
-    signs = np.unpackbits(np.frombuffer(stream, dtype=np.uint8)).reshape(len(vector), BITS)
-    return 2 * (vector @ signs) - vector.sum()
+    """A vector [width] on the directions of one text, [bytes]; their signs are bits of SHAKE-128, equal everywhere."""
+    stream = hashlib.shake_128(f"unmask fingerprint {number}".encode()).digest(len(vector) * _BYTES // 8)
+    signs = np.unpackbits(np.frombuffer(stream, dtype=np.uint8)).reshape(len(vector), _BYTES)
+    projected: NDArray[np.float64] = 2 * (vector @ signs) - vector.sum()
+    return projected
