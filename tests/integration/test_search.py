@@ -147,6 +147,7 @@ def many(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_an_index_finds_what_it_says_it_finds(many, capsys):
     from unmask.corpus.index import Index
     from unmask.corpus.search import nearest

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from unmask.corpus.manifest import KEY
 from unmask.encoder import TextEncoder
-from unmask.encoder.fingerprint import same
+from unmask.encoder.fingerprint import is_fingerprint, same
 from unmask.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,9 @@ class Origin:
         """What the metadata of a Parquet file says."""
         try:
             said = json.loads(metadata.get(KEY, b"{}"))
-            return cls(said.get("encoder") or None, said.get("fingerprint"), said.get("dimension"))
+            known = said.get("fingerprint")
+            fingerprint = known if is_fingerprint(known) else None
+            return cls(said.get("encoder") or None, fingerprint, said.get("dimension"))
         except (ValueError, AttributeError):  # somebody else's key of that name
             return cls()
 
