@@ -3,13 +3,13 @@
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
-import time
 
 import pyarrow.parquet as pq
 import pytest
+
+from unmask.cli.main import main
 
 # One process that has imported everything forks those that are killed, so that they die at work, not while importing.
 # Each is a process of its own that runs the command from its arguments on and opens the encoder anew.
@@ -78,40 +78,46 @@ def files(out):
     return {path.name: path.read_bytes() for path in out.iterdir() if not path.name.startswith(".lock")}
 
 
-@pytest.mark.slow
-def test_twenty_kills_leave_the_output_of_an_uninterrupted_run(small_encoder, texts, tmp_path):
+def kill_and_start(least, longest, arguments):
+    """Kill a command so many times and let it end; how often it was killed before it was through."""
+    given = [str(least), str(random.randrange(10**6)), str(longest), *arguments]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", FORKS, *given], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["code"] == 0, (given, done.stderr)
+    return found["kills"]
+
+
+@pytest.fixture
+def one_thread():
+    """As the processes that are killed."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.slow
+def test_twenty_kills_leave_the_output_of_an_uninterrupted_run(small_encoder, texts, tmp_path, one_thread):
     options = ("--shard-rows", str(SHARD_ROWS))
-    whole = [sys.executable, "-m", "unmask", *command(small_encoder, texts, tmp_path / "whole", *options)]
-    subprocess.run(whole, check=True, env=environment, capture_output=True)
-    seed = random.randrange(10**6)
-    kills, round_number = 0, 0
+    assert main(command(small_encoder, texts, tmp_path / "whole", *options)) == 0
+    kills = rounds = 0
     while kills < 20:  # a run that is through before it was killed often enough is followed by another
-        out = tmp_path / f"killed-{round_number}"
-        arguments = [str(20 - kills), str(seed + round_number), "1.5", *command(small_encoder, texts, out, *options)]
-        done = subprocess.run(
-            [sys.executable, "-c", FORKS, *arguments], capture_output=True, text=True, env=environment
-        )
-        assert done.returncode == 0, done.stderr
-        found = json.loads(done.stdout.splitlines()[-1])
-        assert found["code"] == 0, (seed, done.stderr)
-        kills, round_number = kills + found["kills"], round_number + 1
-        assert files(out) == files(tmp_path / "whole"), seed
+        out, rounds = tmp_path / f"killed-{rounds}", rounds + 1
+        kills += kill_and_start(20 - kills, 1.5, command(small_encoder, texts, out, *options))
+        assert files(out) == files(tmp_path / "whole")
     parts = sorted((tmp_path / "whole").glob("part-*.parquet"))
     ids = [identity for path in parts for identity in pq.read_table(path)["id"].to_pylist()]
     assert ids == [str(n) for n in range(ROWS) if n % 100]
 
 
 @pytest.mark.slow
-def test_one_file_is_whole_or_not_there(small_encoder, texts, tmp_path):
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    code = [sys.executable, "-m", "unmask", *command(small_encoder, texts, tmp_path / "v.parquet")]
-    started = subprocess.Popen(code, env=environment, stderr=subprocess.DEVNULL)
-    while not (tmp_path / "v.parquet.partial" / "manifest.json").exists():
-        time.sleep(0.01)
-    started.send_signal(signal.SIGKILL)
-    started.wait()
-    assert not (tmp_path / "v.parquet").exists()
-    subprocess.run(code, check=True, env=environment, capture_output=True)
-    assert pq.read_table(tmp_path / "v.parquet").num_rows == ROWS - ROWS // 100
-    assert not (tmp_path / "v.parquet.partial").exists()
+def test_one_file_is_whole_or_not_there(small_encoder, texts, tmp_path, one_thread):
+    for name in ("whole", "killed"):
+        arguments = command(small_encoder, texts, tmp_path / f"{name}.parquet")
+        assert kill_and_start(3, 0.5, arguments) if name == "killed" else main(arguments) == 0
+    assert (tmp_path / "killed.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".jsonl", ".jsonl", ".parquet", ".parquet"]

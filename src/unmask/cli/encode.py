@@ -97,15 +97,16 @@ def _part(text: str) -> tuple[int, int]:
 
 def run(arguments: argparse.Namespace) -> None:
     """Look at the inputs before the model is loaded."""
-    from unmask.corpus.encode import carry_out, encode_shards
+    from unmask.corpus.encode import Engine, carry_out
     from unmask.corpus.inputs import kept_stdin
     from unmask.corpus.plan import make_plan
     from unmask.corpus.ray_engine import RayEngine
+    from unmask.corpus.shards import encode_shards
     from unmask.errors import DataError
 
     if arguments.int8 and arguments.engine == "ray":
         raise DataError("--int8 is for the local engine; leave it out with --engine ray.")
-    engine = encode_shards
+    engine: Engine = encode_shards
     if arguments.engine == "ray":
         engine = RayEngine(loading(arguments), arguments.ray_address, arguments.ray_workers)
     out, progress = Path(arguments.out), progress_wanted()
@@ -121,8 +122,10 @@ def run(arguments: argparse.Namespace) -> None:
 def _options(arguments: argparse.Namespace) -> "CorpusOptions":
     from unmask.corpus.plan import CorpusOptions
 
-    same = ("field", "id_field", "quoting", "on_error", "prompt", "prompt_name", "normalize", "precision", "dimensions")
-    same += ("shard_rows", "append", "batch_tokens")
+    same = (
+        *("field", "id_field", "quoting", "on_error", "prompt", "prompt_name", "normalize", "precision", "dimensions"),
+        *("shard_rows", "append", "batch_tokens"),
+    )
     given = {name: getattr(arguments, name) for name in same}
     return CorpusOptions(**given, keep=tuple(arguments.keep), part=arguments.shard)
 

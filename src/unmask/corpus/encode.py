@@ -1,6 +1,5 @@
 """A corpus to vectors: planned, encoded shard by shard, safe to kill and to start again."""
 
-import io
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +12,7 @@ from tqdm import tqdm
 
 from unmask.corpus.inputs import kept_stdin
 from unmask.corpus.join import join
-from unmask.corpus.manifest import NAME, Addition, Manifest, locked, read_manifest, refusal, write_own
+from unmask.corpus.manifest import NAME, Addition, Manifest, locked, own_file, read_manifest, refusal
 from unmask.corpus.plan import CorpusOptions, Plan, make_plan
 from unmask.corpus.shards import Job, encode_shards
 from unmask.corpus.survey import Survey, packed
@@ -173,12 +172,13 @@ def _write(plan: Plan, found: Survey, job: Job) -> None:
     if there is not None and there.text() not in (before and before.text(), job.manifest.text()):
         raise DataError(f"{plan.output.path} was begun by another command meanwhile; start this one again.")
     if found.rejected:
-        write_own(plan.output.rejects(plan.addition), "".join(found.rejects.lines()).encode())
+        with own_file(plan.output.rejects(plan.addition)) as file:
+            file.writelines(line.encode() for line in found.rejects.lines())
     if found.marks is not None:
-        bits = io.BytesIO()
-        np.save(bits, packed(found.marks))
-        write_own(job.marks_path(), bits.getvalue())
-    write_own(job.folder / NAME, job.manifest.text().encode())
+        with own_file(job.marks_path()) as file:
+            np.save(file, packed(found.marks))
+    with own_file(job.folder / NAME) as file:
+        file.write(job.manifest.text().encode())
 
 
 def _encoded(plan: Plan, job: Job, encoder: TextEncoder, engine: Engine, progress: bool) -> Encoded:

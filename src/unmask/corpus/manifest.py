@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from unmask.corpus.survey import Shard
 from unmask.encoder.fingerprint import same
@@ -170,10 +170,11 @@ def owner() -> str:
     return f".{os.uname().nodename}-{os.getpid()}"
 
 
-def write_own(path: Path, content: bytes) -> None:
-    """Write a file whole, where other processes may be writing the same."""
-    with new_file(path, owner()) as partial:
-        partial.write_bytes(content)
+@contextmanager
+def own_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file that appears whole or not at all, where other processes may be writing the same."""
+    with new_file(path, owner()) as partial, partial.open("wb") as file:
+        yield file
 
 
 @contextmanager

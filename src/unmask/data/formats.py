@@ -68,7 +68,8 @@ def open_bytes(path: Path) -> IO[bytes]:
         return path.open("rb")
     with path.open("rb") as file:
         if file.read(2) == _GZIP:
-            return gzip.open(path, "rb")
+            unpacked: Any = gzip.open(path, "rb")  # noqa: SIM115  closed by whoever asked for it
+            return unpacked
     import pyarrow
 
     raw: Any = pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), "zstd")
