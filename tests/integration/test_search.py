@@ -55,11 +55,13 @@ def test_queries_are_encoded_with_the_saved_prompt_by_the_encoder_that_the_file_
     assert len({round(cosine, 5) for cosine in cosines}) == 3
 
 
-@pytest.mark.parametrize("precision", ["float16", "int8", "binary"])
-def test_every_precision_finds_the_same_best_row(place, capsys, precision):
-    assert encode(place, "encoder", f"{precision}.parquet", "--precision", precision) == 0
+@pytest.mark.parametrize(
+    ("precision", "more"), [("float16", []), ("int8", []), ("binary", []), ("binary", ["--dimensions", "60"])]
+)
+def test_every_precision_finds_the_same_best_row(place, tmp_path, capsys, precision, more):
+    assert encode(place, "encoder", tmp_path / "v.parquet", "--precision", precision, *more) == 0
     capsys.readouterr()
-    found = search(capsys, place / f"{precision}.parquet", TEXTS[2], "--prompt", "")
+    found = search(capsys, tmp_path / "v.parquet", TEXTS[2], "--prompt", "")
     assert found["results"][0]["hits"][0]["columns"]["id"] == "k2"
     assert len(found["results"][0]["hits"]) == 4
 
@@ -106,6 +108,14 @@ def test_a_file_without_a_fingerprint_is_searched_with_a_warning(place, tmp_path
     printed = capsys.readouterr()
     assert "does not say which encoder" in printed.err
     assert len(printed.out.splitlines()) == 5
+
+
+def test_a_folder_that_is_not_whole_yet_is_searched_as_far_as_it_is(place, tmp_path, capsys):
+    assert encode(place, "encoder", tmp_path / "shards", "--shard-rows", "2", "--shard", "1/2") == 0
+    assert main(["search", str(tmp_path / "shards"), "finance", "--json"]) == 0
+    printed = capsys.readouterr()
+    assert "is not whole yet: 1 of 2 shards are there" in printed.err
+    assert json.loads(printed.out)["rows"] == 2
 
 
 def test_two_encoders_in_one_folder_are_refused_by_name(place, tmp_path, capsys):
