@@ -1,6 +1,7 @@
 """Tiny real models and tokenizers, built in memory; the pocket decoder; the development data where it is."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,20 @@ def bidirectional():
     from unmask import TextEncoder
 
     return TextEncoder.load("pocket", attention="bidirectional", dtype="float32")
+
+
+@pytest.fixture(scope="module")  # as long as it is open, an event loop runs in this thread
+def browser():
+    """A real one, for the pages that commands write."""
+    found = (shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome"))
+    chromium = next(filter(None, found), None)
+    assert chromium, "no Chromium on this machine: `make test` installs it where it can (apt-get install chromium)"
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield opened
+        opened.close()
 
 
 @pytest.fixture(scope="session")

@@ -54,3 +54,16 @@ def test_a_page_of_nothing_is_refused(tmp_path):
     assert done.returncode == 1
     assert "make bench" in done.stderr
     assert not (tmp_path / "page.md").exists()
+
+
+def test_ways_to_search_are_compared_with_exact_search(tmp_path):
+    ways = ("unmask, float32 .npy", "unmask, int8 Parquet", "unmask, bits in Parquet", "FAISS flat")
+    sizes = ("--rows", 2000, "--width", 32, "--queries", 5, "--rounds", 1)
+    done = run("search.py", *sizes, "--ways", *ways, "--json", tmp_path / "search.json")
+    assert done.returncode == 0, done.stderr[-2000:]
+    (table,) = json.loads((tmp_path / "search.json").read_text())["tables"]
+    recall = {row[0]: float(row[-1]) for row in table["rows"]}
+    assert list(recall) == list(ways)
+    assert recall[ways[0]] == recall[ways[3]] == 1
+    assert 0.9 < recall[ways[1]] <= 1
+    assert 0.2 < recall[ways[2]] < 1

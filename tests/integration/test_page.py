@@ -1,13 +1,10 @@
 """report.html in a real browser: it fits, it sorts, it asks for nothing."""
 
 import json
-import shutil
 
 import pytest
 
 from unmask.cli.main import main
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 @pytest.fixture(scope="module")
@@ -16,17 +13,6 @@ def report(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     assert main(["analyze", "pocket", "--out", str(folder), "--dtype", "float32"]) == 0
     return folder / "report.html"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    assert CHROMIUM, "no Chromium on this machine: `make test` installs it where it can (apt-get install chromium)"
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 @pytest.mark.slow

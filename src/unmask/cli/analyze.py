@@ -1,4 +1,4 @@
-"""`unmask analyze TARGET --out DIR`: the paper's analyses of a run, a decoder or an encoder, and report.html."""
+"""`unmask analyze TARGET --out DIR`: the paper's analyses of a run, a decoder or an encoder; a map of vectors."""
 
 import argparse
 import sys
@@ -6,11 +6,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from unmask.cli import analyze_map
 from unmask.cli.console import add_encoder_options, open_encoder, opening, progress_wanted, show, table
 from unmask.errors import ArtifactError, ConversionError, DataError, RecipeError
 
-HELP = "look inside: states layer by layer, information on future tokens, shape of the vectors; report.html"
 _PARAGRAPHS, _SHORTEST = 400, 200
+HELP = "look inside: layers, information on future tokens, shape of the vectors (report.html); a map of vectors"
 EXAMPLE = "analyze runs/pocket-wiki --out runs/pocket-wiki/analysis --checkpoints 'STS-B dev'"
 
 
@@ -19,9 +20,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "target",
         metavar="TARGET",
-        help="a run folder (all its rungs), a decoder (as it is, and bidirectional), or an encoder",
+        help="a run folder (all its rungs), a decoder (as it is, and bidirectional), or an encoder; with --map vectors",
     )
-    parser.add_argument("--out", required=True, metavar="DIR", help="for report.html and analysis.json")
+    parser.add_argument("--out", required=True, metavar="DIR", help="for report.html and analysis.json, or map.html")
+    analyze_map.add_options(parser)
     parser.add_argument("--text", metavar="FILE", help="compare states on this text (default: a paragraph of our own)")
     parser.add_argument(
         "--triples", metavar="FILE", help="jsonl with prefix, query, positive, negative (default: 35 of our own)"
@@ -44,14 +46,22 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Read the texts, then open model after model."""
+    """Read the texts, then open model after model; or draw vectors."""
+    if Path(arguments.out).exists() and not Path(arguments.out).is_dir():
+        raise ArtifactError(f"{arguments.out} is a file; --out takes a folder.")
+    if arguments.map:
+        return analyze_map.run(arguments)
+    if arguments.method or arguments.rows:
+        raise RecipeError("--method and --rows say how a map of vectors is drawn; they need --map.")
+    return _analyse_models(arguments)
+
+
+def _analyse_models(arguments: argparse.Namespace) -> None:
     from unmask.analysis.future_tokens import read_triples
     from unmask.analysis.report import TEXT, analyse, write_report
     from unmask.cli.console import quiet_transformers
 
     out = Path(arguments.out)
-    if out.exists() and not out.is_dir():
-        raise ArtifactError(f"{out} is a file; --out takes a folder.")
     triples = read_triples(Path(arguments.triples) if arguments.triples else None)
     text = _text(Path(arguments.text)) if arguments.text else TEXT
     pairs = _pairs(arguments.pairs) or [(triple.query, triple.positive) for triple in triples]
