@@ -19,11 +19,13 @@ if TYPE_CHECKING:
         ConversionError,
         DataError,
         EncodingError,
+        ExportError,
         RecipeError,
         TrainingError,
         UnmaskError,
     )
     from unmask.evaluation.tasks import Measure, Task, register_task
+    from unmask.export.exporting import export_encoder
     from unmask.objectives.losses import LossOutput
     from unmask.pooling import Pooling, register_pooling
     from unmask.runs.evaluate import evaluate
@@ -43,6 +45,7 @@ _HOMES = {
     "DataError": "unmask.errors",
     "EncoderSettings": "unmask.settings",
     "EncodingError": "unmask.errors",
+    "ExportError": "unmask.errors",
     "Family": "unmask.backbone.families",
     "LossOutput": "unmask.objectives.losses",
     "LossSettings": "unmask.training.losses",
@@ -59,6 +62,7 @@ _HOMES = {
     "convert": "unmask.backbone.truth.convert",
     "encode_files": "unmask.corpus.encode",
     "evaluate": "unmask.runs.evaluate",
+    "export_encoder": "unmask.export.exporting",
     "load_recipe": "unmask.runs.recipe",
     "register_family": "unmask.backbone.families",
     "register_loss": "unmask.training.losses",
@@ -74,6 +78,7 @@ __all__ = [
     "DataError",
     "EncoderSettings",
     "EncodingError",
+    "ExportError",
     "Family",
     "LossOutput",
     "LossSettings",
@@ -90,6 +95,7 @@ __all__ = [
     "convert",
     "encode_files",
     "evaluate",
+    "export_encoder",
     "load_recipe",
     "register_family",
     "register_loss",

@@ -7,9 +7,10 @@ UnmaskError
 ├── ArtifactError     a model or encoder folder that cannot be read or written (also a ValueError)
 ├── EncodingError     vectors that are not finite (also a ValueError)
 ├── MissingExtraError an optional package is not installed (also an ImportError)
+├── ExportError       an exported folder gives other vectors (also a RuntimeError)
 └── TrainingError     a run that had to stop (also a RuntimeError)
 
-The command line turns a TrainingError into exit code 1 and all others into exit code 2.
+The command line turns an ExportError and a TrainingError into exit code 1 and all others into exit code 2.
 """
 
 
@@ -39,6 +40,10 @@ class EncodingError(UnmaskError, ValueError):
 
 class MissingExtraError(UnmaskError, ImportError):
     """An optional dependency is not there; says how to install it."""
+
+
+class ExportError(UnmaskError, RuntimeError):
+    """What was written for another runtime gives other vectors than the encoder; names the text and the cosine."""
 
 
 class TrainingError(UnmaskError, RuntimeError):

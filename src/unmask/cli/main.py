@@ -11,9 +11,22 @@ from importlib import import_module
 
 from unmask import __version__
 from unmask.cli.console import LazyParser, add_command, process_number
-from unmask.errors import TrainingError, UnmaskError
+from unmask.errors import ExportError, TrainingError, UnmaskError
 
-COMMANDS = ("demo", "convert", "verify", "train", "recipes", "mine", "encode", "eval", "tag", "analyze", "report")
+COMMANDS = (
+    "demo",
+    "convert",
+    "verify",
+    "train",
+    "recipes",
+    "mine",
+    "encode",
+    "eval",
+    "tag",
+    "analyze",
+    "report",
+    "export",
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -80,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         number = process_number()
         print(f"unmask{f' (process {number})' if number else ''}: {error}", file=sys.stderr)
-        return 1 if isinstance(error, TrainingError) else 2
+        return 1 if isinstance(error, ExportError | TrainingError) else 2
     except KeyboardInterrupt:
         resumes = " The same command resumes from the last checkpoint." if arguments.command == "train" else ""
         print(f"unmask: stopped.{resumes}", file=sys.stderr)

@@ -10,6 +10,7 @@ import torch
 from tqdm import tqdm
 from typing_extensions import Unpack
 
+from unmask.backbone.devices import weights_in
 from unmask.backbone.fast.contract import Availability
 from unmask.backbone.truth.convert import compatibility_gaps
 from unmask.backbone.truth.opening import AttentionSpec
@@ -58,6 +59,7 @@ class TextEncoder:
         runner: model, pooling and fast paths.
         lineage: where the weights came from, as saved.
         quantized: the weights are in eight bits (`to_int8`) and cannot be saved.
+        stored: dtype of the weights in the folder, where they run in another; they are saved in it.
     """
 
     def __init__(
@@ -76,7 +78,7 @@ class TextEncoder:
         self.quantized = False
         self._base: str | None = None
         self._adapter: Any | None = None
-        self._stored: torch.dtype | None = None  # of the weights in the folder, where they run in another
+        self.stored: torch.dtype | None = None
 
     @classmethod
     def load(
@@ -140,7 +142,7 @@ class TextEncoder:
         if settings.pooling == opened.settings.pooling:  # another one than was saved begins anew
             encoder.runner.load_pooling(opened.folder / POOLING_WEIGHTS)
         encoder.lineage = opened.lineage
-        encoder._base, encoder._adapter, encoder._stored = opened.base, opened.adapter, opened.stored
+        encoder._base, encoder._adapter, encoder.stored = opened.base, opened.adapter, opened.stored
         return encoder
 
     @property
@@ -330,8 +332,8 @@ class TextEncoder:
         with causal_decoder(self.model, self._base, self._adapter) as causal_lm, spellings_as_tokens(self.tokenizer):
             yield causal_lm
 
-    def save(self, folder: str | Path) -> None:
-        """Write an encoder folder that sentence-transformers opens without this package.
+    def save(self, folder: str | Path, *, weights: bool = True) -> None:
+        """Write an encoder folder that sentence-transformers opens without this package; or all of it but its weights.
 
         Raises:
             ArtifactError: the folder exists already and is not empty; unmerged adapters; eight bits.
@@ -342,9 +344,6 @@ class TextEncoder:
             raise ArtifactError("This encoder keeps its adapters apart; open it with merge=True to save it.")
         lineage = ({"base": self._base} if self._base else {}) | self.lineage
         gaps = compatibility_gaps(self.model)
-        running = self.model.dtype
-        try:
-            self.model.to(self._stored or running)
-            write_encoder(Path(folder), self.model, self.reader, lineage, pooling=self.module.pooling, gaps=gaps)
-        finally:
-            self.model.to(running)
+        place, pooling = Path(folder), self.module.pooling
+        with weights_in(self.model, self.stored or self.model.dtype):
+            write_encoder(place, self.model, self.reader, lineage, pooling=pooling, gaps=gaps, weights=weights)
