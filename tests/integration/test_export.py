@@ -64,7 +64,8 @@ def test_a_folder_of_a_graph_has_no_weights_that_are_read_as_causal(onnx_folder,
     assert (
         onnx_folder / "WordWeights" / "model.safetensors"
     ).is_file()  # sentence-transformers pools the states itself
-    assert main(["encode", str(onnx_folder), "none.txt", "--out", "none.parquet"]) == 2
+    assert main(["verify", str(onnx_folder)]) == 2
+    assert "holds no .safetensors weights" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(find_spec("optimum") is None, reason="sentence-transformers opens graphs through optimum")

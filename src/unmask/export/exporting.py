@@ -13,8 +13,9 @@ from unmask.encoder import Floats, TextEncoder
 from unmask.encoder.opening import reader_for
 from unmask.encoder.runner import Runner
 from unmask.errors import ArtifactError, ExportError
+from unmask.export.eight_bits import write_int8
 from unmask.export.fitness import pools_prompt, pools_special_tokens, require_served
-from unmask.export.graph import require_writers, write_int8, write_onnx, write_openvino
+from unmask.export.graph import require_writers, write_onnx, write_openvino
 from unmask.export.reading import read_back, reader_of
 from unmask.export.samples import Sample, cosines, pools_prompts, samples_for, vectors_of
 from unmask.export.targets import TARGETS, Target

@@ -143,15 +143,6 @@ def write_onnx(encoder: TextEncoder, path: Path) -> None:
     program.save(str(path), external_data=_bytes(encoder.model) > _IN_ONE_FILE)
 
 
-def write_int8(source: Path, path: Path) -> None:
-    """The same graph with products of bytes: weights by ONNX Runtime's dynamic quantisation, a scale a column."""
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    path.parent.mkdir(parents=True)
-    large = any(file != source for file in source.parent.glob(f"{source.name}*"))
-    quantize_dynamic(source, path, per_channel=True, weight_type=QuantType.QInt8, use_external_data_format=large)
-
-
 def write_openvino(source: Path, path: Path) -> None:
     """The same graph as OpenVINO's pair of files, in float32."""
     import openvino

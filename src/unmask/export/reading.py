@@ -57,12 +57,13 @@ def _with_sentence_transformers(folder: Path, samples: Sequence[Sample]) -> dict
     model = SentenceTransformer(str(folder), device="cpu", model_kwargs={"dtype": "float32"}, local_files_only=True)
     found = {}
     for name, rows in (("one by one", 1), ("in padded batches", _ROWS)):
-        vectors = np.empty((len(samples), model.get_sentence_embedding_dimension()), dtype=np.float32)
+        vectors: dict[int, Floats] = {}
         for prompt in dict.fromkeys(sample.prompt for sample in samples):
             numbers = [number for number, sample in enumerate(samples) if sample.prompt == prompt]
             texts = [samples[number].text for number in numbers]
-            vectors[numbers] = model.encode(texts, prompt=prompt, batch_size=rows, show_progress_bar=False)
-        found[name] = vectors
+            given = model.encode(texts, prompt=prompt, batch_size=rows, show_progress_bar=False)
+            vectors |= zip(numbers, given, strict=True)
+        found[name] = np.stack([vectors[number] for number in range(len(samples))])
     return found
 
 
