@@ -70,7 +70,7 @@ def export_encoder(
         encoder: any; its weights are as they were when this returns.
         folder: new; it appears only if the vectors are right.
         runtime: sentence-transformers, transformers, vllm, tei, llama.cpp, onnx or openvino.
-        precision: of the graph for onnx; int8 is written only if no vector depends on its batch.
+        precision: of the graph for onnx; int8 is written only if no vector depends on the texts beside it.
         pool_special_tokens: pool BOS and EOS where the runtime cannot leave them out.
         pool_prompts: pool prompts where the runtime cannot leave them out.
         gpu: the runtime has a CUDA GPU, on which some serve more families.
@@ -198,8 +198,7 @@ def _compare(
         if 1 - moved.min() > _MOST_BY_BATCH:
             raise ExportError(
                 f"In eight bits a vector depends on the texts beside it: {samples[int(moved.argmin())]} alone and "
-                f"among others is at cosine {moved.min():.4f}, because {target.title} scales whole batches. Nothing "
-                "was written; export with --precision fp32, or use `unmask encode --int8`, which scales every token."
+                f"among others is at cosine {moved.min():.4f}. Nothing was written; export with --precision fp32."
             )
     elif smallest < LEAST:
         low = int((near[how] < LEAST).sum())
