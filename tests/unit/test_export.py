@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from unmask import ArtifactError, ExportError, TextEncoder, convert, export_encoder
-from unmask.backbone.opened import plain_model
+from unmask.backbone.opened import plain_model, plain_tokenizer
+from unmask.backbone.written_tokenizer import hold_to_itself
 from unmask.export.graph import EncoderGraph
 from unmask.export.samples import cosines
 from unmask.export.targets import TARGETS
@@ -191,3 +192,32 @@ def test_the_graph_is_the_encoder_padded_on_either_side(encoder_of, family, pool
 def test_cosines_of_nothing_and_of_no_number_are_none_at_all():
     a = np.array([[1.0, 0.0], [0.0, 0.0], [np.nan, 1.0]], dtype=np.float32)
     assert cosines(a, np.ones_like(a)).tolist() == pytest.approx([0.5**0.5, 0, 0])
+
+
+def edit(folder, name, **keys):
+    path = folder / name
+    path.write_text(json.dumps(json.loads(path.read_text()) | keys))
+
+
+def test_a_saved_tokenizers_flags_say_what_it_adds(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    edit(tmp_path, "tokenizer_config.json", add_bos_token=False, add_eos_token=True)
+    hold_to_itself(tmp_path, tokenizer)
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    assert config["add_bos_token"] is True
+    assert config["add_eos_token"] is False
+
+
+def test_a_class_that_builds_its_tokenizer_anew_gives_way_to_the_general_one(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    edit(tmp_path, "tokenizer_config.json", tokenizer_class="Qwen2Tokenizer")
+    assert plain_tokenizer(tmp_path)("1234")["input_ids"] != tokenizer("1234")["input_ids"]
+    hold_to_itself(tmp_path, tokenizer)
+    assert plain_tokenizer(tmp_path)("1234")["input_ids"] == tokenizer("1234")["input_ids"]
+
+
+def test_files_that_read_a_text_otherwise_are_refused(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    edit(tmp_path, "tokenizer.json", post_processor=None)
+    with pytest.raises(ArtifactError, match="reads 'word' otherwise once it is saved and opened again"):
+        hold_to_itself(tmp_path, tokenizer)
