@@ -61,7 +61,7 @@ def _prepared(shape: str, scratch: str, arguments: argparse.Namespace) -> dict[s
     job["max_length"] = encoder.settings.max_length
     writers: dict[str, Line] = {}
     if arguments.exports:
-        writers["export"] = (arguments.exports, "exported.write", job)
+        writers["export"] = (sys.executable, "exported.write", job)
     if arguments.llama_cpp:
         writers["GGUF"] = (sys.executable, "llama-cpp.write", job)
     race(writers, 1)

@@ -1,4 +1,6 @@
-"""ONNX Runtime and OpenVINO, on an export of our own: exporters at hand make a causal model of an encoder."""
+"""ONNX Runtime and OpenVINO, on the graph that `unmask export` writes: exporters at hand make a causal model of it."""
+
+from pathlib import Path
 
 import numpy as np
 
@@ -6,41 +8,14 @@ from .timing import reader, timed_encoding
 
 
 def write(job):
-    """`model.onnx` and `int8.onnx`: ids and mask in, states and their mean out, any number and length of texts."""
-    import torch
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-    from transformers import AutoModel
+    """`float32/model.onnx` and `int8/model.onnx`: ids and mask in, states and vectors out."""
+    from unmask import TextEncoder
+    from unmask.export.eight_bits import write_int8
+    from unmask.export.graph import write_onnx
 
-    class Encoder(torch.nn.Module):
-        def __init__(self, model):
-            super().__init__()
-            self.model = model
-
-        def forward(self, input_ids, attention_mask):
-            length = input_ids.shape[1]
-            seen = attention_mask[:, None, None, :].float().expand(-1, 1, length, -1)
-            positions = torch.arange(length)[None]
-            # finite: -inf is not a number in eight bits, and a mask that is given whole keeps the causal one away
-            mask = (1 - seen) * -3e4
-            states = self.model(input_ids=input_ids, attention_mask=mask, position_ids=positions, use_cache=False)[0]
-            kept = attention_mask[..., None].float()
-            return states, (states * kept).sum(1) / kept.sum(1)
-
-    model = Encoder(AutoModel.from_pretrained(job["model"], dtype=torch.float32)).eval()
-    sizes = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
-    ids, mask = (torch.ones(2, 7, dtype=torch.long) for _ in range(2))
-    with torch.no_grad():
-        program = torch.onnx.export(
-            model,
-            (ids, mask),
-            dynamo=True,
-            dynamic_shapes=(sizes, sizes),
-            input_names=["input_ids", "attention_mask"],
-            output_names=["last_hidden_state", "sentence_embedding"],
-        )
-    whole, small = (f"{job['scratch']}/{name}.onnx" for name in ("model", "int8"))
-    program.save(whole, external_data=True)
-    quantize_dynamic(whole, small, per_channel=True, weight_type=QuantType.QInt8, use_external_data_format=True)
+    whole, small = (Path(job["scratch"], name, "model.onnx") for name in ("float32", "int8"))
+    write_onnx(TextEncoder.load(job["model"], dtype="float32", device="cpu", fast=False), whole)
+    write_int8(whole, small)
     return {}
 
 
@@ -50,8 +25,7 @@ def onnxruntime(job):
 
     options = SessionOptions()
     options.intra_op_num_threads = job["threads"]
-    name = {"float32": "model", "int8": "int8"}[job["dtype"]]
-    session = InferenceSession(f"{job['scratch']}/{name}.onnx", options)
+    session = InferenceSession(f"{job['scratch']}/{job['dtype']}/model.onnx", options)
     return _timed(job, lambda batch: session.run(["sentence_embedding"], batch)[0])
 
 
@@ -61,7 +35,7 @@ def openvino(job):
 
     hint = {"bfloat16": "bf16", "float32": "f32"}[job["dtype"]]
     options = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": job["threads"]}
-    model = ov.compile_model(f"{job['scratch']}/model.onnx", "CPU", options)
+    model = ov.compile_model(f"{job['scratch']}/float32/model.onnx", "CPU", options)
     if model.get_property("INFERENCE_PRECISION_HINT").to_string() != hint:
         raise SystemExit(f"OpenVINO has no {job['dtype']} on this CPU")
     return _timed(job, lambda batch: model(batch)["sentence_embedding"])

@@ -22,12 +22,14 @@ if TYPE_CHECKING:
         CorpusError,
         DataError,
         EncodingError,
+        ExportError,
         RecipeError,
         ServerError,
         TrainingError,
         UnmaskError,
     )
     from unmask.evaluation.tasks import Measure, Task, register_task
+    from unmask.export.exporting import export_encoder
     from unmask.objectives.losses import LossOutput
     from unmask.pooling import Pooling, register_pooling
     from unmask.runs.evaluate import evaluate
@@ -50,6 +52,7 @@ _HOMES = {
     "EncoderSettings": "unmask.settings",
     "EncoderVectorizer": "unmask.encoder.vectorizer",
     "EncodingError": "unmask.errors",
+    "ExportError": "unmask.errors",
     "Family": "unmask.backbone.families",
     "LossOutput": "unmask.objectives.losses",
     "LossSettings": "unmask.training.losses",
@@ -67,6 +70,7 @@ _HOMES = {
     "convert": "unmask.backbone.truth.convert",
     "encode_files": "unmask.corpus.encode",
     "evaluate": "unmask.runs.evaluate",
+    "export_encoder": "unmask.export.exporting",
     "load_recipe": "unmask.runs.recipe",
     "register_family": "unmask.backbone.families",
     "register_loss": "unmask.training.losses",
@@ -85,6 +89,7 @@ __all__ = [
     "EncoderSettings",
     "EncoderVectorizer",
     "EncodingError",
+    "ExportError",
     "Family",
     "LossOutput",
     "LossSettings",
@@ -102,6 +107,7 @@ __all__ = [
     "convert",
     "encode_files",
     "evaluate",
+    "export_encoder",
     "load_recipe",
     "register_family",
     "register_loss",

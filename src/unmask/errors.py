@@ -10,9 +10,10 @@ UnmaskError
 ├── CorpusError       encoding a corpus had to stop (also a RuntimeError)
 ├── ServerError       an address that is no embeddings server, or answers late or half (also a ConnectionError)
 ├── MissingExtraError an optional package is not installed (also an ImportError)
+├── ExportError       an exported folder gives other vectors (also a RuntimeError)
 └── TrainingError     a run that had to stop (also a RuntimeError)
 
-The command line turns a TrainingError and a CorpusError into exit code 1 and all others into exit code 2.
+The command line turns a CorpusError, an ExportError and a TrainingError into exit code 1, all others into exit code 2.
 """
 
 
@@ -73,6 +74,10 @@ class MissingExtraError(UnmaskError, ImportError):
 
 class CorpusError(UnmaskError, RuntimeError):
     """Encoding a corpus had to stop, for example on a full disk; what was written stays, and the command goes on."""
+
+
+class ExportError(UnmaskError, RuntimeError):
+    """What was written for another runtime gives other vectors than the encoder; names the text and the cosine."""
 
 
 class TrainingError(UnmaskError, RuntimeError):

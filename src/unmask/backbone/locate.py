@@ -235,6 +235,15 @@ def _fetched(name: str, *more: str) -> Path:
         raise ArtifactError(f"{name}: not found as a folder or on the hub ({first_line(error)})") from error
 
 
+def sentencepiece_file(name: str) -> Path | None:
+    """The tokenizer.model of a model folder or of a hub id whose files are here; None if there is none."""
+    try:
+        file = layout_folder(name) / "tokenizer.model"
+    except ArtifactError:
+        return None
+    return file if file.is_file() and is_sentencepiece(file) else None
+
+
 def revision(name: str) -> str | None:
     """The hub commit that a hub id stands for now; None for folders."""
     from transformers import AutoConfig

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from unmask.backbone.families import facts
+from unmask.backbone.written_tokenizer import hold_to_itself
 from unmask.files import new_folder, read_json, write_json, write_text
 from unmask.pooling import POOLINGS
 from unmask.settings import EncoderSettings
@@ -42,6 +43,7 @@ def write_encoder(
     pooling: nn.Module | None = None,
     gaps: Sequence[str] = (),
     fingerprint: str | None = None,
+    weights: bool = True,
 ) -> None:
     """Write model, tokenizer and layout files into a new folder, and say what other runtimes will do differently.
 
@@ -53,19 +55,28 @@ def write_encoder(
         pooling: whose weights are saved too, if it has any.
         gaps: differences between runtimes that are known already, in words.
         fingerprint: of the encoder; a record, since somebody may change the weights later.
+        weights: False leaves the model's weights out.
+
+    Raises:
+        ArtifactError: the folder is not new; a tokenizer that reads texts otherwise once it is saved.
     """
     tokenizer, settings = reader.tokenizer, reader.settings
     gaps = [*gaps, *interop_gaps(tokenizer, settings)]
     for gap in gaps:
         logger.warning(gap)
     with new_folder(folder) as partial:
-        model.save_pretrained(partial, safe_serialization=True)
+        if weights:
+            model.save_pretrained(partial, safe_serialization=True)
+        else:
+            model.config.architectures = [type(model).__name__]
+            model.config.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
         _complete_config(partial / "config.json")
+        hold_to_itself(partial, tokenizer)
         width = int(model.config.get_text_config().hidden_size)
         _write_layout(partial, tokenizer, settings, width)
-        if pooling is not None and (weights := pooling.state_dict()):
-            save_file({name: value.contiguous() for name, value in weights.items()}, partial / POOLING_WEIGHTS)
+        if pooling is not None and (learned := pooling.state_dict()):
+            save_file({name: value.contiguous() for name, value in learned.items()}, partial / POOLING_WEIGHTS)
         own: dict[str, Any] = {"settings": settings.model_dump(), "lineage": lineage or {}}
         if fingerprint is not None:
             own["fingerprint"] = fingerprint
@@ -103,6 +114,9 @@ def _complete_config(path: Path) -> None:
         config.setdefault("rope_theta", rope.get("rope_theta"))
         scaling = {k: v for k, v in rope.items() if k != "rope_theta"}
         config.setdefault("rope_scaling", None if rope["rope_type"] == "default" else scaling)
+    elif isinstance(rope, dict) and "full_attention" in rope:  # one set a kind of layer (Gemma 3)
+        config.setdefault("rope_theta", rope["full_attention"].get("rope_theta"))
+        config.setdefault("rope_local_base_freq", rope.get("sliding_attention", {}).get("rope_theta"))
     if config.get("is_causal") is False and facts(str(config.get("model_type"))).flag_elsewhere:
         config["use_bidirectional_attention"] = True
     write_json(path, config)

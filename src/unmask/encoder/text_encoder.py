@@ -59,6 +59,7 @@ class TextEncoder:
         runner: model, pooling and fast paths.
         lineage: where the weights came from, as saved.
         quantized: the weights are in eight bits (`to_int8`) and cannot be saved.
+        stored: dtype of the weights in the folder, where they run in another; they are saved in it.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class TextEncoder:
         self._fingerprint = Fingerprint()
         self._base: str | None = None
         self._adapter: Any | None = None
-        self._stored: torch.dtype | None = None  # of the weights in the folder, where they run in another
+        self.stored: torch.dtype | None = None
 
     @classmethod
     def load(
@@ -138,7 +139,7 @@ class TextEncoder:
         if settings.pooling == opened.settings.pooling:  # another one than was saved begins anew
             encoder.runner.load_pooling(opened.folder / POOLING_WEIGHTS)
         encoder.lineage = opened.lineage
-        encoder._base, encoder._adapter, encoder._stored = opened.base, opened.adapter, opened.stored
+        encoder._base, encoder._adapter, encoder.stored = opened.base, opened.adapter, opened.stored
         return encoder
 
     @property
@@ -330,8 +331,8 @@ class TextEncoder:
         with causal_decoder(self.model, self._base, self._adapter) as causal_lm, spellings_as_tokens(self.tokenizer):
             yield causal_lm
 
-    def save(self, folder: str | Path) -> None:
-        """Write an encoder folder that sentence-transformers opens without this package.
+    def save(self, folder: str | Path, *, weights: bool = True) -> None:
+        """Write an encoder folder that sentence-transformers opens without this package; or all of it but its weights.
 
         Raises:
             ArtifactError: the folder exists already and is not empty; unmerged adapters; eight bits.
@@ -342,6 +343,6 @@ class TextEncoder:
             raise ArtifactError("This encoder keeps its adapters apart; open it with merge=True to save it.")
         lineage = ({"base": self._base} if self._base else {}) | self.lineage
         more: dict[str, Any] = {"pooling": self.module.pooling, "gaps": compatibility_gaps(self.model)}
-        more["fingerprint"] = self._fingerprint.recorded(self)
-        with weights_in(self.model, self._stored or self.model.dtype):
+        more |= {"weights": weights, "fingerprint": self._fingerprint.recorded(self)}
+        with weights_in(self.model, self.stored or self.model.dtype):
             write_encoder(Path(folder), self.model, self.reader, lineage, **more)
