@@ -57,12 +57,15 @@ def test_two_workers_of_which_one_is_killed_write_what_the_local_engine_writes(c
         command(out, "--engine", "ray", "--ray-workers", "2"), env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
     )
     killed = None
-    while started.poll() is None and killed is None:
-        time.sleep(0.1)
-        if len(shards(out)) >= 4 and len(found := workers(started)) == 2:
-            killed = found[0].pid
-            os.kill(killed, signal.SIGKILL)
-    error = started.communicate()[1]
+    try:
+        while started.poll() is None and killed is None:
+            time.sleep(0.1)
+            if len(shards(out)) >= 4 and len(found := workers(started)) == 2:
+                killed = found[0].pid
+                os.kill(killed, signal.SIGKILL)
+        error = started.communicate()[1]
+    finally:
+        started.kill()  # Ray ends with its driver
     assert killed is not None, error
     assert started.returncode == 0, error
     assert shards(out) == whole
