@@ -64,7 +64,7 @@ def as_low_rank(base: nn.Module, trained: nn.Module, rank: int, alike: float = 0
     for name in whole:
         kept = wrapper.get_base_model().get_submodule(name).modules_to_save["default"]
         kept.load_state_dict(trained.get_submodule(name).state_dict())
-    lost, total = (sum(found[index] for found in factors.values()) for index in (1, 2))
+    lost, total = sum(one[1] for one in factors.values()), sum(one[2] for one in factors.values())
     return LowRank(wrapper, 1 - lost / total, len(matrices))
 
 
@@ -92,8 +92,7 @@ def shapes(model: nn.Module) -> dict[str, torch.Size]:
 
 def _factors(base: nn.Module, trained: nn.Module, name: str, rank: int) -> tuple[Matrices, float, float]:
     """Down (rank, in) and up (out, rank) of one weight's difference; the squared norm lost, and the whole one."""
-    pair = (model.get_submodule(name).weight.detach().double() for model in (base, trained))
-    before, after = pair
+    before, after = (model.get_parameter(f"{name}.weight").detach().double() for model in (base, trained))
     left, values, right = torch.linalg.svd(after - before, full_matrices=False)
     root = values[:rank].sqrt()
     factors = (root[:, None] * right[:rank]).float(), (left[:, :rank] * root).float()

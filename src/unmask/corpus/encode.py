@@ -21,7 +21,6 @@ from unmask.encoder import TextEncoder
 from unmask.encoder.stream import EncodeOptions, StreamOptions, with_saved_prompt
 from unmask.errors import DataError
 
-_DOCUMENTS = ("document", "passage", "corpus")  # saved prompts that a corpus is encoded with
 Engine = Callable[[TextEncoder, Job, list[int], Callable[[int], object]], Iterator[Totals]]
 
 
@@ -131,7 +130,7 @@ def _manifest(plan: Plan, encoder: TextEncoder, name: str) -> Manifest:
         raise DataError(f"--dimensions {options.dimensions}: the vectors of this encoder have {encoder.dimension}.")
     asked: EncodeOptions = {"prompt": options.prompt, "prompt_name": options.prompt_name}
     asked["normalize"] = options.normalize
-    stream = StreamOptions.of(encoder.reader, with_saved_prompt(encoder.settings, _DOCUMENTS, asked))
+    stream = StreamOptions.of(encoder.reader, with_saved_prompt(encoder.settings, "document", asked))
     settings = {
         **options.read_settings(),
         "prompt": stream.prompt,
