@@ -6,6 +6,7 @@ python benchmarks/report.py bench-results --out docs/benchmarks.md
 
 import argparse
 import json
+import os
 import platform
 import shlex
 import sys
@@ -26,8 +27,8 @@ class Report:
         """Measure the machine, say it; `path` is that of the JSON file, if there is to be one."""
         self.machine = machine()
         self._path = path
-        command = ["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]
-        self._found = {"command": shlex.join(command), "date": time.strftime("%Y-%m-%d"), "machine": self.machine}
+        command = _portable(shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]))
+        self._found = {"command": command, "date": time.strftime("%Y-%m-%d"), "machine": self.machine}
         self._tables: list[dict[str, Any]] = []
         print(machine_line(self.machine))
 
@@ -49,6 +50,12 @@ class Report:
         widths = [max(len(head), 9) for head in self._tables[-1]["heads"][1:]]
         rest = " ".join(f"{cell:>{width}}" for cell, width in zip(cells[1:], widths, strict=True))
         print(f"{cells[0]:<32} {rest}", flush=True)
+
+
+def _portable(command: str) -> str:
+    """Without the folder where this machine keeps the data."""
+    data = os.environ.get("UNMASK_DATA")
+    return command.replace(data, "$UNMASK_DATA") if data else command
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

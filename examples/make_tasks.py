@@ -1,9 +1,10 @@
-"""Two more tasks out of public data: pair classification from NLI triples, reranking from Wikipedia's leads.
+"""Two more tasks out of public data, pair classification from NLI triples and reranking from Wikipedia's leads.
 
 python examples/make_tasks.py --data $UNMASK_DATA --out $UNMASK_TASKS
 
 nli_pairs.jsonl: 1 for a sentence and what follows from it, 0 for the same sentence and what contradicts it.
 wiki_candidates.jsonl: an article's title, its lead, and the leads of nine other articles.
+leads_train.jsonl: titles and leads of the articles that no candidate comes from, to train on.
 """
 
 import argparse
@@ -29,26 +30,38 @@ def nli_pairs(data: Path) -> Iterator[dict[str, Any]]:
             yield {"sentence1": triple["anchor"], "sentence2": triple[key], "label": label}
 
 
+def groups_of_leads(leads: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """An article and nine others, for every query."""
+    generator = random.Random(0)
+    leads = [row for row in leads if len(row["pos"]) > 200]
+    for row in generator.sample(leads, QUERIES):
+        yield row, generator.sample([lead for lead in leads if lead is not row], OTHERS)
+
+
 def wiki_candidates(data: Path) -> Iterator[dict[str, Any]]:
     """Titles with their own lead and others; titles are taken out of all leads, or they would give them away."""
-    generator = random.Random(0)
-    leads = [row for row in rows(data / "wiki_pairs" / "title_lead.jsonl") if len(row["pos"]) > 200]
-    for row in generator.sample(leads, QUERIES):
-        others = generator.sample([lead for lead in leads if lead is not row], OTHERS)
+    for row, others in groups_of_leads(rows(data / "wiki_pairs" / "title_lead.jsonl")):
         own, *wrong = (one["pos"].replace(row["query"], "it")[:500] for one in (row, *others))
         yield {"query": row["query"], "positive": [own], "negative": wrong}
 
 
+def leads_train(data: Path) -> Iterator[dict[str, Any]]:
+    """The rows of all other articles."""
+    leads = rows(data / "wiki_pairs" / "title_lead.jsonl")
+    tested = {one["doc"] for row, others in groups_of_leads(leads) for one in (row, *others)}
+    yield from (row for row in leads if row["doc"] not in tested)
+
+
 def main() -> None:
-    """Write both files."""
+    """Write the files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    for name, made in (("nli_pairs", nli_pairs), ("wiki_candidates", wiki_candidates)):
+    for made in (nli_pairs, wiki_candidates, leads_train):
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in made(arguments.data))
-        (arguments.out / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+        (arguments.out / f"{made.__name__}.jsonl").write_text(lines, encoding="utf-8")
 
 
 if __name__ == "__main__":

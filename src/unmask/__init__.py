@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         DataError,
         EncodingError,
         RecipeError,
+        ServerError,
         TrainingError,
         UnmaskError,
     )
@@ -54,6 +55,7 @@ _HOMES = {
     "Pooling": "unmask.pooling",
     "Recipe": "unmask.runs.schema",
     "RecipeError": "unmask.errors",
+    "ServerError": "unmask.errors",
     "Task": "unmask.evaluation.tasks",
     "TextEncoder": "unmask.encoder",
     "TokenVectors": "unmask.encoder",
@@ -87,6 +89,7 @@ __all__ = [
     "Pooling",
     "Recipe",
     "RecipeError",
+    "ServerError",
     "Task",
     "TextEncoder",
     "TokenVectors",

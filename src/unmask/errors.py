@@ -7,6 +7,7 @@ UnmaskError
 ├── ArtifactError     a model or encoder folder that cannot be read or written (also a ValueError)
 ├── EncodingError     vectors that are not finite (also a ValueError)
 ├── CorpusError       encoding a corpus had to stop (also a RuntimeError)
+├── ServerError       an address that is no embeddings server, or answers late or half (also a ConnectionError)
 ├── MissingExtraError an optional package is not installed (also an ImportError)
 └── TrainingError     a run that had to stop (also a RuntimeError)
 
@@ -36,6 +37,10 @@ class ArtifactError(UnmaskError, ValueError):
 
 class EncodingError(UnmaskError, ValueError):
     """A vector is not finite; names the rows."""
+
+
+class ServerError(UnmaskError, ConnectionError):
+    """An address that is no embeddings server, or one that answers late, half, or not at all."""
 
 
 class MissingExtraError(UnmaskError, ImportError):

@@ -9,6 +9,7 @@ import sys
 import pyarrow.parquet as pq
 import pytest
 
+from tests.integration.small import write_small_encoder
 from unmask.cli.main import main
 
 # One process that has imported everything forks those that are killed, so that they die at work, not while importing.
@@ -41,19 +42,7 @@ ROWS, SHARD_ROWS = 6000, 128
 
 @pytest.fixture(scope="module")
 def small_encoder(tmp_path_factory):
-    import torch
-    import transformers
-
-    from unmask.backbone.locate import load_tokenizer
-
-    tokenizer = load_tokenizer("pocket")
-    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=128, **sizes)
-    folder = tmp_path_factory.mktemp("kills") / "model"
-    transformers.LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
+    return write_small_encoder(tmp_path_factory.mktemp("kills") / "model")
 
 
 @pytest.fixture(scope="module")

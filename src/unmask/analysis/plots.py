@@ -10,6 +10,7 @@ import numpy as np
 from unmask.analysis.future_tokens import Separation
 from unmask.analysis.layers import AttentionMap, LayerSimilarity
 
+_ACROSS = {"step": "step", "layer": "layer (0: embeddings)", "offset": "tokens to the left (-) or right (+)"}
 _INK = "#808894"
 _COLOURS = ("#3b82f6", "#f97316", "#16a34a", "#a855f7", "#e11d48", "#0891b2")
 
@@ -19,20 +20,20 @@ def lines_figure(
     series: Mapping[str, str],
     label: str,
     *,
-    across: Literal["step", "layer"] = "step",
+    across: Literal["step", "layer", "offset"] = "step",
     from_zero: bool = True,
 ) -> str:
-    """Figures over steps or layers: `series` maps a key of the rows to the name shown; lines over layers always are."""
+    """Figures over steps, layers or neighbours: `series` maps a key of the rows to the name shown."""
     figure, axes = _plot(3.0)
     for colour, (key, name) in zip(cycle(_COLOURS), series.items(), strict=False):
         points = [(row[across], row[key]) for row in rows if key in row]
         if points:
             axes.plot(*zip(*points, strict=True), color=colour, label=name, marker="o", markersize=3)
-    axes.set_xlabel("step" if across == "step" else "layer (0: embeddings)")
+    axes.set_xlabel(_ACROSS[across])
     axes.set_ylabel(label)
     if from_zero:
         axes.set_ylim(bottom=0)
-    if len(series) > 1 or across == "layer":
+    if len(series) > 1 or across != "step":
         axes.legend(frameon=False, labelcolor=_INK)
     return _svg(figure)
 

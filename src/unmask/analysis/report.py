@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from unmask.analysis.context import Context, context
 from unmask.analysis.future_tokens import Separation, Triple, separation
 from unmask.analysis.geometry import Geometry, geometry
 from unmask.analysis.layers import LayerSimilarity, layer_similarity
@@ -40,6 +41,7 @@ class Findings:
     similarities: dict[str, LayerSimilarity] = field(default_factory=dict)
     separations: dict[str, Separation] = field(default_factory=dict)
     geometries: dict[str, Geometry] = field(default_factory=dict)
+    contexts: dict[str, Context] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """For `--json` and analysis.json."""
@@ -58,6 +60,7 @@ class Findings:
                 for name, one in self.separations.items()
             },
             "geometry": {name: asdict(one) for name, one in self.geometries.items()},
+            "context": {name: asdict(one) for name, one in self.contexts.items()},
         }
 
     def summary(self) -> tuple[list[str], list[list[Any]]]:
@@ -77,6 +80,7 @@ def analyse(
     text: str = TEXT,
     triples: Sequence[Triple],
     pairs: Sequence[tuple[str, str]],
+    running: Sequence[str] = (),
     progress: bool = False,
 ) -> Findings:
     """Run every analysis on every subject, opening one after the other.
@@ -86,6 +90,7 @@ def analyse(
         text: whose states are compared layer by layer.
         triples: for the information on future tokens.
         pairs: texts that mean the same, for the shape of the vectors.
+        running: paragraphs, for what states know of their neighbours; left out if there are none.
         progress: show a bar.
     """
     from tqdm import tqdm
@@ -101,6 +106,8 @@ def analyse(
             found.similarities[subject.name] = layer_similarity(opened[subject.compare_with], encoder, text)
         found.separations[subject.name] = separation(encoder, triples)
         found.geometries[subject.name] = geometry(encoder, pairs)
+        if running:
+            found.contexts[subject.name] = context(encoder, running)
     return found
 
 
@@ -143,6 +150,8 @@ def write_report(
             svg=separation_figure(found.separations),
         )
     )
+    if found.contexts:
+        sections.append(_context(found.contexts))
     for name, one in found.similarities.items():
         means = ", ".join(f"{mean:.2f}" for mean in one.means())
         sections.append(
@@ -170,6 +179,23 @@ def training_sections(metrics: Mapping[str, Sequence[Mapping[str, float]]]) -> l
         shown = {key: name for key, name in (("loss", "training"), ("masked_loss", "held-out")) if _has(rows, key)}
         sections.append(Section(f"Stage {name}", "Loss over steps.", svg=lines_figure(rows, shown, "loss")))
     return sections
+
+
+def _context(contexts: Mapping[str, Context]) -> Section:
+    """A line a model over the neighbours' places."""
+    offsets = next(iter(contexts.values())).offsets
+    rows = [
+        {"offset": offset, **{name: one.known[at] for name, one in contexts.items()}}
+        for at, offset in enumerate(offsets)
+    ]
+    return Section(
+        "What a state knows of its neighbours",
+        "A linear probe reads a token so many places away out of a single state: 0 is guessing the most frequent one, "
+        "100 always right. Left of 0 is the context that a causal decoder sees, right of it what only bidirectional "
+        "attention can know.",
+        svg=lines_figure(rows, {name: name for name in contexts}, "known, %", across="offset", from_zero=False),
+        table=plain_table(["", *(f"{offset:+d}" for offset in offsets)], [[n, *o.known] for n, o in contexts.items()]),
+    )
 
 
 def _efficiency(curves: Sequence[Mapping[str, Any]]) -> Section:

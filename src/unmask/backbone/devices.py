@@ -1,8 +1,12 @@
 """Where a model runs and in which dtype it computes."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
 from typing import Literal
 
 import torch
+from torch import nn
 
 from unmask.backbone.fast.operators import multiplies_bf16_on_cpu
 from unmask.backbone.locate import resolve_model
@@ -61,3 +65,22 @@ def checked_device(name: str | torch.device | None) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise ArtifactError(f"device {str(name)!r} is not available here ({first_line(error)}).") from error
     return device
+
+
+@contextmanager
+def weights_in(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    """A model whose weights are of another dtype for as long as the block lasts.
+
+    What is computed from the config and not saved (rotary frequencies) stays as it is: `model.to` would round it, and
+    nothing would bring it back.
+    """
+    held = set(model.state_dict())
+    named = chain(model.named_parameters(), model.named_buffers())
+    changed = [(t, t.dtype) for n, t in named if n in held and t.is_floating_point() and t.dtype != dtype]
+    for tensor, _ in changed:
+        tensor.data = tensor.data.to(dtype)
+    try:
+        yield
+    finally:
+        for tensor, before in changed:
+            tensor.data = tensor.data.to(before)

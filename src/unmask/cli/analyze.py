@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from unmask.cli.console import add_encoder_options, open_encoder, opening, progr
 from unmask.errors import ArtifactError, ConversionError, DataError, RecipeError
 
 HELP = "look inside: layers, information on future tokens, shape of the vectors (report.html); a map of vectors"
+_PARAGRAPHS, _SHORTEST = 400, 200
 EXAMPLE = "analyze runs/pocket-wiki --out runs/pocket-wiki/analysis --checkpoints 'STS-B dev'"
 
 
@@ -28,6 +30,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--pairs", metavar="FILE", help="texts that mean the same: csv or jsonl with scores, whose top fifth counts"
+    )
+    parser.add_argument(
+        "--context",
+        metavar="FILE",
+        help="some hundred paragraphs: what states know of the tokens left and right of them",
     )
     parser.add_argument(
         "--checkpoints",
@@ -58,6 +65,7 @@ def _analyse_models(arguments: argparse.Namespace) -> None:
     triples = read_triples(Path(arguments.triples) if arguments.triples else None)
     text = _text(Path(arguments.text)) if arguments.text else TEXT
     pairs = _pairs(arguments.pairs) or [(triple.query, triple.positive) for triple in triples]
+    running = _paragraphs(Path(arguments.context)) if arguments.context else []
     quiet_transformers()
     target = Path(arguments.target)
     of_a_run = (target / "recipe.yaml").is_file()
@@ -71,7 +79,7 @@ def _analyse_models(arguments: argparse.Namespace) -> None:
             f"{arguments.target} has no causal counterpart here, so no layers are compared and --text is not used.",
             file=sys.stderr,
         )
-    found = analyse(subjects, text=text, triples=triples, pairs=pairs, progress=progress_wanted())
+    found = analyse(subjects, text=text, triples=triples, pairs=pairs, running=running, progress=progress_wanted())
     page = write_report(
         out,
         found,
@@ -92,6 +100,14 @@ def _text(path: Path) -> str:
     if not text:
         raise DataError(f"{path} holds no text.")
     return text
+
+
+def _paragraphs(path: Path) -> list[str]:
+    """The first paragraphs of a file, by the lines of its texts."""
+    from unmask.data.records import read_records
+
+    lines = (line.strip() for record in read_records(path) for line in record.text.splitlines())
+    return list(islice((line for line in lines if len(line) > _SHORTEST), _PARAGRAPHS))
 
 
 def _run_subjects(arguments: argparse.Namespace, folder: Path) -> tuple[list[Any], dict[str, Any]]:

@@ -48,7 +48,8 @@ class RayEngine:
         began = not ray.is_initialized()
         try:
             if began:
-                ray.init(address=self.address, log_to_driver=False, logging_level=logging.ERROR)
+                own = {} if self.address or "RAY_ADDRESS" in os.environ else {"include_dashboard": False}
+                ray.init(self.address, log_to_driver=False, logging_level=logging.ERROR, **own)
             for row in self._dataset(ray, encoder, _absolute(job), numbers).iter_rows():
                 totals = Totals(**row)
                 advance(totals.rows)
@@ -78,7 +79,7 @@ class RayEngine:
             _Worker,
             fn_constructor_kwargs={"opening": opening, "job": job, "fingerprint": encoder.fingerprint()},
             compute=ray.data.ActorPoolStrategy(size=workers),
-            num_cpus=max(1, cpus // workers),
+            num_cpus=cpus // workers or cpus / workers,
             num_gpus=1 if gpus else None,
         )
 

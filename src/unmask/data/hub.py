@@ -10,6 +10,7 @@ from typing import Any
 from unmask.data.formats import POINTER, plain_suffix
 from unmask.data.records import read_rows
 from unmask.errors import DataError
+from unmask.files import file_digest
 
 _SOURCE = re.compile(r"^(?P<name>[^:@]+)(?::(?P<config>[^@]+))?(?:@(?P<split>[\w.\[\]:%+-]+))?$")
 
@@ -137,10 +138,7 @@ def _checked_folder(folder: Path) -> str:
         if plain_suffix(path) in (".csv", ".tsv"):
             for _ in read_rows(path):
                 pass
-        with path.open("rb") as file:
-            found.update(
-                f"{path.relative_to(folder).as_posix()} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode()
-            )
+        found.update(f"{path.relative_to(folder).as_posix()} {file_digest(path)}\n".encode())
     return found.hexdigest()[:32]
 
 

@@ -1,6 +1,7 @@
 """The demo from end to end: texts, the four rungs, encoder folder, report."""
 
 import json
+import logging
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -15,16 +16,32 @@ from unmask.analysis.layers import attention_maps
 from unmask.analysis.page import Section, rungs_table, write_page
 from unmask.analysis.plots import attention_figure, lines_figure
 from unmask.backbone.loading import load_model
+from unmask.backbone.locate import resolve_model
 from unmask.demo.texts import DemoTexts, chunk_sentences, collect_texts
 from unmask.encoder import TextEncoder
 from unmask.errors import ArtifactError
 from unmask.evaluation.masked import evaluate_masked
 from unmask.evaluation.words import cross_validate
+from unmask.runs.plan import duration, make_plan
 from unmask.runs.recipe import load_recipe
 from unmask.runs.run import train
 from unmask.runs.rungs import RungPlace, open_rung, read_losses
 from unmask.runs.schema import Recipe
 
+logger = logging.getLogger(__name__)
+
+MODELS = {
+    "pocket": "A 6.8M-parameter decoder, pretrained on Wikipedia,",
+    "smollm2": "SmolLM2-135M-Instruct, a decoder of 135M parameters,",
+}
+# A decoder that has read two trillion tokens is changed more gently than the small one.
+_SETTINGS = {
+    "pocket": [],
+    "smollm2": [
+        *("model.name=smollm2", "stages.mntp.lr=2e-4", "stages.simcse.lr=3e-4", "stages.simcse.scale=20"),
+        *("stages.simcse.attention_dropout=0.1", "stages.simcse.hidden_dropout=0.1"),
+    ],
+}
 _QUERIES = 300
 _EXAMPLES = 6
 _FOLDS = 5
@@ -33,8 +50,14 @@ _PARTS = ("texts", "run", "encoder", "report.html")
 _SENTENCE = "The bank raised its rates because the river had flooded the town."
 
 
-def run_demo(out: str | Path, *, seed: int = 0, progress: bool = False) -> dict[str, Any]:
+def run_demo(out: str | Path, *, model: str = "pocket", seed: int = 0, progress: bool = False) -> dict[str, Any]:
     """Run the four rungs and write everything into `out`; an earlier demo there is replaced.
+
+    Args:
+        out: folder.
+        model: one of `MODELS`; how long training a larger one takes is estimated and logged first.
+        seed: of the run.
+        progress: show bars.
 
     Returns:
         The rungs (name, masked_accuracy, retrieval as mean reciprocal rank, words as chunking accuracy, in percent),
@@ -42,19 +65,26 @@ def run_demo(out: str | Path, *, seed: int = 0, progress: bool = False) -> dict[
 
     Raises:
         ArtifactError: `out` holds something else.
+        MissingExtraError: `smollm2` is not installed.
     """
+    resolve_model(model)
     started = time.perf_counter()
     folder = Path(out)
     _claim(folder)
     texts = collect_texts(num_queries=_QUERIES)
-    recipe = _write_recipe(folder, texts, seed)
+    recipe = _write_recipe(folder, texts, model, seed)
+    if model != "pocket":
+        seconds = sum(stage.seconds for stage in make_plan(recipe).stages)
+        logger.info(
+            "Training %s takes about %s here (estimated), scoring its rungs comes on top.", model, duration(seconds)
+        )
     run = train(recipe, folder / "run", progress=progress, evaluate=lambda encoder: _score(encoder, recipe, texts))
     encoder = folder / "encoder"
     run.encoder.rename(encoder)
     found = run.to_dict()
     report = _write_report(folder, recipe, found["rungs"], texts, [rung.encoder for rung in run.rungs])
-    seconds = round(time.perf_counter() - started, 1)
-    return {**found, "encoder": str(encoder), "report": str(report), "seconds": seconds}
+    taken = round(time.perf_counter() - started, 1)
+    return {**found, "encoder": str(encoder), "report": str(report), "seconds": taken}
 
 
 def _claim(folder: Path) -> None:
@@ -71,7 +101,7 @@ def _claim(folder: Path) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def _write_recipe(folder: Path, texts: DemoTexts, seed: int) -> Recipe:
+def _write_recipe(folder: Path, texts: DemoTexts, model: str, seed: int) -> Recipe:
     """Put the texts into files, as a user's own would be, and point the demo's recipe at them."""
     raw = yaml.safe_load((files("unmask") / "demo" / "recipe.yaml").read_text(encoding="utf-8"))
     raw["seed"] = seed
@@ -81,7 +111,7 @@ def _write_recipe(folder: Path, texts: DemoTexts, seed: int) -> Recipe:
         rows = (json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in getattr(texts, name))
         path.write_text("".join(rows), encoding="utf-8")
         raw["data"][name]["files"] = [str(path)]
-    return load_recipe(raw)
+    return load_recipe(raw, _SETTINGS[model])
 
 
 def _score(encoder: TextEncoder, recipe: Recipe, texts: DemoTexts) -> dict[str, float]:
@@ -129,7 +159,7 @@ def _write_report(
     write_page(
         page,
         title="From a decoder to an encoder",
-        lead="A 6.8M-parameter decoder, pretrained on Wikipedia, became a text encoder by the three steps of LLM2Vec. "
+        lead=f"{MODELS[recipe.model.name]} became a text encoder by the three steps of LLM2Vec. "
         "Everything below was measured in this run, on text that it was not trained on; small figures say what each "
         "step changed.",
         table=rungs_table(

@@ -20,7 +20,9 @@ from unmask.encoder.stream import Floats
 from unmask.errors import DataError, EncodingError
 from unmask.settings import EncoderSettings
 
-MOST_APART = 0.1  # ids of the same encoder
+# Of ids of the same encoder. Measured: bfloat16 0.014 and eight bits 0.023 on pocket, 0.015 and 0.054 on SmolLM2 as a
+# causal model; weighted instead of plain mean 0.14 and 0.20, BOS in the mean 0.17, causal attention 0.46.
+MOST_APART = 0.1
 _BYTES = 16
 _STEPS = 40  # of a byte in a standard deviation of the projections
 

@@ -6,14 +6,12 @@ forms of the pooling config, `rope_parameters` and the older rope keys.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save_file
 from torch import nn
 
@@ -43,7 +41,6 @@ def write_encoder(
     *,
     pooling: nn.Module | None = None,
     gaps: Sequence[str] = (),
-    dtype: torch.dtype | None = None,
     fingerprint: str | None = None,
 ) -> None:
     """Write model, tokenizer and layout files into a new folder, and say what other runtimes will do differently.
@@ -55,7 +52,6 @@ def write_encoder(
         lineage: where the weights came from.
         pooling: whose weights are saved too, if it has any.
         gaps: differences between runtimes that are known already, in words.
-        dtype: of the weights in the folder; by default as they run.
         fingerprint: of the encoder; a record, since somebody may change the weights later.
     """
     tokenizer, settings = reader.tokenizer, reader.settings
@@ -63,8 +59,7 @@ def write_encoder(
     for gap in gaps:
         logger.warning(gap)
     with new_folder(folder) as partial:
-        with _in_dtype(model, dtype):
-            model.save_pretrained(partial, safe_serialization=True)
+        model.save_pretrained(partial, safe_serialization=True)
         tokenizer.save_pretrained(partial)
         _complete_config(partial / "config.json")
         width = int(model.config.get_text_config().hidden_size)
@@ -78,17 +73,6 @@ def write_encoder(
             own["chat"] = asdict(reader.chat)
         write_json(partial / "unmask.json", own)
         write_text(partial / "README.md", _card(settings, gaps, splits=tokenizer.split_special_tokens))
-
-
-@contextmanager
-def _in_dtype(model: Any, dtype: torch.dtype | None) -> Iterator[None]:
-    """A model in another dtype for a while."""
-    running = model.dtype
-    try:
-        model.to(dtype or running)
-        yield
-    finally:
-        model.to(running)
 
 
 def interop_gaps(tokenizer: Any, settings: EncoderSettings) -> list[str]:

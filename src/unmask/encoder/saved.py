@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from unmask.encoder.fingerprint import is_fingerprint
 from unmask.encoder.layout import read_layout
 from unmask.errors import ArtifactError
 from unmask.files import read_json
@@ -33,7 +34,7 @@ def read_lineage(folder: Path) -> dict[str, Any]:
 def read_fingerprint(folder: Path) -> str | None:
     """The fingerprint that an encoder had when it was saved; None where none was written. Weights may have changed."""
     saved = read_json(folder / "unmask.json", missing={}).get("fingerprint")
-    return None if saved is None else str(saved)
+    return saved if is_fingerprint(saved) else None
 
 
 def read_attention(folder: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import torch
 from tqdm import tqdm
 from typing_extensions import Unpack
 
+from unmask.backbone.devices import weights_in
 from unmask.backbone.fast.contract import Availability
 from unmask.backbone.truth.convert import compatibility_gaps
 from unmask.backbone.truth.opening import AttentionSpec
@@ -343,6 +344,7 @@ class TextEncoder:
         if self._adapter is not None:
             raise ArtifactError("This encoder keeps its adapters apart; open it with merge=True to save it.")
         lineage = ({"base": self._base} if self._base else {}) | self.lineage
-        more: dict[str, Any] = {"dtype": self._stored, "fingerprint": self._fingerprint.recorded(self)}
-        more["gaps"] = compatibility_gaps(self.model)
-        write_encoder(Path(folder), self.model, self.reader, lineage, pooling=self.module.pooling, **more)
+        more: dict[str, Any] = {"pooling": self.module.pooling, "gaps": compatibility_gaps(self.model)}
+        more["fingerprint"] = self._fingerprint.recorded(self)
+        with weights_in(self.model, self._stored or self.model.dtype):
+            write_encoder(Path(folder), self.model, self.reader, lineage, **more)

@@ -11,7 +11,7 @@ from torch import nn
 
 from unmask.backbone.fast.varlen import keep_layout
 from unmask.backbone.loading import load_model
-from unmask.backbone.locate import load_tokenizer
+from unmask.backbone.locate import layout_folder, load_tokenizer
 from unmask.backbone.lora import add_lora, load_lora, merge_lora
 from unmask.backbone.quantized import four_bit, let_gradients_through
 from unmask.backbone.truth.opening import AttentionSpec, apply_attention
@@ -183,7 +183,7 @@ def pooling_weights(origin: Origin, pooling: str, path: Path | None = None) -> d
         Empty for poolings without weights, and where none have been trained.
     """
     weights = {} if path is None else checkpoint.pooling_weights(path)
-    folder = Path(origin.start) if origin.before is None else origin.before / "encoder"
+    folder = layout_folder(origin.start) if origin.before is None else origin.before / "encoder"
     if weights or not (folder / POOLING_WEIGHTS).is_file():
         return weights
     saved = read_settings(folder, default_length=1)

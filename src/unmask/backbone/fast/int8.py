@@ -5,8 +5,8 @@ multiplies bytes with the VNNI or AMX instructions of the processor; compiled la
 same pass as the norms and gates beside them.
 
 Decoders have a few input channels that are a hundred times as large as the rest, so that bytes would be left for these
-alone. They are divided down, and the weights of the channel multiplied up (SmoothQuant, arXiv 2211.10438), as much as
-some texts show to be right.
+alone. The largest that some texts show are multiplied as they are (LLM.int8(), arXiv 2208.07339); the others are divided
+down, and the weights of the channel multiplied up (SmoothQuant, arXiv 2211.10438).
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,7 +21,9 @@ from unmask.backbone.fast.prepack import PrepackedLinear
 from unmask.backbone.structure import decoder_modules
 
 _MOST = 127  # of a signed byte; symmetric, so that no zero point is needed
-_SHARE = 0.7  # of a channel's size that goes from the input into the weights; 0.5 does as well, 0.85 less
+_SHARE = 0.5  # of a channel's size that goes from the input into the weights
+_EXACT = 32  # channels that are not rounded, or one of so many if that is fewer:
+_ONE_OF = 16
 _LEAST = 1e-5
 
 
@@ -35,31 +37,42 @@ class Int8Linear(nn.Module):
     Attributes:
         weight: int8 [in, out].
         scale: float32 [out]; of a row of the weights.
-        smooth: float32 [in]; what inputs are multiplied by.
+        smooth: float32 [in]; what inputs are multiplied by, zero for those that are not rounded.
+        exact: int64 [channels]; the inputs that are not rounded.
+        exact_weight: float32 [channels, out]; theirs.
         bias: as in the linear layer.
     """
 
     weight: torch.Tensor
     scale: torch.Tensor
     smooth: torch.Tensor
+    exact: torch.Tensor
+    exact_weight: torch.Tensor
 
     def __init__(self, linear: nn.Linear, largest: torch.Tensor | None = None) -> None:
         super().__init__()
-        exact = linear.weight.detach().float()
-        grown = torch.ones(linear.in_features) if largest is None else _grown(exact, largest)
-        exact = exact * grown
-        scale = _scale(exact)
-        self.register_buffer("weight", (exact / scale).round().to(torch.int8).t().contiguous())
+        weight = linear.weight.detach().float()
+        seen = torch.ones(linear.in_features) if largest is None else largest
+        grown = torch.ones_like(seen) if largest is None else _grown(weight, seen)
+        count = 0 if largest is None else min(_EXACT, linear.in_features // _ONE_OF)
+        exact = (seen / grown).topk(count).indices
+        self.register_buffer("exact", exact)
+        self.register_buffer("exact_weight", weight[:, exact].t().contiguous())
+        rounded = (weight * grown).index_fill_(1, exact, 0)
+        scale = _scale(rounded)
+        self.register_buffer("weight", (rounded / scale).round().to(torch.int8).t().contiguous())
         self.register_buffer("scale", scale.flatten())
-        self.register_buffer("smooth", 1 / grown)
+        self.register_buffer("smooth", (1 / grown).index_fill_(0, exact, 0))
         self.bias = linear.bias
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Like the linear layer, to about a hundredth; input [..., in]."""
-        rows = input.reshape(-1, input.shape[-1]).float() * self.smooth
-        scale = _scale(rows)
-        product = torch._int_mm((rows / scale).round_().to(torch.int8), self.weight)
+        rows = input.reshape(-1, input.shape[-1]).float()
+        smooth = rows * self.smooth
+        scale = _scale(smooth)
+        product = torch._int_mm((smooth / scale).round_().to(torch.int8), self.weight)
         scaled = (product * self.scale).mul_(scale)
+        scaled += rows[:, self.exact] @ self.exact_weight
         if self.bias is not None:
             scaled += self.bias
         return scaled.to(input.dtype).view(*input.shape[:-1], -1)

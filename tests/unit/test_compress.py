@@ -1,0 +1,78 @@
+"""What training changed, as a LoRA folder: right at a rank that holds it, less below, opened like any adapter."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from unmask import ArtifactError, TextEncoder
+from unmask.cli.main import main
+from unmask.encoder.compress import compress
+
+TEXTS = ["a short text", "one that is longer than the other, so that a batch of both is padded", "third", "Привет, мир"]
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """name -> the pocket decoder after a change of all its matrices and norms, as full training leaves it."""
+
+    def build(change_of=lambda weight: torch.randn(weight.shape[0], 4) @ torch.randn(4, weight.shape[1])):
+        encoder = TextEncoder.load("pocket", attention="bidirectional", dtype="float32")
+        torch.manual_seed(0)
+        with torch.no_grad():
+            for parameter in encoder.model.parameters():
+                step = change_of(parameter) if parameter.dim() == 2 else torch.randn(parameter.shape)
+                parameter += 0.3 * parameter.norm() * step / step.norm()
+        encoder.save(tmp_path / "trained")
+        return tmp_path / "trained"
+
+    return build
+
+
+def test_a_change_of_low_rank_comes_back_with_norms_and_embeddings(trained, tmp_path):
+    folder = trained()
+    found = compress(folder, tmp_path / "lora", TEXTS, rank=4)
+    assert found.kept > 0.999
+    assert min(found.cosines) > 0.999
+    bare = TextEncoder.load("pocket", attention="bidirectional", dtype="float32").encode(TEXTS, normalize=True)
+    full, small = (TextEncoder.load(one, dtype="float32") for one in (folder, tmp_path / "lora"))
+    expected = full.encode(TEXTS, normalize=True)
+    assert ((bare * expected).sum(1) < 0.99).all()  # the change is seen in vectors
+    np.testing.assert_allclose((small.encode(TEXTS, normalize=True) * expected).sum(1), 1, atol=1e-3)
+    assert small.settings == full.settings
+    assert small.lineage["base"] == "pocket"
+    size = sum(weight.numel() for weight in load_file(tmp_path / "lora" / "adapter_model.safetensors").values())
+    assert size < sum(parameter.numel() for parameter in full.model.parameters()) / 5
+
+
+def test_a_rank_too_low_loses_and_says_how_much(trained, tmp_path):
+    folder = trained(lambda weight: torch.randn_like(weight))
+    kept = [compress(folder, tmp_path / f"r{rank}", TEXTS, rank=rank) for rank in (1, 8, 64)]
+    assert kept[0].kept < kept[1].kept < kept[2].kept < 0.9
+    assert kept[0].megabytes < kept[1].megabytes < kept[2].megabytes
+
+
+def test_the_command_prints_what_is_lost(trained, tmp_path, capsys):
+    folder, texts = trained(), tmp_path / "texts.txt"
+    texts.write_text("\n".join(TEXTS))
+    asked = ["compress", str(folder), "--out", str(tmp_path / "lora"), "--texts", str(texts), "--rank", "4", "--json"]
+    assert main(asked) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["cosine_min"] > 0.999
+    assert len(found["cosines"]) == len(TEXTS)
+
+
+def test_what_was_not_trained_is_refused(tmp_path):
+    TextEncoder.load("pocket", attention="bidirectional", dtype="float32").save(tmp_path / "bare")
+    with pytest.raises(ArtifactError, match="No weight matrix differs"):
+        compress(tmp_path / "bare", tmp_path / "lora", TEXTS)
+    assert not (tmp_path / "lora").exists()
+
+
+def test_another_base_is_refused(trained, tmp_path, tiny, tokenizer):
+    tiny("llama").save_pretrained(tmp_path / "other")
+    tokenizer.save_pretrained(tmp_path / "other")
+    with pytest.raises(ArtifactError, match="other names or shapes"):
+        compress(trained(), tmp_path / "lora", TEXTS, base=str(tmp_path / "other"))
