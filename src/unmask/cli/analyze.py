@@ -10,8 +10,8 @@ from unmask.cli import analyze_map
 from unmask.cli.console import add_encoder_options, open_encoder, opening, progress_wanted, show, table
 from unmask.errors import ArtifactError, ConversionError, DataError, RecipeError
 
-_PARAGRAPHS, _SHORTEST = 400, 200
 HELP = "look inside: layers, information on future tokens, shape of the vectors (report.html); a map of vectors"
+_PARAGRAPHS, _SHORTEST = 400, 200
 EXAMPLE = "analyze runs/pocket-wiki --out runs/pocket-wiki/analysis --checkpoints 'STS-B dev'"
 
 

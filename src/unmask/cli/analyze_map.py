@@ -11,7 +11,7 @@ from unmask.errors import ArtifactError, RecipeError
 if TYPE_CHECKING:
     from unmask.corpus.vectors import Vectors
 
-_OF_MODELS = ("text", "triples", "pairs", "checkpoints")
+_OF_MODELS = ("text", "context", "triples", "pairs", "checkpoints")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -14,8 +14,8 @@ from unmask.cli.console import LazyParser, add_command, process_number
 from unmask.errors import CorpusError, ExportError, TrainingError, UnmaskError
 
 COMMANDS = (
-    *("demo", "convert", "verify", "train", "compress", "recipes", "mine", "encode", "export"),
-    *("search", "index", "eval", "tag", "analyze", "report", "check", "serve"),
+    *("demo", "convert", "verify", "train", "compress", "recipes", "mine", "encode", "search"),
+    *("index", "eval", "tag", "analyze", "report", "export", "check", "serve"),
 )
 
 _RESUMES = {
