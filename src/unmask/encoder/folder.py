@@ -17,6 +17,7 @@ from torch import nn
 
 from unmask.backbone.families import facts
 from unmask.backbone.written_tokenizer import hold_to_itself
+from unmask.encoder.card import card
 from unmask.files import new_folder, read_json, write_json, write_text
 from unmask.pooling import POOLINGS
 from unmask.settings import EncoderSettings
@@ -27,10 +28,6 @@ logger = logging.getLogger(__name__)
 
 POOLING_WEIGHTS = "pooling.safetensors"  # of poolings that have any
 _EXCLUDED_WEIGHT = 1e-6
-_TOKENIZER_ALONE = (
-    "what reads tokenizer.json alone (text-embeddings-inference, tokenizers) and not tokenizer_config.json, takes the "
-    "spelling of a special token in a text, such as that of EOS in HTML, for the token; here it is text."
-)
 _ST = "sentence_transformers.models."
 
 
@@ -83,7 +80,8 @@ def write_encoder(
         if reader.chat is not None:  # as it is now: some templates write the date
             own["chat"] = asdict(reader.chat)
         write_json(partial / "unmask.json", own)
-        write_text(partial / "README.md", _card(settings, gaps, splits=tokenizer.split_special_tokens))
+        told: dict[str, Any] = {"gaps": gaps, "splits": tokenizer.split_special_tokens, "fingerprint": fingerprint}
+        write_text(partial / "README.md", card(settings, lineage or {}, width=width, **told))
 
 
 def interop_gaps(tokenizer: Any, settings: EncoderSettings) -> list[str]:
@@ -195,28 +193,3 @@ def _write_word_weights(folder: Path, tokenizer: Any, excluded: list[int]) -> No
         },
     )
     save_file({"emb_layer.weight": weights}, folder / "model.safetensors")
-
-
-def _card(settings: EncoderSettings, gaps: Sequence[str], *, splits: bool) -> str:
-    """A short README for whoever finds the folder."""
-    prompts = "".join(f"- `{name}`: `{text!r}`\n" for name, text in settings.prompts.items()) or "- none\n"
-    gaps = [*gaps, *([_TOKENIZER_ALONE] if splits else [])]
-    known = "".join(f"- {gap}\n" for gap in gaps)
-    differences = f"\nOther runtimes differ (`unmask.TextEncoder.load` does not):\n{known}" if gaps else ""
-    return f"""---
-library_name: sentence-transformers
-tags: [sentence-transformers, feature-extraction, llm2vec, unmask]
----
-
-A text encoder made from a decoder-only language model by `unmask` (the LLM2Vec recipe, arXiv 2404.05961).
-
-```python
-from sentence_transformers import SentenceTransformer
-
-encoder = SentenceTransformer("this folder")
-vectors = encoder.encode(["one text", "another"])
-```
-
-Pooling: {settings.pooling}; at most {settings.max_length} tokens; needs transformers >= 5.2, which reads
-`is_causal: false` in `config.json`. Prompts:
-{prompts}{differences}"""

@@ -1,0 +1,110 @@
+"""The README.md of an encoder folder: what it is, what it was trained on, how it is used, what other runtimes do.
+
+The block on top is what hubs read (base model, library, task); it holds no licence, because nobody here knows that of
+the data.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from unmask.settings import EncoderSettings
+
+_TOKENIZER_ALONE = (
+    "what reads tokenizer.json alone (text-embeddings-inference, tokenizers) and not tokenizer_config.json, takes the "
+    "spelling of a special token in a text, such as that of EOS in HTML, for the token; here it is text."
+)
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def card(
+    settings: EncoderSettings,
+    lineage: Mapping[str, Any],
+    *,
+    width: int,
+    gaps: Sequence[str],
+    splits: bool,
+    fingerprint: str | None = None,
+) -> str:
+    """The card of an encoder, Markdown.
+
+    Args:
+        settings: how texts become vectors.
+        lineage: where the weights came from, as saved.
+        width: of the vectors.
+        gaps: what other runtimes do differently, in words.
+        splits: spelled special tokens are text.
+        fingerprint: of the encoder.
+    """
+    gaps = [*gaps, *([_TOKENIZER_ALONE] if splits else [])]
+    known = "".join(f"- {gap}\n" for gap in gaps)
+    differences = f"\n## What other runtimes do differently\n\n{known}" if gaps else ""
+    return f"""---
+{yaml.safe_dump(_metadata(lineage), sort_keys=False).rstrip()}
+---
+
+A text encoder made from a decoder-only language model by `unmask` (the LLM2Vec recipe, arXiv 2404.05961).
+
+```python
+from sentence_transformers import SentenceTransformer  # or: from unmask import TextEncoder
+
+encoder = SentenceTransformer("this folder")  # or: TextEncoder.load("this folder")
+vectors = encoder.encode(["one text", "another"])
+```
+
+For vLLM, text-embeddings-inference, llama.cpp, ONNX Runtime or OpenVINO: `unmask export "this folder" --for RUNTIME`.
+Over HTTP: `unmask serve "this folder"`. Is what is served right? `unmask check ADDRESS --encoder "this folder"`.
+
+{_facts(settings, width, fingerprint)}
+## Where it comes from
+
+{_origin(lineage)}{differences}"""
+
+
+def _metadata(lineage: Mapping[str, Any]) -> dict[str, Any]:
+    """What hubs read; a base that is no hub id would lead nowhere there."""
+    base = str(lineage.get("base") or "")
+    named = {"base_model": base} if _HUB_ID.fullmatch(base) else {}
+    tags = ["sentence-transformers", "sentence-similarity", "feature-extraction", "llm2vec", "unmask"]
+    return {"library_name": "sentence-transformers", "pipeline_tag": "sentence-similarity", **named, "tags": tags}
+
+
+def _facts(settings: EncoderSettings, width: int, fingerprint: str | None) -> str:
+    """What a user must know of the vectors."""
+    prompts = [f"- `{name}`: `{text!r}`" for name, text in settings.prompts.items()] or ["- none"]
+    lines = [
+        f"- {width} numbers a text, {'scaled to length 1' if settings.normalize else 'not scaled'}",
+        f"- pooling: {settings.pooling}, over at most {settings.max_length} tokens",
+        "- transformers >= 5.2, which reads `is_causal: false` in `config.json`",
+    ]
+    if fingerprint:
+        lines.append(f"- fingerprint `{fingerprint}`, nearly the same wherever the same is computed")
+    return "\n".join([*lines, "", "Prompts:", "", *prompts, ""])
+
+
+def _origin(lineage: Mapping[str, Any]) -> str:
+    """The base and every stage; scores are in the folder of the run, not here."""
+    base = lineage.get("base") or "a model that was given in memory"
+    revision = lineage.get("base_revision")
+    lines = [
+        f"- base: {base}{f' at {revision}' if revision else ''}, whose licence and that of the data hold here, too"
+    ]
+    stages = lineage.get("stages") or []
+    lines += [_stage(number, stage) for number, stage in enumerate(stages, 1)]
+    if not stages:
+        lines.append("- nothing was trained")
+    if lineage.get("recipe"):
+        lines.append(f"- recipe {lineage['recipe']}, seed {lineage.get('seed')}; every setting is in `unmask.json`")
+    return "\n".join(lines) + "\n"
+
+
+def _stage(number: int, stage: Mapping[str, Any]) -> str:
+    settings = stage.get("settings", {})
+    said = [f"{settings[key]} {word}" for key, word in (("tuning", "tuning"), ("steps", "steps")) if settings.get(key)]
+    if settings.get("lr"):
+        said.append(f"learning rate {settings['lr']:g}")
+    files = [str(one.get("file")) for found in stage.get("data", {}).values() for one in found if one.get("file")]
+    read = f"; read {', '.join(f'`{name}`' for name in dict.fromkeys(files))}" if files else ""
+    return f"- {number}. {stage.get('name', 'stage')}: {', '.join(said) or 'weights alone'}{read}"
