@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from sentence_transformers import SentenceTransformer
 from transformers import CONFIG_MAPPING
 
 from unmask import ConversionError, TextEncoder, convert, verify
@@ -120,6 +121,9 @@ def test_the_mode_is_saved_and_restored(tokenizer, tmp_path, mode):
     assert abs(loaded.encode(texts) - expected).max() < 1e-6
     assert abs(loaded.encode(texts[:1]) - expected[:1]).max() < 1e-5
     assert verify(loaded.model).bidirectional == (mode == "two-way")
+    if mode == "two-way":  # another runtime would give other vectors
+        with pytest.raises(ImportError, match=r"unmask\.TextEncoder alone"):
+            SentenceTransformer(str(tmp_path / "encoder"), device="cpu")
 
 
 def test_a_reading_that_is_put_back_has_its_own_layouts_under_checkpointing():

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from unmask.backbone.families import facts
+from unmask.backbone.truth.recurrent import recurrent_mode
 from unmask.backbone.written_tokenizer import hold_to_itself
 from unmask.encoder.card import card
 from unmask.files import new_folder, read_json, write_json, write_text
@@ -29,6 +30,13 @@ logger = logging.getLogger(__name__)
 POOLING_WEIGHTS = "pooling.safetensors"  # of poolings that have any
 _EXCLUDED_WEIGHT = 1e-6
 _ST = "sentence_transformers.models."
+# What no version meets: sentence-transformers from 6.0 on refuses the folder, and says why.
+_ONLY_UNMASK = {
+    "sentence-transformers": {
+        "specifier": "<0",
+        "reason": "Some layers read in both directions, as unmask.TextEncoder alone does; use that.",
+    }
+}
 
 
 def write_encoder(
@@ -71,7 +79,12 @@ def write_encoder(
         _complete_config(partial / "config.json")
         hold_to_itself(partial, tokenizer)
         width = int(model.config.get_text_config().hidden_size)
-        _write_layout(partial, tokenizer, settings, width)
+        requirements: dict[str, Any] = {
+            "transformers": ">=5.2"
+        }  # an older one would read the decoder as causal without a word
+        if recurrent_mode(model) == "two-way":
+            requirements |= _ONLY_UNMASK
+        _write_layout(partial, tokenizer, settings, width, requirements)
         if pooling is not None and (learned := pooling.state_dict()):
             save_file({name: value.contiguous() for name, value in learned.items()}, partial / POOLING_WEIGHTS)
         own: dict[str, Any] = {"settings": settings.model_dump(), "lineage": lineage or {}}
@@ -120,7 +133,9 @@ def _complete_config(path: Path) -> None:
     write_json(path, config)
 
 
-def _write_layout(folder: Path, tokenizer: Any, settings: EncoderSettings, width: int) -> None:
+def _write_layout(
+    folder: Path, tokenizer: Any, settings: EncoderSettings, width: int, requirements: dict[str, Any]
+) -> None:
     """modules.json and the config of each module."""
     modules = [("", "Transformer")]
     excluded = _excluded_ids(tokenizer, settings)
@@ -155,8 +170,7 @@ def _write_layout(folder: Path, tokenizer: Any, settings: EncoderSettings, width
         folder / "config_sentence_transformers.json",
         {
             "__version__": {name: version(name) for name in ("transformers", "torch")},
-            # An older transformers would read the decoder as causal without a word.
-            "requirements": {"transformers": ">=5.2"},
+            "requirements": requirements,
             "prompts": settings.prompts,
             "default_prompt_name": settings.default_prompt_name,
             "similarity_fn_name": "cosine",
