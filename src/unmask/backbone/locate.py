@@ -22,6 +22,7 @@ _TOKENIZER_FILES = (
 _WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json")
 _MODEL_WEIGHTS = ("model*.safetensors", "pytorch_model*")
 _READ_SUFFIXES = (".safetensors", ".json", ".model", ".txt", ".jinja")
+_GRAPHS = ("onnx", "openvino")
 _GGUF = ".gguf"
 _BUNDLED = ("pocket", "smollm2")
 _ADAPTER = "adapter_config.json"
@@ -89,6 +90,10 @@ def _check_folder(folder: Path) -> None:
             "Save the tokenizer beside it with tokenizer.save_pretrained."
         )
     if not any(any(folder.glob(pattern)) for pattern in _WEIGHT_FILES):
+        if any((folder / name).is_dir() for name in _GRAPHS):
+            raise ArtifactError(
+                f"{folder} is an export for ONNX Runtime or OpenVINO, which read it; give the encoder it was made from."
+            )
         raise ArtifactError(f"{folder} holds no .safetensors weights. Pickled weights are not read; convert them.")
 
 
