@@ -33,6 +33,7 @@ FAMILIES = {
     "Qwen/Qwen3.5-0.8B-Base": "qwen3_5_text",
     "microsoft/Phi-4-mini-instruct": "phi3",
     "pocket": "llama",
+    "smollm2": "llama",
 }
 NAMES = [f"{name}:{variant}" if variant else name for name in shipped() for variant in ("", *composed(name)[1])]
 TEMPLATE = "{{ bos_token }}{% for m in messages %}[INST] {{ m['content'] }} [/INST]{% endfor %}"
