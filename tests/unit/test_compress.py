@@ -64,8 +64,18 @@ def test_the_command_prints_what_is_lost(trained, tmp_path, capsys):
     assert len(found["cosines"]) == len(TEXTS)
 
 
-def test_what_was_not_trained_is_refused(tmp_path):
-    TextEncoder.load("pocket", attention="bidirectional", dtype="float32").save(tmp_path / "bare")
+def test_a_change_of_a_few_small_steps_is_no_rounding(tmp_path):
+    encoder = TextEncoder.load("pocket", attention="bidirectional", dtype="float32")
+    weight = encoder.model.layers[0].self_attn.q_proj.weight
+    with torch.no_grad():
+        weight += 1e-4 * weight.std() * torch.sign(weight[:, :1]) * torch.sign(weight[:1])
+    encoder.save(tmp_path / "trained")
+    assert compress(tmp_path / "trained", tmp_path / "lora", TEXTS, rank=1).matrices == 1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_was_not_trained_is_refused(tmp_path, dtype):
+    TextEncoder.load("pocket", attention="bidirectional", dtype=dtype).save(tmp_path / "bare")
     with pytest.raises(ArtifactError, match="No weight matrix differs"):
         compress(tmp_path / "bare", tmp_path / "lora", TEXTS)
     assert not (tmp_path / "lora").exists()

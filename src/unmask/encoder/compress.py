@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from unmask.backbone.devices import saved_dtype
 from unmask.backbone.loading import load_model
 from unmask.backbone.locate import ADAPTER_WEIGHTS
 from unmask.backbone.low_rank import as_low_rank, in_dtype
@@ -17,7 +18,8 @@ from unmask.encoder.text_encoder import TextEncoder
 from unmask.errors import ArtifactError
 from unmask.files import new_folder, write_json
 
-_ROUNDING = 2e-3  # of a weight's norm: saving in bfloat16 alone changes a weight by up to 2e-3 of it
+# Of a weight's norm: by so much saving alone changes it, in sixteen bits and in float32.
+_ROUNDING, _ROUNDING_FLOAT32 = 2e-3, 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,8 @@ def compress(
         raise ArtifactError(f"{name} names no base model; say which it is with --base.")
     body = load_model(str(source), head=False, dtype="float32")
     before = encoder.encode(sample, normalize=True)
-    made = as_low_rank(body, encoder.model, rank, _ROUNDING)
+    exact = saved_dtype(str(name), "auto") == torch.float32
+    made = as_low_rank(body, encoder.model, rank, _ROUNDING_FLOAT32 if exact else _ROUNDING)
     made.wrapper.peft_config["default"].base_model_name_or_path = str(source)
     with new_folder(Path(folder)) as partial:
         made.wrapper.peft_config["default"].save_pretrained(str(partial))
