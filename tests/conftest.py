@@ -85,3 +85,15 @@ def articles():
 
     texts = [" ".join(topics[name].split())[:1500] for name in sorted(topics)]
     return [text for text in texts if len(text) > 200][:40]
+
+
+@pytest.fixture
+def encode(bidirectional, tmp_path):
+    """`encode_files` by the pocket encoder into a folder of the test."""
+    from unmask import CorpusOptions, encode_files
+
+    def run(*inputs, out="out", **options):
+        encoder = options.pop("encoder", bidirectional)
+        return encode_files(encoder, inputs, tmp_path / out, CorpusOptions(**options))
+
+    return run

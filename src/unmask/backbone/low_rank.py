@@ -71,7 +71,7 @@ def as_low_rank(base: nn.Module, trained: nn.Module, rank: int, alike: float = 0
 def _differences(base: nn.Module, trained: nn.Module, alike: float) -> dict[str, nn.Module]:
     """The modules of the base whose own parameters differ in the trained model."""
     theirs = dict(trained.named_parameters())
-    if shapes(base) != shapes(trained):
+    if _shapes(base) != _shapes(trained):
         raise ArtifactError("The encoder's weights have other names or shapes than the base model's; name its base.")
     found: dict[str, nn.Module] = {}
     for path, own in base.named_parameters():
@@ -85,7 +85,7 @@ def _differences(base: nn.Module, trained: nn.Module, alike: float) -> dict[str,
     return found
 
 
-def shapes(model: nn.Module) -> dict[str, torch.Size]:
+def _shapes(model: nn.Module) -> dict[str, torch.Size]:
     """Name -> shape of a model's parameters."""
     return {name: parameter.shape for name, parameter in model.named_parameters()}
 

@@ -1,0 +1,104 @@
+"""Corpora that cannot be encoded: told before anything is written, or passed over where that was asked for."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from tests.corpus_files import TEXTS, content, shards, table, write
+
+from unmask import DataError
+
+
+def bad(folder):
+    rows = "".join(f'{{"text": "row {n}", "id": {n}}}\n' for n in range(5))
+    return [
+        (write(folder, "a.jsonl", rows + '{"txt": "x"}\n'), r"a.jsonl:6: no 'text' here; found 'txt'"),
+        (write(folder, "b.jsonl", rows + '{"text": 5}\n'), r"b.jsonl:6: 'text' is a int, expected a string"),
+        (write(folder, "c.txt", b"one\ntw\0o\n"), r"c.txt is a binary file"),
+        (write(folder, "d.txt", b"one\n" * 3000 + b"tw\0o\n"), r"d.txt:3001: a zero byte"),
+        (write(folder, "e.txt", b"one\ncaf\xe9\n"), r"e.txt:2: not UTF-8"),
+        (write(folder, "f.txt", b"one\n" + b"x" * 100_000_000 + b"\ntwo\n"), r"f.txt:2: a line of 67,108,864 char"),
+        (write(folder, "g.txt", b""), r"g.txt is empty"),
+        (write(folder, "h.csv", "id,text\n1,one\n2,two,three\n"), r"h.csv:3: 3 columns, the header has 2"),
+        (write(folder, "i.jsonl", rows + "{broken\n"), r"i.jsonl:6: broken JSON"),
+        (write(folder, "j.csv", "id,other\n1,one\n"), r"j.csv:2: no 'text' here; found 'id', 'other'"),
+        (folder / "none.txt", "none.txt: no such file"),
+        (write(folder, "k.txt", "\n\n"), "k.txt: no text found"),
+    ]
+
+
+def test_bad_input_is_told_before_anything_is_written(encode, tmp_path):
+    good = write(tmp_path, "0.txt", "fine\n")
+    cases = bad(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    for path, message in cases:
+        with pytest.raises(DataError, match=message):
+            encode(good, path)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_broken_rows_go_to_a_file_of_rejects(encode, tmp_path):
+    cases = [case for case in bad(tmp_path) if case[0].name not in ("none.txt", "k.txt", "j.csv")]
+    done = encode(*(path for path, _ in cases), on_error="skip", shard_rows=100)
+    assert done.rejected == len(cases)
+    rejects = [json.loads(line) for line in (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()]
+    assert [os.path.basename(one["file"]) for one in rejects] == [path.name for path, _ in cases]
+    assert [one["line"] for one in rejects] == [6, 6, 0, 3001, 2, 2, 0, 3, 6]
+    whole = shards(tmp_path / "out")
+    ids = table(tmp_path / "out")["id"].to_pylist()
+    assert len(ids) == done.texts == 5 + 5 + 3000 + 1 + 2 + 1 + 5
+    for number in (1, 30):  # the second begins behind most that was rejected
+        (tmp_path / "out" / f"part-{number:05d}.parquet").unlink()
+    encode(*(path for path, _ in cases), on_error="skip", shard_rows=100)
+    assert shards(tmp_path / "out") == whole
+
+
+def test_a_broken_line_inside_a_csv_cell_takes_its_row_along(encode, tmp_path):
+    lines = [b"id,text", b'1,"one', b"caf\xe9", b'end"', b"2,two", b"caf\xe9,x", b"3,three"]
+    path = write(tmp_path, "a.csv", b"\n".join(lines))
+    encode(path, out="v.parquet", id_field="id", on_error="skip")
+    assert table(tmp_path / "v.parquet")["id"].to_pylist() == ["2", "3"]
+    rejects = [json.loads(line) for line in (tmp_path / "v.parquet.rejects.jsonl").read_text().splitlines()]
+    assert [one["line"] for one in rejects] == [3, 6]
+
+
+def test_repeated_ids_are_told(encode, tmp_path):
+    path = write(tmp_path, "a.csv", "id,text\n1,a\n2,b\n1,c\n3,d\n2,e\n")
+    with pytest.raises(DataError, match=r"a.csv:4: the id '1' is that of a row before it"):
+        encode(path, out="v.parquet", id_field="id")
+    done = encode(path, out="v.parquet", id_field="id", on_error="skip")
+    assert (done.texts, done.rejected) == (3, 2)
+    assert table(tmp_path / "v.parquet")["id"].to_pylist() == ["1", "2", "3"]
+
+
+def test_a_full_disk_is_told_and_the_command_goes_on(bidirectional, tmp_path):
+    """A limit on the size of files stands for the disk: the same error on the same way."""
+    path = write(tmp_path, "a.txt", "".join(f"{text}\n" for text in TEXTS * 4))
+    bidirectional.save(tmp_path / "encoder")
+    code = (
+        "import resource, sys; from unmask.cli.main import main; "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, -1)); first = main(sys.argv[1:]); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1)); print(first, main(sys.argv[1:]))"
+    )
+    command = ["encode", str(tmp_path / "encoder"), str(path), "--out", str(tmp_path / "out"), "--shard-rows", "80"]
+    done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True)
+    assert done.stdout.strip() == "1 0", done.stderr
+    refused, written = done.stderr.splitlines()
+    assert "part-00000.parquet cannot be written (File too large)" in refused
+    assert written.startswith("160 vectors written")
+    assert table(tmp_path / "out").num_rows == 160
+
+
+def test_two_commands_do_not_write_at_once(encode, tmp_path):
+    import fcntl
+
+    path = write(tmp_path, "a.txt", content(".txt"))
+    encode(path, shard_rows=8)
+    (tmp_path / "out" / "part-00001.parquet").unlink()
+    with (tmp_path / "out" / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(DataError, match="is being written by another process"):
+            encode(path, shard_rows=8)
+    assert encode(path, shard_rows=8).new == 8
