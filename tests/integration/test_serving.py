@@ -18,7 +18,6 @@ from unmask import EncoderSettings, TextEncoder
 
 pytestmark = pytest.mark.slow
 MAX_LENGTH = 64
-QUEUE = 64
 PROMPTS = {"query": "Find what answers this: ", "passage": "Passage: "}
 LONG = "a text that is longer than the encoder reads " * 20
 
@@ -39,7 +38,7 @@ def encoder(folder):
 
 @pytest.fixture(scope="module")
 def server(folder):
-    with served(folder, "--name", "pocket-bi", "--max-queue", QUEUE, UNMASK_API_KEY=KEY) as running:
+    with served(folder, "--name", "pocket-bi", "--max-queue", 64, UNMASK_API_KEY=KEY) as running:
         yield running
 
 
@@ -176,21 +175,23 @@ def test_64_clients_get_what_is_theirs(server, encoder, articles, capsys):
     assert server.metric("unmask_batch_tokens_count") < server.metric("unmask_texts_total") / 2  # they shared batches
 
 
-def test_a_full_queue_says_when_to_come_again(server):
-    texts = [LONG] * 6
-    waiting = threading.Thread(target=together, args=(QUEUE, lambda _: server.post({"input": texts})))
-    waiting.start()
-    until(lambda: server.metric("unmask_requests_inside") == QUEUE)
-    with pytest.raises(openai.RateLimitError, match="64 requests wait already") as error:
-        ask(server.client(), ["one more"])
-    assert 1 <= int(error.value.response.headers["Retry-After"]) <= 60
-    assert len(ask(server.client(max_retries=20), ["one more"]).data) == 1  # the client obeys it
-    waiting.join()
+def test_a_full_queue_says_when_to_come_again(folder):
+    """Each of its requests has many batches and takes turns with the others, so the queue is full for seconds."""
+    with served(folder, "--max-queue", 4, "--max-batch-tokens", 256) as server:
+        waiting = threading.Thread(target=together, args=(4, lambda _: server.post({"input": [LONG] * 100})))
+        waiting.start()
+        until(lambda: server.metric("unmask_requests_inside") == 4)
+        with pytest.raises(openai.RateLimitError, match="4 requests wait already") as error:
+            server.client().embeddings.create(model="encoder", input=["one more"])
+        assert 1 <= int(error.value.response.headers["Retry-After"]) <= 60
+        patient = server.client(max_retries=20)  # it obeys the header
+        assert len(patient.embeddings.create(model="encoder", input=["one more"]).data) == 1
+        waiting.join()
 
 
 def test_a_small_request_does_not_wait_for_all_of_a_large_one(server):
     done = []
-    large = threading.Thread(target=lambda: done.append(server.post({"input": [LONG] * 300})[0]))
+    large = threading.Thread(target=lambda: done.append(server.post({"input": [LONG] * 600})[0]))
     large.start()
     until(lambda: server.metric("unmask_requests_inside") == 1)
     assert len(ask(server.client(), ["small"]).data) == 1
