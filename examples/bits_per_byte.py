@@ -17,7 +17,7 @@ from unmask.data.records import read_records
 
 @torch.inference_mode()
 def bits_per_byte(name: str, texts: list[str], length: int) -> float:
-    """Of the first `length` tokens of each text; its first token is given, and counts neither as bits nor as bytes."""
+    """Of the first `length` tokens of each text; its first is given, after BOS where the tokenizer puts one."""
     model, tokenizer = load_model(name, head=True, dtype="float32"), load_tokenizer(name)
     bits, size = 0.0, 0
     for text in texts:
@@ -25,7 +25,8 @@ def bits_per_byte(name: str, texts: list[str], length: int) -> float:
         ids, ends = found["input_ids"][:length], [end for _, end in found["offset_mapping"][:length]]
         if len(ids) < 2:
             continue
-        logits = model(input_ids=torch.tensor([ids])).logits[0, :-1]
+        bos = [tokenizer.bos_token_id] if tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id else []
+        logits = model(input_ids=torch.tensor([[*bos, *ids]])).logits[0, len(bos) : -1]
         bits += float(torch.nn.functional.cross_entropy(logits, torch.tensor(ids[1:]), reduction="sum")) / math.log(2)
         size += len(text[ends[0] : ends[-1]].encode())
     return bits / size
