@@ -22,6 +22,8 @@ from race import Line, median, race
 from report import Report, add_json
 from shapes import workload
 
+_WORK = ["encode", "query", "mntp", "simcse"]
+
 Lines = dict[str, Line]
 Runs = list[dict[str, Any]]
 
@@ -30,7 +32,7 @@ def main() -> None:
     """Measure and print a table for each kind of work."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="pocket", help="a causal model's folder (default: pocket)")
-    parser.add_argument("--work", nargs="+", choices=["encode", "mntp", "simcse"], default=["encode", "mntp", "simcse"])
+    parser.add_argument("--work", nargs="+", choices=_WORK, default=_WORK)
     parser.add_argument("--spins", nargs="+", type=int, default=[300_000], help="counts to compare with")
     parser.add_argument("--texts", type=int, default=160, help="texts to encode (default: 160)")
     parser.add_argument("--steps", type=int, default=6, help="steps of training, 4 or more (default: 6)")
@@ -69,6 +71,9 @@ def _job(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
 
 
 def _lines(work: str, job: dict[str, Any], spins: Sequence[int]) -> Lines:
+    """The same work by each library and count of spins; a query is a text encoded alone."""
+    if work == "query":
+        work, job = "encode", job | {"latency": True, "texts": job["sentences"][:40]}
     own = f"unmask.{work}"
     lines: Lines = {"unmask": (sys.executable, own, job)}
     for count in spins:
@@ -107,8 +112,8 @@ def _busy_process() -> Iterator[None]:
 def _table(
     report: Report, work: str, lines: Lines, idle: dict[str, Runs], loaded: dict[str, Runs], *, spinning: int
 ) -> None:
-    """Seconds of all texts, or of 1000 tokens of training."""
-    unit = "seconds" if work == "encode" else "seconds of 1000 tokens"
+    """Seconds of all texts, of one, or of 1000 tokens of training."""
+    unit = {"encode": "seconds", "query": "seconds of one"}.get(work, "seconds of 1000 tokens")
     report.table(f"{work}, {unit}", "library", "idle", "busy", "loaded", "cost")
     base = idle[f"unmask, {spinning} spins"]
     for line in lines:
