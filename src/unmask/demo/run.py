@@ -38,7 +38,7 @@ MODELS = {
 _SETTINGS = {
     "pocket": [],
     "smollm2": [
-        *("model.name=smollm2", "stages.mntp.lr=2e-4", "stages.simcse.lr=3e-4", "stages.simcse.scale=20"),
+        *("model.name=smollm2", "stages.mntp.lr=4e-4", "stages.simcse.lr=3e-4", "stages.simcse.scale=20"),
         *("stages.simcse.attention_dropout=0.1", "stages.simcse.hidden_dropout=0.1"),
     ],
 }
