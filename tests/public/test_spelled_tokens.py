@@ -184,6 +184,20 @@ def test_a_spelling_that_is_all_of_a_text_is_text():
     assert 1 not in tokenizer("<s>")["input_ids"]
 
 
+def test_an_added_token_that_is_not_special_stays_a_token(bidirectional, tmp_path):
+    """`<think>` in Qwen."""
+    from transformers import AutoTokenizer
+
+    model, tokenizer = copy.deepcopy(bidirectional.model), copy.deepcopy(bidirectional.tokenizer)
+    tokenizer.add_tokens([AddedToken("<think>", special=False)])
+    number = tokenizer.convert_tokens_to_ids("<think>")
+    model.resize_token_embeddings(number + 1)
+    TextEncoder(model, tokenizer).save(tmp_path / "encoder")
+    for one in (load_tokenizer(str(tmp_path / "encoder")), AutoTokenizer.from_pretrained(tmp_path / "encoder")):
+        ids = one("</s> a <think> b", add_special_tokens=False)["input_ids"]
+        assert (number in ids, set(ids) & set(special_tokens(one))) == (True, set())
+
+
 @pytest.mark.parametrize("special", [True, False])
 @pytest.mark.parametrize("flag", ["rstrip", "lstrip"])
 @pytest.mark.parametrize("spelled", ["", " <s>"])
