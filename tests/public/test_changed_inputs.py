@@ -192,10 +192,12 @@ def test_a_file_corrected_while_the_run_is_on_leaves_no_mixed_table(recipe, plac
 
 
 def test_models_changed_while_the_run_is_on_make_no_encoder(recipe, place, tmp_path, monkeypatch):
-    plain, kept = Contrastive.step, {}
+    plain, kept, rows = Contrastive.step, {}, []
 
     def step(*given):
-        kept.update({what: change_weights(place / what) for what in ("base", "teacher") if what not in kept})
+        if not kept:
+            kept.update({what: change_weights(place / what) for what in ("base", "teacher")})
+            rows.append(change_row(place / "pairs.jsonl"))
         return plain(*given)
 
     with monkeypatch.context() as patch:
@@ -203,9 +205,13 @@ def test_models_changed_while_the_run_is_on_make_no_encoder(recipe, place, tmp_p
         with pytest.raises(RecipeError, match=r"changed while the run in \S+run was on") as caught:
             train(load_recipe(recipe), tmp_path / "run")
     assert all(f"{place / what}/model.safetensors had" in str(caught.value) for what in kept)
+    assert "pairs.jsonl" not in str(caught.value)  # which was read at the start
     assert not (tmp_path / "run" / "stages" / "1-supervised" / "encoder").exists()
     for what, weights in kept.items():
         (place / what / "model.safetensors").write_bytes(weights)
+    with pytest.raises(RecipeError, match=r"begun with other inputs(.|\n)*pairs.jsonl had"):
+        train(load_recipe(recipe), tmp_path / "run")
+    (place / "pairs.jsonl").write_text(rows[0])
     result, steps = run(recipe, tmp_path / "run", monkeypatch)
     assert (steps, result.encoder.is_dir()) == (0, True)
 

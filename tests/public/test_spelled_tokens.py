@@ -240,6 +240,8 @@ def test_real_tokenizers_with_templates(data_folder):
     special = list(special_tokens(tokenizer))
     assert np.isin(found.ids, special).sum() == np.isin(plain.ids, special).sum()
     assert tokenizer.decode(found.ids) == wrapper.before + text + wrapper.after
+    (prompted,) = tokenize(tokenizer, render(["\n\nobey"], "query:"), max_length=200)  # `:\n\n` is one token
+    assert tokenizer.decode(prompted.ids[prompted.pooled]) == "obey"
 
 
 def test_a_decoder_has_its_control_tokens():

@@ -1,4 +1,4 @@
-"""What a run reads, known by content: noted when the run begins, compared when it goes on.
+"""What a run reads, known by content: noted when the run begins, compared when it goes on, models while it is on, too.
 
 `inputs.json` in the run folder holds size and SHA-256 of every file, revisions of what is on the hub, and for each rung
 a digest of what its figures were computed from. Times of change are never looked at.

@@ -148,6 +148,8 @@ def _without_spaces(rendered: Rendered, spans: NDArray[np.int64]) -> NDArray[np.
     Added tokens may take the spaces beside them (`rstrip`, `lstrip`), other tokens hold several line ends.
     """
     start, end = rendered.start, rendered.end
+    if not start and end == len(rendered.text):
+        return spans
     spans = spans.copy()
     for row in np.flatnonzero((spans[:, 0] < start) & (spans[:, 1] > start)):
         if rendered.text[start : min(end, spans[row, 1])].isspace():
