@@ -191,6 +191,44 @@ def test_a_file_corrected_while_the_run_is_on_leaves_no_mixed_table(recipe, plac
     assert found == train(load_recipe(recipe), tmp_path / "fresh").to_dict()["rungs"]
 
 
+def test_models_changed_while_the_run_is_on_make_no_encoder(recipe, place, tmp_path, monkeypatch):
+    plain, kept, rows = Contrastive.step, {}, []
+
+    def step(*given):
+        if not kept:
+            kept.update({what: change_weights(place / what) for what in ("base", "teacher")})
+            rows.append(change_row(place / "pairs.jsonl"))
+        return plain(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Contrastive, "step", step)
+        with pytest.raises(RecipeError, match=r"changed while the run in \S+run was on") as caught:
+            train(load_recipe(recipe), tmp_path / "run")
+    assert all(f"{place / what}/model.safetensors had" in str(caught.value) for what in kept)
+    assert "pairs.jsonl" not in str(caught.value)  # which was read at the start
+    assert not (tmp_path / "run" / "stages" / "1-supervised" / "encoder").exists()
+    for what, weights in kept.items():
+        (place / what / "model.safetensors").write_bytes(weights)
+    with pytest.raises(RecipeError, match=r"begun with other inputs(.|\n)*pairs.jsonl had"):
+        train(load_recipe(recipe), tmp_path / "run")
+    (place / "pairs.jsonl").write_text(rows[0])
+    result, steps = run(recipe, tmp_path / "run", monkeypatch)
+    assert (steps, result.encoder.is_dir()) == (0, True)
+
+
+def test_a_model_changed_between_two_rungs_is_not_scored(recipe, place, tmp_path):
+    recipe["stages"], scored = [], []
+
+    def evaluate(encoder):
+        scored.append(encoder)
+        change_weights(place / "base")
+        return {"figure": 1.0}
+
+    with pytest.raises(RecipeError, match="changed while the run"):
+        train(load_recipe(recipe), tmp_path / "run", evaluate=evaluate)
+    assert len(scored) == 1
+
+
 def test_a_run_of_an_earlier_version_takes_its_inputs_as_they_are(recipe, place, tmp_path, monkeypatch, caplog):
     run(recipe, tmp_path / "run", monkeypatch, kill_at=3)
     (tmp_path / "run" / "inputs.json").unlink()

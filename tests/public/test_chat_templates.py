@@ -163,5 +163,6 @@ def test_a_run_stays_in_the_day_it_began(tokenizer, tmp_path, another_day):
     another_day()
     assert "2031" in ChatWrapper.from_tokenizer(load_tokenizer(str(model))).before
     train(recipe, tmp_path / "run")
-    assert TextEncoder.load(tmp_path / "run" / "encoder").reader.chat == first
+    for place in ("encoder", "stages/2-b/adapter"):
+        assert TextEncoder.load(tmp_path / "run" / place).reader.chat == first
     assert all(open_rung(recipe, place).reader.chat == first for place in open_run(tmp_path / "run")[1])

@@ -62,9 +62,11 @@ def test_numbers_of_words_and_of_sentences_are_no_words(tmp_path, rows):
 
 
 @pytest.mark.parametrize("header", ["Token\tNER-Tag", "word\tentity_type", "Text\tLabel", "FORM\tXPOS"])
-def test_headers_by_other_names(tmp_path, header):
-    (sentence,) = ColumnFile(write(tmp_path, "a.conll", f"{header}\nthe\tO\n"))
-    assert sentence.words == ("the",)
+def test_headers_by_other_names(tmp_path, header, caplog):
+    caplog.set_level("INFO", "unmask")
+    corpus = ColumnFile(write(tmp_path, "a.conll", f"{header}\nthe\tO\n"))
+    assert [[s.words for s in corpus] for _ in range(2)] == [[("the",)]] * 2  # read twice, and said once
+    assert len(caplog.records) == 1
 
 
 def test_documents_and_comments_with_any_number_of_columns_are_no_words(tmp_path):

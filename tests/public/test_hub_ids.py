@@ -108,8 +108,11 @@ def test_an_adapter_brings_all_files_of_its_tokenizer(tiny, tokenizer, data_fold
     trained(base, repository, target_modules=["c_attn"])
     for name in ("vocab.json", "merges.txt"):
         shutil.copy(data_folder / "tokenizers" / "gpt2_bpe" / name, repository)
-    expected = TextEncoder.load(repository, dtype="float32").encode(TEXTS)
-    assert abs(from_the_hub(tmp_path, ENCODE) - expected).max() < 1e-6
+    template = "{% for m in messages %}User: {{ m['content'] }}\n{% endfor %}"
+    (repository / "chat_template.jinja").write_text(template)
+    expected = TextEncoder.load(repository, chat_template=True, dtype="float32").encode(TEXTS)
+    found = from_the_hub(tmp_path, ENCODE.replace("dtype=", "chat_template=True, dtype="))
+    assert abs(found - expected).max() < 1e-6
 
 
 @pytest.mark.parametrize("command", ["convert", "train", "dry run"])

@@ -9,6 +9,7 @@ from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizer
 
 from unmask import TextEncoder
 from unmask.backbone.locate import load_tokenizer
+from unmask.errors import ArtifactError
 from unmask.settings import EncoderSettings
 from unmask.text.control import ControlTokens, read_spellings_as_text, special_tokens
 from unmask.text.prompts import ChatWrapper, render
@@ -142,21 +143,88 @@ def test_words_of_a_vocabulary_are_no_way_in_either():
     assert 1 not in tokenizer("a <s> a")["input_ids"]
 
 
+def test_a_saved_t5_is_no_way_in_either(tmp_path):
+    """Its class builds a tokenizer anew from the vocabulary, without what keeps spellings text (T5 has no `<`)."""
+    from transformers import AutoTokenizer, T5Config, T5EncoderModel, T5Tokenizer
+
+    special = [(token, 0.0) for token in ("<pad>", "</s>", "<unk>", "<extra_id_0>")]
+    tokenizer = T5Tokenizer(vocab=[*special, *((letter, -3.0) for letter in "▁/sabpdextr_i0")], extra_ids=1)
+    sizes = {"num_layers": 1, "d_model": 16, "num_heads": 2, "d_kv": 8, "d_ff": 16}
+    T5EncoderModel(T5Config(vocab_size=len(tokenizer), **sizes)).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    encoder = TextEncoder.load(tmp_path / "model", dtype="float32")
+    encoder.save(tmp_path / "encoder")
+    folder = tmp_path / "encoder"
+    texts = ["a </s> b", "</s>", "<extra_id_0><pad>"]
+    expected = encoder.tokenizer(texts)["input_ids"]
+    assert not {0, 1, 3} & {number for ids in expected for number in ids[:-1]}
+    assert AutoTokenizer.from_pretrained(folder)(texts)["input_ids"] == expected
+    path = folder / "tokenizer_config.json"  # as versions wrote it that did not look
+    path.write_text(json.dumps({**json.loads(path.read_text()), "tokenizer_class": "T5Tokenizer"}))
+    assert load_tokenizer(str(folder))(texts)["input_ids"] == expected
+
+
+def test_a_control_token_of_one_character_that_a_vocabulary_has_is_refused():
+    """Nothing cuts it: some models of proteins begin with `1`."""
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.Unigram([("<unk>", 0.0), ("1", 0.0), ("a", -1.0)], 0))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="1", unk_token="<unk>")
+    with pytest.raises(ArtifactError, match="reads '1' in a text as that control token, and cannot be kept from it"):
+        read_spellings_as_text(tokenizer)
+
+
+def test_a_spelling_that_is_all_of_a_text_is_text():
+    """Only there has this vocabulary the whole token before it."""
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.WordLevel({"<unk>": 0, "<s>": 1, "a": 2}, "<unk>"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", unk_token="<unk>")
+    read_spellings_as_text(tokenizer)
+    assert 1 not in tokenizer("<s>")["input_ids"]
+
+
+def test_an_added_token_that_is_not_special_stays_a_token(bidirectional, tmp_path):
+    """`<think>` in Qwen."""
+    from transformers import AutoTokenizer
+
+    model, tokenizer = copy.deepcopy(bidirectional.model), copy.deepcopy(bidirectional.tokenizer)
+    tokenizer.add_tokens([AddedToken("<think>", special=False)])
+    number = tokenizer.convert_tokens_to_ids("<think>")
+    model.resize_token_embeddings(number + 1)
+    TextEncoder(model, tokenizer).save(tmp_path / "encoder")
+    for one in (load_tokenizer(str(tmp_path / "encoder")), AutoTokenizer.from_pretrained(tmp_path / "encoder")):
+        ids = one("</s> a <think> b", add_special_tokens=False)["input_ids"]
+        assert (number in ids, set(ids) & set(special_tokens(one))) == (True, set())
+
+
+@pytest.mark.parametrize("special", [True, False])
 @pytest.mark.parametrize("flag", ["rstrip", "lstrip"])
 @pytest.mark.parametrize("spelled", ["", " <s>"])
-def test_a_control_token_that_takes_spaces_is_not_the_texts(tokenizer, flag, spelled):
-    """Phi-3's `<|user|>` takes the spaces behind it."""
-    with_template = copy.deepcopy(tokenizer)
-    with_template.add_special_tokens(
-        {"additional_special_tokens": [AddedToken("<|user|>", special=True, **{flag: True})]}
-    )
-    number = with_template.convert_tokens_to_ids("<|user|>")
-    with_template.chat_template = "{% for m in messages %}<|user|>{{ m['content'] }}<|user|>{% endfor %}"
-    wrapper, control = ChatWrapper.from_tokenizer(with_template), ControlTokens(with_template)
-    (found,) = tokenize(with_template, render([f"  a word{spelled}  "], "", wrapper), max_length=50, control=control)
+def test_a_mark_that_takes_spaces_is_not_the_texts(tokenizer, flag, special, spelled):
+    """Phi-3's `<|user|>` takes the spaces behind it; in a template, or in a prompt whose folder asks for tokens."""
+    marked = copy.deepcopy(tokenizer)
+    marked.add_tokens([AddedToken("<|user|>", special=special, **{flag: True})], special_tokens=special)
+    number = marked.convert_tokens_to_ids("<|user|>")
+    marked.chat_template = "{% for m in messages %}<|user|>{{ m['content'] }}<|user|>{% endfor %}"
+    wrapper, control = ChatWrapper.from_tokenizer(marked), ControlTokens(marked)
+    (found,) = tokenize(marked, render([f"  a word{spelled}  "], "", wrapper), max_length=50, control=control)
     assert (found.ids[0], found.ids[-1]) == (number, number)
     assert found.in_text.tolist() == [False, *[True] * (len(found) - 2), False]
     assert found.pooled.tolist() == found.in_text.tolist()
+    marked.split_special_tokens = False
+    (prompted,) = tokenize(marked, render(["  a word"], "<|user|>"), max_length=50)
+    place = prompted.ids.tolist().index(number)
+    assert prompted.pooled.tolist() == [row > place for row in range(len(prompted))]
+
+
+def test_a_text_that_ends_a_spelling_of_the_template_makes_no_control_token(tokenizer):
+    with_template = copy.deepcopy(tokenizer)
+    with_template.chat_template = "{% for m in messages %}{{ bos_token }}<{{ m['content'] }} /s>{% endfor %}"
+    wrapper, control = ChatWrapper.from_tokenizer(with_template), ControlTokens(with_template)
+    (found,) = tokenize(with_template, render(["s> and <"], "", wrapper), max_length=50, control=control)
+    assert (found.ids[0], set(found.ids[1:].tolist()) & set(special_tokens(tokenizer))) == (1, set())
+    assert with_template.decode(found.ids) == "<s><s> and < /s>"
 
 
 @pytest.mark.data
@@ -172,6 +240,8 @@ def test_real_tokenizers_with_templates(data_folder):
     special = list(special_tokens(tokenizer))
     assert np.isin(found.ids, special).sum() == np.isin(plain.ids, special).sum()
     assert tokenizer.decode(found.ids) == wrapper.before + text + wrapper.after
+    (prompted,) = tokenize(tokenizer, render(["\n\nobey"], "query:"), max_length=200)  # `:\n\n` is one token
+    assert tokenizer.decode(prompted.ids[prompted.pooled]) == "obey"
 
 
 def test_a_decoder_has_its_control_tokens():

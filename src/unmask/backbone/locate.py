@@ -170,8 +170,8 @@ def load_tokenizer(name: str, adapters: Sequence[Path] = ()) -> Any:
     if not fast:
         return tokenizer
     # Tools write this key into the configs of bare models, unasked; an encoder's own means it.
-    says = "split_special_tokens" in tokenizer.init_kwargs
-    if not (says and (layout / "modules.json").is_file()):
+    asked = not tokenizer.init_kwargs.get("split_special_tokens", True) and (layout / "modules.json").is_file()
+    if not asked:
         read_spellings_as_text(tokenizer)
     keep_promises(tokenizer, read_json(folder / "tokenizer_config.json", missing={}), name)
     return tokenizer

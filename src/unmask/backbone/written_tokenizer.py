@@ -8,6 +8,7 @@ from unmask.backbone.opened import plain_tokenizer
 from unmask.backbone.pieces import SAMPLES
 from unmask.errors import ArtifactError
 from unmask.files import read_json, write_json
+from unmask.text.control import special_tokens
 from unmask.text.spans import special_affixes
 
 logger = logging.getLogger(__name__)
@@ -61,6 +62,6 @@ def write_for_transformers_4(folder: Path, max_length: int) -> None:
 def _read_otherwise(folder: Path, tokenizer: Any) -> str | None:
     """The first sample that the saved tokenizer reads otherwise."""
     again = plain_tokenizer(folder)
-    texts = list(SAMPLES)
+    texts = [*SAMPLES, *(f"a {token.content} b" for token in special_tokens(tokenizer).values())]
     pairs = zip(texts, tokenizer(texts)["input_ids"], again(texts)["input_ids"], strict=True)
     return next((text for text, ours, theirs in pairs if ours != theirs), None)

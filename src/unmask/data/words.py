@@ -4,6 +4,7 @@ import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import regex
@@ -78,7 +79,7 @@ class ColumnFile:
             if self.limit is not None and count >= self.limit:
                 break
             if columns is not None and not rows and not count and _is_header(columns):
-                logger.info("%s:%d is a header (%s) and left out.", self.path, number, ", ".join(columns))
+                _say_header(self.path, number, ", ".join(columns))
             elif columns is not None:
                 if universal and self.labels is None and columns[3:4] == ["_"]:
                     raise DataError(
@@ -239,6 +240,11 @@ def _is_header(columns: list[str]) -> bool:
     """True for a first row that names its columns."""
     names = [column.strip().lower() for column in columns]
     return any(name in _WORD_TITLES for name in names) and any(map(_LABEL_TITLE.fullmatch, names))
+
+
+@cache  # a corpus is read several times
+def _say_header(path: Path, line: int, names: str) -> None:
+    logger.info("%s:%d is a header (%s) and left out.", path, line, names)
 
 
 def _are_numbers(words: Sequence[str]) -> bool:

@@ -14,6 +14,7 @@ from unmask.backbone.locate import ADAPTER_WEIGHTS
 from unmask.backbone.low_rank import as_low_rank, in_dtype
 from unmask.backbone.truth.opening import attention_of
 from unmask.encoder.folder import POOLING_WEIGHTS
+from unmask.encoder.saved import as_saved
 from unmask.encoder.text_encoder import TextEncoder
 from unmask.errors import ArtifactError
 from unmask.files import new_folder, write_json
@@ -71,8 +72,7 @@ def compress(
         made.wrapper.peft_config["default"].save_pretrained(str(partial))
         save_file(dict(in_dtype(made.wrapper, torch.bfloat16)), partial / ADAPTER_WEIGHTS)
         seen = {key: value for key, value in asdict(attention_of(encoder.model)).items() if value}
-        chat = {"chat": asdict(encoder.reader.chat)} if encoder.reader.chat is not None else {}
-        own = {**seen, **chat, "settings": encoder.settings.model_dump(), "lineage": encoder.lineage}
+        own = seen | as_saved(encoder.settings, encoder.lineage, encoder.reader.chat)
         write_json(partial / "unmask.json", own)
         if weights := encoder.module.pooling.state_dict():
             save_file({key: value.contiguous() for key, value in weights.items()}, partial / POOLING_WEIGHTS)

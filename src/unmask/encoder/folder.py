@@ -7,7 +7,6 @@ forms of the pooling config, `rope_parameters` and the older rope keys.
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from unmask.backbone.families import facts
 from unmask.backbone.truth.recurrent import recurrent_mode
 from unmask.backbone.written_tokenizer import hold_to_itself
 from unmask.encoder.card import card
+from unmask.encoder.saved import as_saved
 from unmask.files import new_folder, read_json, write_json, write_text
 from unmask.pooling import POOLINGS
 from unmask.settings import EncoderSettings
@@ -87,11 +87,9 @@ def write_encoder(
         _write_layout(partial, tokenizer, settings, width, requirements)
         if pooling is not None and (learned := pooling.state_dict()):
             save_file({name: value.contiguous() for name, value in learned.items()}, partial / POOLING_WEIGHTS)
-        own: dict[str, Any] = {"settings": settings.model_dump(), "lineage": lineage or {}}
+        own = as_saved(settings, lineage or {}, reader.chat)
         if fingerprint is not None:
             own["fingerprint"] = fingerprint
-        if reader.chat is not None:  # as it is now: some templates write the date
-            own["chat"] = asdict(reader.chat)
         write_json(partial / "unmask.json", own)
         told: dict[str, Any] = {"gaps": gaps, "splits": tokenizer.split_special_tokens, "fingerprint": fingerprint}
         write_text(partial / "README.md", card(settings, lineage or {}, width=width, **told))

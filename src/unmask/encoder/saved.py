@@ -1,6 +1,7 @@
 """What saved folders say of an encoder: ours, any sentence-transformers one, and those of the released llm2vec."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,12 @@ def last_that_says(folders: Sequence[Path]) -> Path:
     names = ("unmask.json", _RELEASED, "modules.json")
     saying = [folder for folder in folders if any((folder / name).is_file() for name in names)]
     return [folders[0], *saying][-1]
+
+
+def as_saved(settings: EncoderSettings, lineage: Mapping[str, Any], chat: ChatWrapper | None) -> dict[str, Any]:
+    """What `unmask.json` says of an encoder; what a template wrote stays as it is now, for some write the date."""
+    wrapped = {} if chat is None else {"chat": asdict(chat)}
+    return {"settings": settings.model_dump(), "lineage": dict(lineage), **wrapped}
 
 
 def read_lineage(folder: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a run reads, known by content: noted when the run begins, compared when it goes on.
+"""What a run reads, known by content: noted when the run begins, compared when it goes on, models while it is on, too.
 
 `inputs.json` in the run folder holds size and SHA-256 of every file, revisions of what is on the hub, and for each rung
 a digest of what its figures were computed from. Times of change are never looked at.
@@ -7,7 +7,7 @@ a digest of what its figures were computed from. Times of change are never looke
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,10 @@ from unmask.runs.sources import local_source, on_hub, resolve_path
 logger = logging.getLogger(__name__)
 
 MODEL = "model"  # the place of the base model among the inputs
+_DATA = "data."  # what the places of data begin with
 Inputs = dict[str, dict[str, dict[str, Any]]]  # place in the recipe -> file or name -> its fingerprint
-_Named = Iterator[tuple[str, str, Path | dict[str, Any]]]  # place, name, and the file or what else tells it
+_Input = tuple[str, str, Path | dict[str, Any]]  # place, name, and the file or what else tells it
+_Named = Iterator[_Input]
 _FILE = "inputs.json"
 _LONG = 4 * 2**30  # bytes that take more than some seconds
 
@@ -45,7 +47,8 @@ class RunInputs:
 
     def __init__(self, recipe: Recipe, folder: Path, *, fresh: bool) -> None:
         self._recipe, self._path = recipe, folder / _FILE
-        self.training = _fingerprints(_trained_on(recipe))
+        self._listed = list(_trained_on(recipe))
+        self.training = _fingerprints(self._listed)
         self._masked = _fingerprints(_masked_texts(recipe))  # texts are read once, at the start
         self._rungs: dict[str, str] = {}
         if self._path.is_file():
@@ -53,13 +56,35 @@ class RunInputs:
             self._rungs = known["rungs"]
             changes = _changes(known["training"], self.training)
             if changes and _has_trained(folder):
-                raise RecipeError(_refusal(folder, changes))
+                heading = (
+                    f"{folder} holds a run that was begun with other inputs; nothing was changed in it. Put back what "
+                    "they were, or choose another --out."
+                )
+                raise RecipeError("\n  ".join([heading, *changes]))
             if changes:
                 logger.info("Nothing was trained yet, so the run begins with its inputs as they are now.")
         elif not fresh:
             logger.info("%s has no %s: what its inputs are now is taken for what it began with.", folder, _FILE)
             self._rungs = dict.fromkeys((path.stem for path in folder.glob("rungs/*.json")), self.digest())
         self._write()
+
+    def check(self) -> None:
+        """See that files of models, which a run opens again and again, did not change since it began.
+
+        Data are read once, at the start; what is on the hub is asked for then.
+
+        Raises:
+            RecipeError: one did.
+        """
+        models = [one for one in self._listed if isinstance(one[2], Path) and not one[0].startswith(_DATA)]
+        now = _fingerprints(models)
+        before = {place: {name: self.training[place][name] for name in files} for place, files in now.items()}
+        if changes := _changes(before, now):
+            heading = (
+                f"A model was changed while the run in {self._path.parent} was on. Put back what it was, and start the "
+                "same command again."
+            )
+            raise RecipeError("\n  ".join([heading, *changes]))
 
     def digest(self) -> str:
         """Of all that the figures of a rung follow from, but for what was trained; the files of tasks are read anew."""
@@ -121,10 +146,10 @@ def _data(recipe: Recipe, name: str) -> _Named:
     source = recipe.data[name]
     if isinstance(source, E5Source):
         folder = resolve_path(source.folder)
-        yield from ((f"data.{name}", f"{source.folder}/{p.name}", p) for p in sorted(folder.glob("*.jsonl")))
+        yield from ((f"{_DATA}{name}", f"{source.folder}/{p.name}", p) for p in sorted(folder.glob("*.jsonl")))
     else:
         for path in source.files:
-            yield from _path(f"data.{name}", path)
+            yield from _path(f"{_DATA}{name}", path)
 
 
 def _path(place: str, path: str) -> _Named:
@@ -167,7 +192,7 @@ def _folder(place: str, name: str, folder: Path) -> _Named:
     yield from ((place, f"{name}/{file.relative_to(folder).as_posix()}", file) for file in model_files(folder))
 
 
-def _fingerprints(named: _Named) -> Inputs:
+def _fingerprints(named: Iterable[_Input]) -> Inputs:
     """Of each file its size and SHA-256; a file that is named twice is read once.
 
     Raises:
@@ -179,7 +204,7 @@ def _fingerprints(named: _Named) -> Inputs:
         listed = list(named)
         total = sum(file.stat().st_size for file in {found for _, _, found in listed if isinstance(found, Path)})
         if total > _LONG:
-            logger.info("Reading %.0f GiB of weights and data once, to know them later.", total / 2**30)
+            logger.info("Reading %.0f GiB of weights and data, to know them by content.", total / 2**30)
         for place, name, found in listed:
             if isinstance(found, Path) and found not in known:
                 known[found] = file_fingerprint(found)
@@ -204,11 +229,3 @@ def _has_trained(folder: Path) -> bool:
     """True if anything is left in a run folder that was made from the inputs."""
     made = ("stages/*/checkpoints/step-*", "stages/*/encoder", "encoder")
     return any(any(folder.glob(pattern)) for pattern in made)
-
-
-def _refusal(folder: Path, changes: list[str]) -> str:
-    heading = (
-        f"{folder} holds a run that was begun with other inputs; nothing was changed in it. Put back what they were, "
-        "or choose another --out."
-    )
-    return "\n  ".join([heading, *changes])

@@ -245,6 +245,7 @@ class Run:
             accelerator=self.accelerator,
             progress=self.progress,
             rehearsal=self.rehearsal,
+            check_inputs=self.inputs.check if self.inputs is not None else lambda: None,
         )
 
     def rung(self, place: RungPlace) -> Rung:
@@ -257,6 +258,7 @@ class Run:
             return Rung(place.name, place.encoder, place.attention, {})
         again = " again: what it is scored with has changed" if path.is_file() else ""
         logger.info("%s: evaluating%s", place.name, again)
+        self.inputs.check()
         seen = self.inputs.digest()
         precision = precision_here(self.recipe.evaluation.precision)
         figures = self.score(open_rung(self.recipe, place, precision))

@@ -6,21 +6,22 @@ real control tokens into the string that also holds the user's text. Where the t
 by a copy of the tokenizer in which all spellings are text, and the template's own tokens have stand-ins as long.
 """
 
-import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from unmask.errors import ArtifactError
+from unmask.text.chunks import chunks
 from unmask.text.prompts import Rendered
-
-logger = logging.getLogger(__name__)
 
 _PRIVATE = 0xF0000  # first character of a private plane of Unicode, from which stand-ins are made
 _STAND_IN = re.compile("[\U000f0000-\U000ffffd]")
+_AROUND = ("a{0}a {0} a", "{0}", "{0}{0}", "\n{0}\n", "<{0}>")  # texts in which a spelling is tried
+_RARE = "\U00010380"  # a letter that vocabularies lack
 _OTHER_PRIVATE = "\U00100000"  # what a text's own characters of that plane are read as, so that none is a stand-in
 
 
@@ -30,26 +31,37 @@ def special_tokens(tokenizer: Any) -> dict[int, Any]:
 
 
 def read_spellings_as_text(tokenizer: Any) -> None:
-    """Let a tokenizer read the spelling of a special token as text, now and in every runtime that loads it saved."""
+    """Let a tokenizer read the spelling of a special token as text, now and in every runtime that loads it saved.
+
+    Raises:
+        ArtifactError: it makes a control token of such a text in any case.
+    """
     tokenizer.split_special_tokens = True
     tokenizer.init_kwargs["split_special_tokens"] = True
-    special = special_tokens(tokenizer)
-    if still := _found_whole(tokenizer, special):
-        _cut_spellings(tokenizer, still)
-        # What a text has that the vocabulary lacks is the unknown token by rights.
-        if still := [token for token in _found_whole(tokenizer, special) if token != tokenizer.unk_token]:
-            logger.warning(
-                f"A text that spells {', '.join(still)} is read as that token: this tokenizer cannot be kept from it."
+    if found := _found_whole(tokenizer):
+        _cut_spellings(tokenizer, found)
+        if found := _found_whole(tokenizer):
+            raise ArtifactError(
+                f"This tokenizer reads {found[0]!r} in a text as that control token, and cannot be kept from it; say "
+                '"special": false of that token in tokenizer.json and tokenizer_config.json if texts are to hold it.'
             )
 
 
-def _found_whole(tokenizer: Any, special: Mapping[int, Any]) -> list[str]:
+def _found_whole(tokenizer: Any) -> list[str]:
     """The special tokens that a tokenizer finds where their spelling is to be text."""
+    special = special_tokens(tokenizer)
     if not special:
         return []
-    texts = [f"a{token.content}a {token.content} a" for token in special.values()]
-    spelled = tokenizer(texts, add_special_tokens=False)["input_ids"]
-    return [token.content for (number, token), ids in zip(special.items(), spelled, strict=True) if number in ids]
+    texts = [around.format(token.content) for token in special.values() for around in _AROUND]
+    rare, *encoded = tokenizer([_RARE, *texts], add_special_tokens=False)["input_ids"]
+    # What a text has that the vocabulary lacks is the unknown token by rights.
+    unknown = {*rare, tokenizer.unk_token_id}
+    spelled = zip(special.items(), chunks(encoded, len(_AROUND)), strict=True)
+    return [
+        token.content
+        for (number, token), some in spelled
+        if number not in unknown and any(number in ids for ids in some)
+    ]
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from unmask.errors import ArtifactError, DataError
 from unmask.text.chunks import chunks
-from unmask.text.control import ControlTokens, special_tokens
+from unmask.text.control import ControlTokens
 from unmask.text.prompts import Rendered
 
 _CHARACTERS = 16  # of a text that are tokenized for each token that the model may read, at first
@@ -130,30 +130,33 @@ def _encode(
     )
     rows = zip(encoding["input_ids"], encoding["offset_mapping"], encoding["special_tokens_mask"], strict=True)
     filler = _filler_id(tokenizer)
-    written = list(special_tokens(tokenizer)) if texts[0].has_special_tokens else []
     for rendered, (numbers, offsets, special) in zip(texts, rows, strict=True):
         if not numbers:  # an empty text and a tokenizer that adds nothing: the model must read something
             numbers, offsets, special = [filler], [(0, 0)], [1]
         ids, spans, own = np.asarray(numbers), np.asarray(offsets).reshape(-1, 2), np.asarray(special) == 0
-        spans = _without_spaces(rendered, ids, spans, written)
+        spans = _without_spaces(rendered, spans)
         if rendered.has_special_tokens and control is not None and control.among(rendered, ids, spans):
             ids, spans = control.encode(rendered)
-            spans = _without_spaces(rendered, ids, spans, written)
+            spans = _without_spaces(rendered, spans)
             own = np.ones(len(ids), dtype=bool)
         yield ids, spans, own
 
 
-def _without_spaces(
-    rendered: Rendered, ids: NDArray[np.int64], spans: NDArray[np.int64], written: Sequence[int]
-) -> NDArray[np.int64]:
-    """Spans of a template's control tokens (`written`) without the spaces of the text that some take (`rstrip`)."""
-    if not written:
+def _without_spaces(rendered: Rendered, spans: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Spans where a token of prompt or template has nothing of the text, if all it takes of it is white space.
+
+    Added tokens may take the spaces beside them (`rstrip`, `lstrip`), other tokens hold several line ends.
+    """
+    start, end = rendered.start, rendered.end
+    if not start and end == len(rendered.text):
         return spans
-    control = np.isin(ids, written)
     spans = spans.copy()
-    before, behind = control & (spans[:, 0] < rendered.start), control & (spans[:, 1] > rendered.end)
-    spans[before, 1] = np.minimum(spans[before, 1], rendered.start)
-    spans[behind, 0] = np.maximum(spans[behind, 0], rendered.end)
+    for row in np.flatnonzero((spans[:, 0] < start) & (spans[:, 1] > start)):
+        if rendered.text[start : min(end, spans[row, 1])].isspace():
+            spans[row, 1] = start
+    for row in np.flatnonzero((spans[:, 0] < end) & (spans[:, 1] > end)):
+        if rendered.text[max(start, spans[row, 0]) : end].isspace():
+            spans[row, 0] = end
     return spans
 
 

@@ -85,6 +85,7 @@ class StageContext:
         accelerator: the one accelerate object of the run.
         progress: show bars.
         rehearsal: only the heaviest steps are done.
+        check_inputs: raises an error if the weights that a stage reads are not those that the run began with.
     """
 
     origin: Origin
@@ -96,6 +97,7 @@ class StageContext:
     accelerator: Any = None
     progress: bool = False
     rehearsal: bool = False
+    check_inputs: Callable[[], None] = lambda: None
 
     def draw(self, purpose: Purpose) -> int:
         """A seed of this stage for one purpose; no two are alike."""

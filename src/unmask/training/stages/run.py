@@ -21,6 +21,7 @@ from unmask.backbone.devices import saved_dtype
 from unmask.backbone.quantized import four_bit
 from unmask.backbone.truth.opening import attention_of
 from unmask.encoder.folder import POOLING_WEIGHTS
+from unmask.encoder.saved import as_saved
 from unmask.files import new_folder, write_json
 from unmask.training import checkpoint
 from unmask.training.base_settings import StageSettings, TrainedStage
@@ -66,11 +67,13 @@ def run_stage(
     finished, accelerator = folder / "encoder", context.accelerator
     if agreed(accelerator, finished.exists()):
         return finished
+    context.check_inputs()
     if isinstance(settings, TrainedStage):
         _train(settings, context, folder)
         trim_heap()
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
+        context.check_inputs()
         if isinstance(settings, TrainedStage):
             _finish(settings, context, folder)
         else:
@@ -98,7 +101,7 @@ def _finish(settings: TrainedStage, context: StageContext, folder: Path) -> None
         with new_folder(folder / "adapter") as partial:
             adapter.save_pretrained(str(partial))
             seen = {key: value for key, value in asdict(attention_of(model)).items() if value}
-            own = {**seen, "settings": context.encoder.model_dump(), "lineage": dict(context.lineage)}
+            own = seen | as_saved(context.encoder, context.lineage, context.origin.chat)
             write_json(partial / "unmask.json", own)
             if weights := pooling_weights(context.origin, context.encoder.pooling, path):
                 save_file(weights, partial / POOLING_WEIGHTS)
