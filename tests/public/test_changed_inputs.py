@@ -176,6 +176,17 @@ def test_a_corrected_evaluation_file_is_scored_again_on_every_rung(recipe, place
     assert not opened
 
 
+def test_what_is_evaluated_may_change_between_two_starts(recipe, tmp_path, monkeypatch):
+    asked = load_recipe(recipe)
+    bare = asked.model_copy(update={"evaluation": type(asked.evaluation)()})
+    assert not any(rung.figures for rung in train(bare, tmp_path / "run").rungs)
+    result, steps = run(recipe, tmp_path / "run", monkeypatch)
+    assert steps == 0
+    assert all(rung.figures for rung in result.rungs)
+    with pytest.raises(RecipeError, match="another recipe"):
+        train(asked.model_copy(update={"seed": asked.seed + 1}), tmp_path / "run")
+
+
 def test_a_file_corrected_while_the_run_is_on_leaves_no_mixed_table(recipe, place, tmp_path, monkeypatch):
     plain, steps, path = Contrastive.step, [], place / "scored.jsonl"
 

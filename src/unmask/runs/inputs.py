@@ -88,7 +88,9 @@ class RunInputs:
 
     def digest(self) -> str:
         """Of all that the figures of a rung follow from, but for what was trained; the files of tasks are read anew."""
-        found = {MODEL: self.training[MODEL], **self._masked, **_fingerprints(_task_files(self._recipe))}
+        asked = self._recipe.evaluation.model_dump(mode="json")
+        files = {MODEL: self.training[MODEL], **self._masked, **_fingerprints(_task_files(self._recipe))}
+        found = {"evaluation": asked, **files}
         return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
     def scored(self, rung: str) -> bool:
