@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import torch
 from tests.engine import LocalEngine
-from transformers import CONFIG_MAPPING
+from transformers import CONFIG_MAPPING, AutoModel
 
 from unmask import TextEncoder
 from unmask.backbone.forward import token_states
 from unmask.backbone.loading import load_model
 from unmask.backbone.lora import add_lora
 from unmask.backbone.truth.twins import tiny_config, tiny_model
+from unmask.backbone.written_weights import refuse_to_transformers_4
 from unmask.data.e5 import _HALVES, _WHOLE, read_e5
 from unmask.objectives.contrastive import Contrastive
 from unmask.objectives.losses import NO_DOCUMENT, ContrastiveBatch, InfoNce, Part
@@ -192,3 +193,17 @@ def test_fault_symmetric_sets_of_e5_have_their_instruction_on_one_side_only(tmp_
     assert theirs & symmetric == set()
     assert theirs - ours == {(query, positive.partition("; ")[2]) for query, positive in symmetric}
     assert len(symmetric) == 3
+
+
+@pytest.mark.parametrize("shards", ["50GB", "20KB"])
+def test_its_transformers_does_not_open_weights_that_it_would_read_as_causal(tiny, tmp_path, shards):
+    model = tiny("llama", head=False)
+    model.save_pretrained(tmp_path, max_shard_size=shards)
+    code = f"from transformers import AutoModel; AutoModel.from_pretrained({str(tmp_path)!r})"
+    assert subprocess.run([str(PYTHON), "-c", code], capture_output=True, check=False).returncode == 0
+    refuse_to_transformers_4(tmp_path)
+    run = subprocess.run([str(PYTHON), "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == 1
+    assert ("but v5" if shards == "50GB" else "does not contain the valid metadata") in run.stderr
+    again = AutoModel.from_pretrained(tmp_path).state_dict()
+    assert all(torch.equal(weight, again[name]) for name, weight in model.state_dict().items())

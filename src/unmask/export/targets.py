@@ -25,7 +25,6 @@ class Target:
         spans: how special tokens stay out of its mean.
         prompts: it can leave a prompt out of its mean.
         graph: it runs a graph that is written here, not weights.
-        old_tokenizer: the tokenizer's files are written for transformers 4, too.
         flag: it reads `use_bidirectional_attention` of Gemma 3, and a window as the whole width of what is seen.
         scaled_rope: it reads rope scaling.
         serve: commands that serve the folder; `{folder}`, `{pooling}`, `{length}` and `{context}` are filled in.
@@ -40,7 +39,6 @@ class Target:
     spans: Spans = "none"
     prompts: bool = False
     graph: bool = False
-    old_tokenizer: bool = False
     flag: bool = False
     scaled_rope: bool = True
     serve: tuple[str, ...] = ()
@@ -102,7 +100,6 @@ TARGETS: dict[str, Target] = {
         needs="llama.cpp of 2026 and its convert_hf_to_gguf.py",
         families=("llama", "mistral", "qwen2", "qwen3", "gemma3_text"),
         flag=True,
-        old_tokenizer=True,
         serve=(
             "python convert_hf_to_gguf.py {folder} --outtype f16 --outfile encoder.gguf",
             "llama-server -m encoder.gguf --embedding --pooling {pooling} -b {length} -ub {length} -np 4 --kv-unified "
@@ -121,7 +118,6 @@ TARGETS: dict[str, Target] = {
         spans="graph",
         prompts=True,
         graph=True,
-        old_tokenizer=True,
         serve=("python -c \"import onnxruntime; onnxruntime.InferenceSession('{folder}/onnx/model.onnx')\"",),
         known=(
             "The output sentence_embedding knows no prompts and pools them; sentence-transformers leaves them out.",
@@ -134,7 +130,6 @@ TARGETS: dict[str, Target] = {
         spans="graph",
         prompts=True,
         graph=True,
-        old_tokenizer=True,
         serve=(
             "python -c \"import openvino; openvino.compile_model('{folder}/openvino/openvino_model.xml', 'CPU', "
             "{{'INFERENCE_PRECISION_HINT': 'f32'}})\"",
