@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from unmask.backbone.pieces import SAMPLES, as_sentencepiece
+from unmask.backbone.pieces import SAMPLES
 from unmask.backbone.written_tokenizer import hold_to_itself
 from unmask.text.control import read_spellings_as_text
 
@@ -39,9 +39,8 @@ def test_the_same_ids_in_transformers_4(tokenizer, data_folder, tmp_path):
         for file in files:
             (tmp_path / name / file.name).write_bytes(file.read_bytes())
         (tmp_path / name / "tokenizer_config.json").write_text(json.dumps(config))
-    opened = [AutoTokenizer.from_pretrained(one) for one in (real / "qwen2.5_bpe", tmp_path / "gpt2")]
-    opened += [as_sentencepiece(AutoTokenizer.from_pretrained(tmp_path / "mistral"), pieces, None)]
-    opened += [AutoTokenizer.from_pretrained(tokenizer.name_or_path)]
+    places = (real / "qwen2.5_bpe", tmp_path / "gpt2", tmp_path / "mistral", tokenizer.name_or_path)
+    opened = [AutoTokenizer.from_pretrained(place) for place in places]
     opened[-1].add_special_tokens({"extra_special_tokens": ["<extra>"]})
     ours, folders = [], []
     for number, one in enumerate(opened):
