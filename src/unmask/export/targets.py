@@ -8,6 +8,10 @@ from typing import Literal
 
 _LAYOUT_POOLINGS = ("mean", "weighted_mean", "last", "eos", "first")
 _PLAIN_POOLINGS = ("mean", "last", "eos", "first")
+_STRIPS = (
+    "sentence-transformers opens graphs through optimum, which needs transformers < 4.58; versions for that (to 5.1) "
+    "strip the spaces around a text, and pool the end of a prompt that ends in one."
+)
 # How special tokens and prompts stay out of a mean: by a module of sentence-transformers, in the graph, or not at all.
 Spans = Literal["module", "graph", "none"]
 
@@ -121,6 +125,7 @@ TARGETS: dict[str, Target] = {
         serve=("python -c \"import onnxruntime; onnxruntime.InferenceSession('{folder}/onnx/model.onnx')\"",),
         known=(
             "The output sentence_embedding knows no prompts and pools them; sentence-transformers leaves them out.",
+            _STRIPS,
         ),
     ),
     "openvino": Target(
@@ -136,6 +141,7 @@ TARGETS: dict[str, Target] = {
         ),
         known=(
             "The output sentence_embedding knows no prompts and pools them; sentence-transformers leaves them out.",
+            _STRIPS,
             "On processors with bfloat16 it computes in that unless INFERENCE_PRECISION_HINT is f32; on one thread a "
             "stream with shared key heads it dies in it (SIGFPE).",
         ),
