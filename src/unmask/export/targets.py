@@ -10,7 +10,7 @@ _LAYOUT_POOLINGS = ("mean", "weighted_mean", "last", "eos", "first")
 _PLAIN_POOLINGS = ("mean", "last", "eos", "first")
 _STRIPS = (
     "sentence-transformers opens graphs through optimum, which needs transformers < 4.58; versions for that (to 5.1) "
-    "strip the spaces around a text, and pool the end of a prompt that ends in one."
+    "strip the spaces around a text, and pool one token of some prompts, such as the line end of one."
 )
 # How special tokens and prompts stay out of a mean: by a module of sentence-transformers, in the graph, or not at all.
 Spans = Literal["module", "graph", "none"]
