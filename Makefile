@@ -14,9 +14,9 @@ PYTEST_ARGS ?=
 ORACLE ?= .venv-oracle
 ORACLE_STAMP := $(ORACLE)/.ready
 # So do the runtimes that encoding is compared with: .venv-NAME has what benchmarks/NAME.txt lists.
-RUNTIMES := .venv-exports .venv-llama-cpp .venv-vllm
+RUNTIMES := .venv-exports .venv-llama-cpp .venv-vllm .venv-transformers-4
 
-.PHONY: setup demo test check fmt bench bench-report gpu gpu-wheels oracle exports llama-cpp vllm browser support clean
+.PHONY: setup demo test check fmt bench bench-report gpu gpu-wheels oracle exports llama-cpp vllm transformers-4 browser support clean
 
 setup: $(STAMP)
 
@@ -42,7 +42,7 @@ $(ORACLE_STAMP): tests/oracle/requirements.txt
 	$(ORACLE)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/oracle/requirements.txt
 	touch $(ORACLE_STAMP)
 
-exports llama-cpp: %: .venv-%/.ready
+exports llama-cpp transformers-4: %: .venv-%/.ready
 
 .venv-%/.ready: benchmarks/%.txt
 	$(PYTHON) -m venv .venv-$*
@@ -69,7 +69,7 @@ browser:
 		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium > /dev/null; }; \
 	else echo "No Chromium found: install it, or the tests of report.html will fail." >&2; fi
 
-test: check browser $(ORACLE_STAMP)
+test: check browser $(ORACLE_STAMP) transformers-4
 	$(OFFLINE) UNMASK_ORACLE=$(abspath $(ORACLE))/bin/python OMP_NUM_THREADS=1 \
 		$(RUN)/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
 

@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 from report import Report, add_json
+from safetensors.torch import load, save_file
 
 from unmask import TextEncoder
 
@@ -77,12 +78,11 @@ def _compare(report: Report, arguments: argparse.Namespace, folder: Path) -> Non
 
 
 def known_to_both(folder: Path) -> None:
-    """Write tokenizer and config as the transformers of the released package reads them, too."""
+    """Write tokenizer, config and weights as the transformers of the released package reads them, too."""
+    weights = folder / "model.safetensors"
+    save_file(load(weights.read_bytes()), weights, metadata={"format": "pt"})  # or it would be kept from them
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     (folder / "config.json").write_text(json.dumps({**config, "torch_dtype": "float32"}), encoding="utf-8")
-    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    settings["tokenizer_class"] = "PreTrainedTokenizerFast"
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
     tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     merges = tokenizer["model"]["merges"]
     tokenizer["model"]["merges"] = [merge if isinstance(merge, str) else " ".join(merge) for merge in merges]

@@ -11,9 +11,10 @@ UnmaskError
 ├── ServerError       an address that is no embeddings server, or answers late or half (also a ConnectionError)
 ├── MissingExtraError an optional package is not installed (also an ImportError)
 ├── ExportError       an exported folder gives other vectors (also a RuntimeError)
+├── PushError         an upload to the hub that failed, or of what is not right (also a RuntimeError)
 └── TrainingError     a run that had to stop (also a RuntimeError)
 
-The command line turns a CorpusError, an ExportError and a TrainingError into exit code 1, all others into exit code 2.
+The command line turns a CorpusError, ExportError, PushError and TrainingError into exit code 1, all others into 2.
 """
 
 
@@ -78,6 +79,10 @@ class CorpusError(UnmaskError, RuntimeError):
 
 class ExportError(UnmaskError, RuntimeError):
     """What was written for another runtime gives other vectors than the encoder; names the text and the cosine."""
+
+
+class PushError(UnmaskError, RuntimeError):
+    """An upload to the hub failed, or the folder does not compute what its certificate says; nothing half is there."""
 
 
 class TrainingError(UnmaskError, RuntimeError):

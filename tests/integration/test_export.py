@@ -1,6 +1,7 @@
 """`unmask export` as people call it, and graphs in ONNX Runtime and OpenVINO."""
 
 import json
+import shutil
 from importlib.util import find_spec
 
 import numpy as np
@@ -90,6 +91,26 @@ def test_openvino_gives_the_vectors(encoder_folder, tmp_path, capsys):
     assert sorted(file.name for file in (out / "openvino").iterdir()) == ["openvino_model.bin", "openvino_model.xml"]
     assert not (out / "model.safetensors").exists()
     assert not (out / "onnx").exists()
+    assert main(["check", str(out)]) == 0
+    assert "in OpenVINO" in capsys.readouterr().out
+
+
+def test_a_graph_is_checked_by_its_folder(onnx_folder, tmp_path, capsys):
+    assert main(["check", str(onnx_folder), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["target"] == f"{onnx_folder} in ONNX Runtime"
+    assert report["smallest"] > 0.9999
+    assert report["fingerprint"]["same"]
+    assert {test["result"] for test in report["requests"]} == {"right"}
+    short = shutil.copytree(onnx_folder, tmp_path / "short")
+    (short / "sentence_bert_config.json").write_text('{"max_seq_length": 128}')
+    assert main(["check", str(short), "--json"]) == 1
+    assert [fault["fault"] for fault in json.loads(capsys.readouterr().out)["faults"]] == ["cut-short"]
+    assert main(["check", str(short), "--runtime", "sentence-transformers"]) == 2
+    assert "its own runtime opens here" in capsys.readouterr().err
+    (short / "onnx" / "model.onnx").write_bytes(b"no graph")
+    assert main(["check", str(short)]) == 2
+    assert "is no graph that this version of its runtime opens" in capsys.readouterr().err
 
 
 def test_in_eight_bits_a_vector_does_not_depend_on_the_texts_beside_it(encoder_folder, tmp_path, capsys):

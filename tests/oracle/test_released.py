@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import torch
 from tests.engine import LocalEngine
-from transformers import CONFIG_MAPPING
+from transformers import CONFIG_MAPPING, AutoModel
 
 from unmask import TextEncoder
 from unmask.backbone.forward import token_states
 from unmask.backbone.loading import load_model
 from unmask.backbone.lora import add_lora
 from unmask.backbone.truth.twins import tiny_config, tiny_model
+from unmask.backbone.written_weights import refuse_to_transformers_4
 from unmask.data.e5 import _HALVES, _WHOLE, read_e5
 from unmask.objectives.contrastive import Contrastive
 from unmask.objectives.losses import NO_DOCUMENT, ContrastiveBatch, InfoNce, Part
@@ -192,3 +193,29 @@ def test_fault_symmetric_sets_of_e5_have_their_instruction_on_one_side_only(tmp_
     assert theirs & symmetric == set()
     assert theirs - ours == {(query, positive.partition("; ")[2]) for query, positive in symmetric}
     assert len(symmetric) == 3
+
+
+def test_its_transformers_does_not_open_weights_that_it_would_read_as_causal(tiny, tmp_path):
+    model = tiny("llama", head=False)
+    for name, size in (("plain", "50GB"), ("marked", "50GB"), ("shards", "20KB")):
+        model.save_pretrained(tmp_path / name, max_shard_size=size)
+    for name in ("marked", "shards"):
+        refuse_to_transformers_4(tmp_path / name)
+        again = AutoModel.from_pretrained(tmp_path / name).state_dict()
+        assert all(torch.equal(weight, again[key]) for key, weight in model.state_dict().items())
+    script = """
+import sys
+from transformers import AutoModel
+for folder in sys.argv[1:]:
+    try:
+        AutoModel.from_pretrained(folder)
+        print("opened")
+    except Exception as error:
+        print(error)
+"""
+    command = [str(PYTHON), "-c", script, *(str(tmp_path / name) for name in ("plain", "marked", "shards"))]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    plain, marked, shards = run.stdout.strip().splitlines()
+    assert plain == "opened"
+    assert marked.endswith("but v5")
+    assert "does not contain the valid metadata" in shards

@@ -27,6 +27,7 @@ from unmask.backbone.structure import (
 )
 from unmask.backbone.truth.recurrent import install_reading, restore_reading
 from unmask.backbone.truth.twins import tiny_config, tiny_model
+from unmask.backbone.unsaved import require_unsaved
 from unmask.errors import ArtifactError
 from unmask.settings import Dtype
 
@@ -56,7 +57,8 @@ def load_model(
         extra: further arguments of `from_pretrained`.
 
     Raises:
-        ArtifactError: missing, unreadable, or (with `head`) not a causal language model.
+        ArtifactError: missing, unreadable, or (with `head`) not a causal language model; buffers that are not saved
+            and not what the config says.
     """
     source = resolve_model(name)
     loader = getattr(transformers, MODELS[head] if head or not _has_two_halves(source) else _ENCODER_HALF)
@@ -73,6 +75,7 @@ def load_model(
     if missing:
         lacking = ", ".join(missing[:3])
         raise ArtifactError(f"{name}: its files lack weights of {type(model).__name__} ({lacking}).")
+    require_unsaved(model, name)
     restore_reading(model)
     return model.eval()
 

@@ -1,6 +1,5 @@
 """The files of a saved tokenizer: they must read texts as the tokenizer did that they were made of."""
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -11,35 +10,29 @@ from unmask.files import read_json, write_json
 from unmask.text.control import special_tokens
 from unmask.text.spans import special_affixes
 
-logger = logging.getLogger(__name__)
-
 _GENERAL = "PreTrainedTokenizerFast"  # takes tokenizer.json as it is, in transformers 4 and 5
 _NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
 def hold_to_itself(folder: Path, tokenizer: Any) -> None:
-    """Make the files of a saved tokenizer say what it does, or refuse.
+    """Make the files of a saved tokenizer say what it does, to transformers 4 and 5 alike, or refuse.
 
-    The flags for BOS and EOS must not contradict what tokenizer.json adds: classes of some versions build anew from
-    them what is added. Classes that build more anew than that give way to the general one.
+    They name the general class, because others build some of the tokenizer anew, each version in its own way, and
+    special tokens by keys that both know. The flags for BOS and EOS must not contradict what tokenizer.json adds.
 
     Raises:
-        ArtifactError: it still reads a text otherwise when it is opened again; names the text.
+        ArtifactError: it reads a text otherwise when it is opened again; names the text.
     """
     path = folder / "tokenizer_config.json"
-    config = read_json(path)
+    config = read_json(path) | {"tokenizer_class": _GENERAL}
     before, after = special_affixes(tokenizer)
     does = {"add_bos_token": tokenizer.bos_token_id in before, "add_eos_token": tokenizer.eos_token_id in after}
-    mended = config | {key: value for key, value in does.items() if key in config}
-    if mended != config:
-        write_json(path, mended)
-    text = _read_otherwise(folder, tokenizer)
-    if text is None:
-        return
-    logger.info(
-        f"The class {config.get('tokenizer_class')} reads {text!r} otherwise when it is saved; written as {_GENERAL}."
-    )
-    write_json(path, mended | {"tokenizer_class": _GENERAL})
+    config |= {key: value for key, value in does.items() if key in config}
+    named = {key: config[key] for key in _NAMED if config.get(key)}
+    if isinstance(config.get("extra_special_tokens"), list):  # of version 5; version 4 does not open such a file
+        named["additional_special_tokens"] = config["additional_special_tokens"] = config.pop("extra_special_tokens")
+    write_json(path, config)
+    write_json(folder / "special_tokens_map.json", named)
     text = _read_otherwise(folder, tokenizer)
     if text is not None:
         raise ArtifactError(
@@ -47,16 +40,10 @@ def hold_to_itself(folder: Path, tokenizer: Any) -> None:
         )
 
 
-def write_for_transformers_4(folder: Path, max_length: int) -> None:
-    """Let transformers 4 open a saved tokenizer, too, and what reads its files; texts are cut at `max_length`."""
+def cut_at(folder: Path, max_length: int) -> None:
+    """Let what reads a saved tokenizer's files alone cut texts where the encoder does."""
     path = folder / "tokenizer_config.json"
-    config = read_json(path) | {"tokenizer_class": _GENERAL, "model_max_length": max_length}
-    extra = config.get("extra_special_tokens")
-    more = {}
-    if isinstance(extra, list):
-        more = {"additional_special_tokens": config.pop("extra_special_tokens")}
-    write_json(path, config | more)
-    write_json(folder / "special_tokens_map.json", {k: config[k] for k in _NAMED if config.get(k)} | more)
+    write_json(path, read_json(path) | {"model_max_length": max_length})
 
 
 def _read_otherwise(folder: Path, tokenizer: Any) -> str | None:

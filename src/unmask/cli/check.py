@@ -20,7 +20,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "target",
         metavar="TARGET",
-        help="encoder folder, hub id, URL of an OpenAI-compatible server, or Parquet file with texts and vectors",
+        help="encoder folder, export, hub id, URL of an OpenAI-compatible server, Parquet file with texts and vectors",
     )
     right = parser.add_mutually_exclusive_group()
     right.add_argument("--encoder", metavar="ENCODER", help="the encoder that it should be, opened here in float32")
@@ -29,7 +29,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--runtime",
         choices=("unmask", "sentence-transformers"),
         default="unmask",
-        help="what opens a folder or hub id (default: unmask)",
+        help="what opens a folder or hub id (default: unmask; a graph is opened by its own runtime)",
     )
     parser.add_argument("--model", metavar="NAME", help="as a server calls it (default: the first that it lists)")
     parser.add_argument(
@@ -93,14 +93,28 @@ def _check_folder(arguments: argparse.Namespace) -> "Report":
     from unmask import TextEncoder
     from unmask.backbone.locate import layout_folder
     from unmask.certificate.check import check
+    from unmask.certificate.graphs import graph_file
     from unmask.certificate.targets import OpenedBySentenceTransformers, OpenedHere
 
     name = arguments.target
+    if graph := graph_file(Path(name)):
+        return _check_graph(arguments, graph)
     folder = layout_folder(name)
     certificate = _certificate(arguments, folder)
     if arguments.runtime == "unmask":
         return check(OpenedHere(TextEncoder.load(name), name), certificate, folder=folder, progress=progress_wanted())
     return check(OpenedBySentenceTransformers(name), certificate, progress=progress_wanted())
+
+
+def _check_graph(arguments: argparse.Namespace, graph: Path) -> "Report":
+    from unmask.certificate.check import check
+    from unmask.certificate.graphs import OpenedGraph
+
+    if arguments.runtime != "unmask":
+        raise DataError(f"{graph} is a graph, which its own runtime opens here; leave --runtime out.")
+    folder = Path(arguments.target)
+    certificate = _certificate(arguments, folder)
+    return check(OpenedGraph(folder, graph), certificate, folder=folder, progress=progress_wanted())
 
 
 def _certificate(arguments: argparse.Namespace, folder: str | Path = "") -> Any:

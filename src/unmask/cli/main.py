@@ -11,11 +11,11 @@ from importlib import import_module
 
 from unmask import __version__
 from unmask.cli.console import LazyParser, add_command, process_number
-from unmask.errors import CorpusError, ExportError, TrainingError, UnmaskError
+from unmask.errors import CorpusError, ExportError, PushError, TrainingError, UnmaskError
 
 COMMANDS = (
     *("demo", "convert", "verify", "train", "compress", "recipes", "mine", "encode", "search"),
-    *("index", "eval", "tag", "analyze", "report", "export", "check", "serve"),
+    *("index", "eval", "tag", "analyze", "report", "export", "check", "push", "serve"),
 )
 
 _RESUMES = {
@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         number = process_number()
         print(f"unmask{f' (process {number})' if number else ''}: {error}", file=sys.stderr)
-        return 1 if isinstance(error, CorpusError | ExportError | TrainingError) else 2
+        return 1 if isinstance(error, CorpusError | ExportError | PushError | TrainingError) else 2
     except KeyboardInterrupt:
         print(f"unmask: stopped.{_RESUMES.get(arguments.command, '')}", file=sys.stderr)
         return 130

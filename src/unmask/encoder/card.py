@@ -77,7 +77,8 @@ def _facts(settings: EncoderSettings, width: int, fingerprint: str | None) -> st
     lines = [
         f"- {width} numbers a text, {'scaled to length 1' if settings.normalize else 'not scaled'}",
         f"- pooling: {settings.pooling}, over at most {settings.max_length} tokens",
-        "- transformers >= 5.2, which reads `is_causal: false` in `config.json`",
+        "- transformers >= 5.2, which reads `is_causal: false` in `config.json`; version 4 would read a causal "
+        "decoder, so it is kept from opening the weights (`Incompatible safetensors file ... but v5`)",
     ]
     if fingerprint:
         lines.append(f"- fingerprint `{fingerprint}`, nearly the same wherever the same is computed")

@@ -15,8 +15,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from unmask.backbone.families import facts
+from unmask.backbone.families.switches import attention_mode
 from unmask.backbone.truth.recurrent import recurrent_mode
 from unmask.backbone.written_tokenizer import hold_to_itself
+from unmask.backbone.written_weights import refuse_to_transformers_4
 from unmask.encoder.card import card
 from unmask.encoder.saved import as_saved
 from unmask.files import new_folder, read_json, write_json, write_text
@@ -72,6 +74,8 @@ def write_encoder(
     with new_folder(folder) as partial:
         if weights:
             model.save_pretrained(partial, safe_serialization=True)
+            if attention_mode(model) == "bidirectional":
+                refuse_to_transformers_4(partial)
         else:
             model.config.architectures = [type(model).__name__]
             model.config.save_pretrained(partial)

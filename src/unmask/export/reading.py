@@ -1,6 +1,6 @@
 """A written folder opened again, by its files alone, as its runtime reads it: what vectors come out."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unmask.backbone.opened import plain_model, plain_tokenizer
+from unmask.certificate.graphs import Run, open_graph
 from unmask.encoder import Floats
 from unmask.export.samples import Sample
 from unmask.export.targets import TARGETS
 from unmask.files import read_json
 
 _ROWS = 8  # texts of a padded batch
-_Run = Callable[[NDArray[np.int64], NDArray[np.int64]], Floats]  # ids and mask [texts, tokens] -> vectors
 
 
 def read_back(runtime: str, folder: Path, samples: Sequence[Sample], *, graph: Path | None = None) -> dict[str, Floats]:
@@ -30,7 +30,7 @@ def read_back(runtime: str, folder: Path, samples: Sequence[Sample], *, graph: P
     """
     if runtime == "sentence-transformers":
         return _with_sentence_transformers(folder, samples)
-    run = _graph(runtime, graph) if graph else _states_pooled(folder, halved=TARGETS[runtime].flag)
+    run = open_graph(graph) if graph else _states_pooled(folder, halved=TARGETS[runtime].flag)
     rows = _tokens(folder, samples, alone=runtime == "tei")
     ones = [run(*batch) for _, batch in _batches(rows, 1)]
     found = {"one by one": np.concatenate(ones)}
@@ -94,21 +94,7 @@ def _batches(
         yield list(range(start, start + len(some))), (batch[0], batch[1])
 
 
-def _graph(runtime: str, path: Path) -> _Run:
-    """ONNX Runtime or OpenVINO, in float32."""
-    names = ("input_ids", "attention_mask")
-    if runtime == "onnx":
-        from onnxruntime import InferenceSession
-
-        session = InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        return lambda *given: session.run(["sentence_embedding"], dict(zip(names, given, strict=True)))[0]
-    import openvino
-
-    model = openvino.compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    return lambda *given: model(dict(zip(names, given, strict=True)))["sentence_embedding"].copy()
-
-
-def _states_pooled(folder: Path, *, halved: bool) -> _Run:
+def _states_pooled(folder: Path, *, halved: bool) -> Run:
     """Plain transformers, and the pooling that the folder names, over the mask: all that most runtimes do.
 
     Args:

@@ -8,6 +8,10 @@ from typing import Literal
 
 _LAYOUT_POOLINGS = ("mean", "weighted_mean", "last", "eos", "first")
 _PLAIN_POOLINGS = ("mean", "last", "eos", "first")
+_STRIPS = (
+    "sentence-transformers opens graphs through optimum, which needs transformers < 4.58; versions for that (to 5.1) "
+    "strip the spaces around a text, and pool one token of some prompts, such as the line end of one."
+)
 # How special tokens and prompts stay out of a mean: by a module of sentence-transformers, in the graph, or not at all.
 Spans = Literal["module", "graph", "none"]
 
@@ -25,7 +29,6 @@ class Target:
         spans: how special tokens stay out of its mean.
         prompts: it can leave a prompt out of its mean.
         graph: it runs a graph that is written here, not weights.
-        old_tokenizer: the tokenizer's files are written for transformers 4, too.
         flag: it reads `use_bidirectional_attention` of Gemma 3, and a window as the whole width of what is seen.
         scaled_rope: it reads rope scaling.
         serve: commands that serve the folder; `{folder}`, `{pooling}`, `{length}` and `{context}` are filled in.
@@ -40,7 +43,6 @@ class Target:
     spans: Spans = "none"
     prompts: bool = False
     graph: bool = False
-    old_tokenizer: bool = False
     flag: bool = False
     scaled_rope: bool = True
     serve: tuple[str, ...] = ()
@@ -102,7 +104,6 @@ TARGETS: dict[str, Target] = {
         needs="llama.cpp of 2026 and its convert_hf_to_gguf.py",
         families=("llama", "mistral", "qwen2", "qwen3", "gemma3_text"),
         flag=True,
-        old_tokenizer=True,
         serve=(
             "python convert_hf_to_gguf.py {folder} --outtype f16 --outfile encoder.gguf",
             "llama-server -m encoder.gguf --embedding --pooling {pooling} -b {length} -ub {length} -np 4 --kv-unified "
@@ -121,10 +122,10 @@ TARGETS: dict[str, Target] = {
         spans="graph",
         prompts=True,
         graph=True,
-        old_tokenizer=True,
         serve=("python -c \"import onnxruntime; onnxruntime.InferenceSession('{folder}/onnx/model.onnx')\"",),
         known=(
             "The output sentence_embedding knows no prompts and pools them; sentence-transformers leaves them out.",
+            _STRIPS,
         ),
     ),
     "openvino": Target(
@@ -134,13 +135,13 @@ TARGETS: dict[str, Target] = {
         spans="graph",
         prompts=True,
         graph=True,
-        old_tokenizer=True,
         serve=(
             "python -c \"import openvino; openvino.compile_model('{folder}/openvino/openvino_model.xml', 'CPU', "
             "{{'INFERENCE_PRECISION_HINT': 'f32'}})\"",
         ),
         known=(
             "The output sentence_embedding knows no prompts and pools them; sentence-transformers leaves them out.",
+            _STRIPS,
             "On processors with bfloat16 it computes in that unless INFERENCE_PRECISION_HINT is f32; on one thread a "
             "stream with shared key heads it dies in it (SIGFPE).",
         ),

@@ -8,7 +8,7 @@ from typing import Any
 from unmask.backbone.families.switches import attention_mode
 from unmask.backbone.locate import sentencepiece_file
 from unmask.backbone.structure import family, text_config
-from unmask.backbone.written_tokenizer import write_for_transformers_4
+from unmask.backbone.written_tokenizer import cut_at
 from unmask.encoder import TextEncoder
 from unmask.errors import ArtifactError
 from unmask.export.targets import TARGETS, Target
@@ -49,8 +49,7 @@ def write_folder(folder: Path, encoder: TextEncoder, runtime: str) -> None:
     encoder.save(folder, weights=not target.graph)
     path = folder / "config.json"
     write_json(path, _config(read_json(path), encoder, runtime))
-    if target.old_tokenizer:
-        write_for_transformers_4(folder, encoder.settings.max_length)
+    cut_at(folder, encoder.settings.max_length)
     if runtime == "llama.cpp":
         _add_pieces(folder, encoder)
     own = folder / "unmask.json"

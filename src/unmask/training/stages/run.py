@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from unmask.backbone.devices import saved_dtype
+from unmask.backbone.devices import saved_dtype, weights_in
 from unmask.backbone.quantized import four_bit
 from unmask.backbone.truth.opening import attention_of
 from unmask.encoder.folder import POOLING_WEIGHTS
@@ -111,9 +111,10 @@ def _finish(settings: TrainedStage, context: StageContext, folder: Path) -> None
 def _save(model: Any, context: StageContext, folder: Path, trained: Path | None = None) -> None:
     """The encoder folder; a learned pooling is that of a checkpoint, or of the stage before."""
     origin = context.origin
-    encoder = encoder_around(model.to(saved_dtype(origin.base, origin.dtype)), origin, context.encoder, trained)
-    encoder.lineage = dict(context.lineage)
-    encoder.save(folder)
+    with weights_in(model, saved_dtype(origin.base, origin.dtype)):
+        encoder = encoder_around(model, origin, context.encoder, trained)
+        encoder.lineage = dict(context.lineage)
+        encoder.save(folder)
 
 
 def check_stage(stage: StageSettings, data: Data, width: int, twin: Any | None) -> None:
