@@ -318,6 +318,10 @@ def test_only_rows_with_new_ids_are_added(encode, bidirectional, tmp_path):
     third = write(tmp_path, "c.jsonl", content(".jsonl", [*TEXTS, "newer"]))
     with pytest.raises(DataError, match="not whole yet"):
         encode(third, **options, append=True)
+    marks = (tmp_path / "out" / ".passed-over-1.npy").rename(tmp_path / "marks")  # as by `cp -r out/* elsewhere`
+    with pytest.raises(DataError, match=r"passed-over-1.npy is missing"):
+        encode(later, **options, append=True)
+    marks.rename(tmp_path / "out" / ".passed-over-1.npy")
     assert encode(later, **options, append=True).new == 5
     assert shards(tmp_path / "out") == after
     assert encode(later, **options, append=True).new == 0

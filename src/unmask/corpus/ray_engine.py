@@ -133,7 +133,7 @@ def _check_address(address: str | None) -> None:
     if not host or not port.isdigit():
         raise DataError(f"{address} is no address of a Ray cluster; expected HOST:PORT, ray://HOST:PORT or auto.")
     try:
-        socket.create_connection((host, int(port)), _PATIENCE).close()
+        socket.create_connection((host.strip("[]"), int(port)), _PATIENCE).close()
     except (OSError, OverflowError) as error:
         raise DataError(f"No Ray cluster answers at {address} ({error}).") from error
 

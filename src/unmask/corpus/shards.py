@@ -139,6 +139,8 @@ def _windows(job: Job, numbers: Sequence[int]) -> Iterator[tuple[list[Any], list
     shards, bits = job.manifest.shards, None
     if job.marks_path().exists():
         bits = np.load(job.marks_path(), mmap_mode="r", allow_pickle=False)
+    elif any(shards[number].rows < shards[number].span for number in numbers):
+        raise DataError(f"{job.marks_path()} is missing, which says what rows are not encoded; copy it, too.")
     rows: _Rows = iter(())
     at = -1  # number of the row that `rows` gives next
     for number in numbers:
