@@ -7,9 +7,9 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 
-from unmask.errors import ArtifactError
+from unmask.errors import ArtifactError, DataError
 
 _CHUNK = 2**22
 _POINTER, _POINTER_SIZE = b"version https://git-lfs.github.com/spec/", 1024  # how it begins, and less than which it has
@@ -114,7 +114,32 @@ def new_file(path: Path, owner: str = "") -> Iterator[Path]:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+    with partial.open("rb") as file:  # else a machine that is switched off may keep the name and lose what is in it
+        os.fsync(file.fileno())
     os.replace(partial, path)
+
+
+@contextmanager
+def locked(path: Path, written: Path) -> Iterator[IO[bytes]]:
+    """A file that one process at a time holds open; a killed one holds it no longer.
+
+    Args:
+        path: the file; what it holds stays.
+        written: what this process is about to write, for the message.
+
+    Raises:
+        DataError: another process holds it.
+    """
+    import fcntl
+
+    with path.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DataError(f"{written} is being written by another process; wait for it, or stop it.") from error
+        except OSError:  # a file system without locks
+            pass
+        yield file
 
 
 @contextmanager

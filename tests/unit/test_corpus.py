@@ -4,12 +4,14 @@ import gzip
 import io
 import json
 import os
+import shutil
 import sys
 
 import datasets
 import duckdb
 import numpy as np
 import polars
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from tests.corpus_files import PACKINGS, TEXTS, content, shards, table, vectors, write, zstd
@@ -18,6 +20,7 @@ from unmask import DataError, EncoderSettings, TextEncoder
 from unmask.corpus.ids import SeenIds
 from unmask.corpus.table import packed_vectors
 from unmask.data.records import read_records
+from unmask.errors import CorpusError
 
 # --- inputs
 
@@ -30,6 +33,14 @@ def test_a_packed_file_is_read_as_what_is_in_it(tmp_path, suffix, packing):
     found = list(read_records(path, **columns))
     assert [record.text for record in found] == TEXTS
     assert found[1].id == (f"{path}:2" if suffix == ".txt" else "1")
+
+
+def test_other_columns_of_parquet_files_are_not_read(tmp_path):
+    table = pa.table({"text": ["one"], "when": pa.array([2**62], pa.timestamp("us"))})  # no date of Python's
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert [record.text for record in read_records(tmp_path / "a.parquet")] == ["one"]
+    with pytest.raises(DataError, match="not a readable Parquet file"):
+        list(read_records(tmp_path / "a.parquet", id_field="when"))
 
 
 def test_frames_behind_each_other_are_one_file(tmp_path):
@@ -201,6 +212,11 @@ def test_missing_shards_are_encoded_and_the_bytes_are_the_same(encode, tmp_path)
         assert shards(tmp_path / "out") == whole
         assert not list((tmp_path / "out").glob("*.partial"))
     assert encode(path, **options).new == 0
+    (tmp_path / "out" / "part-00002.parquet").write_bytes(whole["part-00001.parquet"][:-9])
+    with pytest.raises(DataError, match=r"part-00002.parquet is not the shard that the manifest tells of; remove it"):
+        encode(path, **options)
+    (tmp_path / "out" / "part-00002.parquet").unlink()
+    assert encode(path, **options).new == 7
     assert (tmp_path / "out" / "manifest.json").read_bytes() == manifest
     found = json.loads(manifest)
     assert [one["name"] for one in found["additions"][0]["inputs"]] == [str(path)]
@@ -210,9 +226,11 @@ def test_missing_shards_are_encoded_and_the_bytes_are_the_same(encode, tmp_path)
 
 def test_another_encoder_setting_or_input_is_refused_and_told(encode, bidirectional, tmp_path, tiny, tokenizer):
     path = write(tmp_path, "a.txt", content(".txt"))
-    for out in ("out", "v.parquet"):
-        encode(path, out=out)
-        encode(path, out=out)  # the same is no error
+    for out in ("out", "v.parquet", "v.npy"):
+        first = encode(path, out=out)
+        again = encode(path, out=out)  # the same is no error
+        assert (again.texts, again.tokens, again.new) == (40, first.tokens, 0)
+        assert str(again).endswith("tokens, all of them before")
         before = {name: name.read_bytes() for name in tmp_path.rglob("*") if name.is_file()}
         other = TextEncoder(tiny("llama").model, tokenizer)
         cases = [
@@ -230,6 +248,25 @@ def test_another_encoder_setting_or_input_is_refused_and_told(encode, bidirectio
             encode(path, out=out)
         write(tmp_path, "a.txt", content(".txt"))
         assert {name: name.read_bytes() for name in tmp_path.rglob("*") if name.is_file()} == before
+
+
+def test_an_array_goes_on_wherever_its_command_was_killed(encode, tmp_path):
+    path = write(tmp_path, "a.txt", content(".txt"))
+    companion, partial = tmp_path / "v.npy.json", tmp_path / "v.npy.partial"
+    companion.mkdir()  # in its way, so that the command ends when all shards are there
+    with pytest.raises(CorpusError, match=r"v.npy cannot be written"):
+        encode(path, out="v.npy")
+    companion.rmdir()
+    shutil.copytree(partial, tmp_path / "kept")
+    assert encode(path, out="v.npy").new == 0
+    whole = {name: (tmp_path / name).read_bytes() for name in ("v.npy", "v.npy.json")}
+    for there in ([], ["v.npy.json"], ["v.npy.json", "v.npy"]):
+        for name in whole.keys() - set(there):
+            (tmp_path / name).unlink()
+        shutil.copytree(tmp_path / "kept", partial)
+        assert encode(path, out="v.npy").new == 0
+        assert {name: (tmp_path / name).read_bytes() for name in whole} == whole
+        assert not partial.exists()
 
 
 def test_a_renamed_encoder_is_the_same(encode, bidirectional, tmp_path):
@@ -281,6 +318,10 @@ def test_only_rows_with_new_ids_are_added(encode, bidirectional, tmp_path):
     third = write(tmp_path, "c.jsonl", content(".jsonl", [*TEXTS, "newer"]))
     with pytest.raises(DataError, match="not whole yet"):
         encode(third, **options, append=True)
+    marks = (tmp_path / "out" / ".passed-over-1.npy").rename(tmp_path / "marks")  # as by `cp -r out/* elsewhere`
+    with pytest.raises(DataError, match=r"passed-over-1.npy is missing"):
+        encode(later, **options, append=True)
+    marks.rename(tmp_path / "out" / ".passed-over-1.npy")
     assert encode(later, **options, append=True).new == 5
     assert shards(tmp_path / "out") == after
     assert encode(later, **options, append=True).new == 0

@@ -1,14 +1,25 @@
 """Corpora that cannot be encoded: told before anything is written, or passed over where that was asked for."""
 
+import fcntl
+import gzip
+import io
 import json
 import os
+import resource
+import shutil
+import socket
 import subprocess
 import sys
 
+import datasets
 import pytest
 from tests.corpus_files import TEXTS, content, shards, table, write
 
-from unmask import DataError
+from unmask import CorpusOptions, DataError
+from unmask.corpus.encode import carry_out
+from unmask.corpus.plan import make_plan
+from unmask.corpus.ray_engine import RayEngine, cpus_each
+from unmask.errors import CorpusError
 
 
 def bad(folder):
@@ -91,9 +102,53 @@ def test_a_full_disk_is_told_and_the_command_goes_on(bidirectional, tmp_path):
     assert table(tmp_path / "out").num_rows == 160
 
 
-def test_two_commands_do_not_write_at_once(encode, tmp_path):
-    import fcntl
+def test_no_room_for_temporary_files_is_told(encode, tmp_path):
+    path = write(tmp_path, "a.jsonl", '{"text": "one"}\n{"text": 2}\n')
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+    try:
+        with pytest.raises(CorpusError, match=r"cannot be written \(File too large\)"):
+            encode(path, on_error="skip")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert encode(path, on_error="skip").rejected == 1
 
+
+def test_inputs_that_change_while_they_are_read_are_told(bidirectional, tmp_path):
+    path = write(tmp_path, "a.txt", "one\ntwo\n")
+    plan = make_plan([str(path)], tmp_path / "out", CorpusOptions())
+    write(tmp_path, "a.txt", "zero\none\ntwo\n")
+    with pytest.raises(DataError, match=r"a.txt changed while it was read"):
+        carry_out(plan, bidirectional)
+
+
+def test_an_address_without_a_cluster_is_told(encode, bidirectional, tmp_path):
+    plan = make_plan([str(write(tmp_path, "a.txt", "one\n"))], tmp_path / "out", CorpusOptions())
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        free = f"127.0.0.1:{server.getsockname()[1]}"
+    for address, message in (
+        (free, "No Ray cluster answers at 127.0.0.1"),
+        ("nonsense", "is no address of a Ray clus"),
+    ):
+        with pytest.raises(DataError, match=message):
+            carry_out(plan, bidirectional, engine=RayEngine(address=address))
+
+
+def test_a_data_set_that_is_fetched_first_is_the_same_later(encode, tmp_path, monkeypatch):
+    """The cache knows no revision of it before the first command has fetched it."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    rows = datasets.Dataset.from_dict({"text": TEXTS})
+
+    def fetch(*_, **__):
+        (tmp_path / "cache" / "datasets--owner--name" / "snapshots" / "a1").mkdir(parents=True, exist_ok=True)
+        return rows
+
+    monkeypatch.setattr("datasets.load_dataset", fetch)
+    assert encode("owner/name@train").new == 40
+    assert encode("owner/name@train").new == 0
+
+
+def test_two_commands_do_not_write_at_once(encode, tmp_path, monkeypatch):
     path = write(tmp_path, "a.txt", content(".txt"))
     encode(path, shard_rows=8)
     (tmp_path / "out" / "part-00001.parquet").unlink()
@@ -102,3 +157,33 @@ def test_two_commands_do_not_write_at_once(encode, tmp_path):
         with pytest.raises(DataError, match="is being written by another process"):
             encode(path, shard_rows=8)
     assert encode(path, shard_rows=8).new == 8
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"one\n")))
+    with (tmp_path / "v.parquet.stdin").open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write(b"another's")
+        file.flush()
+        with pytest.raises(DataError, match=r"v.parquet is being written by another process"):
+            encode("-", out="v.parquet")
+    assert (tmp_path / "v.parquet.stdin").read_bytes() == b"another's"
+    assert encode("-", out="v.parquet").texts == 1
+    assert not (tmp_path / "v.parquet.stdin").exists()
+
+
+def test_the_output_is_none_of_its_inputs(encode, tmp_path):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    write(folder, "a.jsonl", content(".jsonl"))
+    write(folder, "v.parquet.gz", gzip.compress(content(".parquet")))  # named nearly as it, and an input
+    for out in ("texts/out", "texts/v.parquet"):
+        done = encode(folder, out=out, id_field="id", on_error="skip")
+        assert (done.texts, done.rejected) == (40, 40)
+        assert encode(folder, out=out, id_field="id", on_error="skip").new == 0
+        shutil.rmtree(folder / "out", ignore_errors=True)
+
+
+def test_workers_of_ray_find_room_on_its_machines():
+    assert cpus_each([(8, 0)], 2) == 4
+    assert cpus_each([(8, 0), (8, 0)], 1) == 8  # never more than one machine has
+    assert cpus_each([(8, 0), (2, 0)], 3) == 2
+    assert cpus_each([(64, 0), (8, 1), (16, 2)], 3) == 8
+    assert 0 < 3 * cpus_each([(2, 0)], 3) <= 2

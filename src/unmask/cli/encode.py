@@ -109,7 +109,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.engine == "ray":
         engine = RayEngine(loading(arguments), arguments.ray_address, arguments.ray_workers)
     out, progress = Path(arguments.out), progress_wanted()
-    with kept_stdin(arguments.inputs, out) as stdin:
+    with kept_stdin(arguments.inputs, out, arguments.shard) as stdin:
         plan = make_plan(arguments.inputs, out, _options(arguments), stdin=stdin, progress=progress)
         encoder = open_encoder(arguments)
         loss = put_in_int8(encoder, plan.sample(INT8_SAMPLE)) if arguments.int8 else {}

@@ -10,16 +10,17 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from unmask.corpus.inputs import kept_stdin
+from unmask.corpus.inputs import kept_stdin, of_part
 from unmask.corpus.join import join
-from unmask.corpus.manifest import NAME, Addition, Manifest, locked, own_file, read_manifest, refusal
+from unmask.corpus.manifest import NAME, Addition, Manifest, own_file, read_manifest, refusal
 from unmask.corpus.plan import CorpusOptions, Plan, make_plan
 from unmask.corpus.shards import Job, encode_shards
 from unmask.corpus.survey import Survey, packed
-from unmask.corpus.table import Totals, read_totals, told_of_disk
+from unmask.corpus.table import Totals, read_said, told_of_disk
 from unmask.encoder import TextEncoder
 from unmask.encoder.stream import EncodeOptions, StreamOptions, with_saved_prompt
 from unmask.errors import DataError
+from unmask.files import locked
 
 Engine = Callable[[TextEncoder, Job, list[int], Callable[[int], object]], Iterator[Totals]]
 
@@ -53,8 +54,10 @@ class Encoded:
     new_tokens: int
 
     def __str__(self) -> str:
-        rate = f"{self.new / self.seconds:,.0f} rows/s, {self.new_tokens / self.seconds:,.0f} tokens/s"
-        pace = f", {self.new:,} of them now at {rate}" if self.new else ", all of them before"
+        pace = ", all of them before" if self.texts else ""
+        if self.new:
+            rate = f"{self.new / self.seconds:,.0f} rows/s, {self.new_tokens / self.seconds:,.0f} tokens/s"
+            pace = f", {self.new:,} of them now at {rate}"
         said = [f"{self.texts:,} vectors written to {self.out}: {self.tokens:,} tokens{pace}"]
         if self.cut:
             said.append(f"{self.cut:,} texts were longer than the model reads and were cut")
@@ -90,8 +93,9 @@ def encode_files(
         CorpusError: a full disk, for example; what was written stays.
     """
     given = [str(one) for one in inputs]
-    with kept_stdin(given, Path(out)) as stdin:
-        plan = make_plan(given, Path(out), options or CorpusOptions(), stdin=stdin, progress=progress)
+    options = options or CorpusOptions()
+    with kept_stdin(given, Path(out), options.part) as stdin:
+        plan = make_plan(given, Path(out), options, stdin=stdin, progress=progress)
         return carry_out(plan, encoder, name=name, progress=progress)
 
 
@@ -115,9 +119,10 @@ def carry_out(
         raise refusal(plan.output.path, changes)
     if plan.output.single and plan.output.path.exists():  # whole, and the same
         assert plan.known is not None
-        totals = read_totals(plan.output.path)
+        said = read_said(plan.output.path)
+        assert said is not None
         shutil.rmtree(plan.output.folder, ignore_errors=True)
-        return _told(plan, Addition([], []), totals, 1, Totals(), 0.0)
+        return _told(plan, Addition([], []), said[1], 1, Totals(), 0.0)
     with ExitStack() as stack:
         job = _begun(plan, wanted, stack)
         return _encoded(plan, job, encoder, engine, progress)
@@ -153,7 +158,7 @@ def _begun(plan: Plan, wanted: Manifest, stack: ExitStack) -> Job:
     except OSError as error:
         raise DataError(f"{folder} cannot be made ({error.strerror}).") from error
     with told_of_disk(folder):
-        stack.enter_context(locked(folder, f"-{part[0]}-of-{part[1]}" if part else ""))
+        stack.enter_context(locked(folder / f".lock{of_part(part)}", folder))
         manifest = plan.known or wanted
         if plan.found is not None:
             found = plan.found
@@ -185,16 +190,19 @@ def _encoded(plan: Plan, job: Job, encoder: TextEncoder, engine: Engine, progres
     own, shards = _own_part(job.numbers(), plan.options.part), job.manifest.shards
     job.tidy(own)
     missing = job.missing(own)
+    left = set(missing)
     rows = sum(shards[number].rows for number in own)
-    done = rows - sum(shards[number].rows for number in missing)
+    before = job.totals(number for number in own if number not in left)
     now, started = Totals(), time.perf_counter()
-    with tqdm(total=rows, initial=done, unit="row", desc="encoding", disable=not progress) as bar:
+    with tqdm(total=rows, initial=before.rows, unit="row", desc="encoding", disable=not progress) as bar:
         for totals in engine(encoder, job, missing, bar.update) if missing else ():
             now += totals
             bar.set_postfix_str(f"{now.tokens / (time.perf_counter() - started):,.0f} tokens/s")
     seconds = time.perf_counter() - started
+    plan.check_unchanged()
     job.tidy(own)
-    every = sum((read_totals(job.path(number)) for number in own), Totals())
+    now = job.totals(missing)  # of all, also those that a worker has written which died then
+    every = before + now
     if plan.output.single:
         with told_of_disk(plan.output.path):
             join([job.path(number) for number in own], plan.output.path, job.layout, every)

@@ -4,7 +4,7 @@ import glob
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,9 +13,10 @@ from unmask.data.formats import FORMATS, PACKED, find_format, plain_suffix
 from unmask.data.hub import HubSplit, fetch_file, files_in
 from unmask.data.records import BrokenRowError, Columns, Quoting, Record, as_record, read_columns
 from unmask.errors import DataError
-from unmask.files import file_fingerprint, new_file
+from unmask.files import file_fingerprint, locked
 
 Rejected = Callable[[str, int, str], None]  # what becomes of a row that cannot be used: input, line, and why
+Own = Callable[[Path], bool]  # whether a file belongs to the output
 _HUB_FILE = "hf://datasets/"
 
 
@@ -59,6 +60,13 @@ class Input:
         except OSError as error:
             raise DataError(f"{self.name} cannot be read ({error.strerror}).") from error
 
+    def stamp(self) -> tuple[int, int] | None:
+        """Size and time of the last change, to see whether it changes while it is read; None where it is gone."""
+        if self.split is not None:
+            return 0, 0
+        path = self.path or Path(self.name)
+        return (path.stat().st_size, path.stat().st_mtime_ns) if path.exists() else None
+
     def records(self, reading: Reading, rejected: Rejected, *, start: int = 1) -> Iterator[Record]:
         """Its rows in order, from the line `start` on (rows of Parquet files and data sets are counted from 1).
 
@@ -100,35 +108,41 @@ def stop(name: str, line: int, reason: str) -> None:
     raise DataError(f"{name}:{line}: {reason}")
 
 
-def find_inputs(given: Sequence[str], stdin: Path | None = None) -> list[Input]:
+def _nothing(_: Path) -> bool:
+    return False
+
+
+def find_inputs(given: Sequence[str], stdin: Path | None = None, own: Own = _nothing) -> list[Input]:
     """The files and data sets that were asked for, in order; those of a folder or a pattern by name.
 
     Args:
         given: files, folders, patterns such as `texts/*.jsonl.gz`, hub data sets `name[:config]@split`, files of such
             `hf://datasets/OWNER/NAME/FILE`, and `-` for standard input.
         stdin: what was read from standard input.
+        own: true for files of the output, which may lie in a folder of inputs and are none of them.
 
     Raises:
         DataError: something that is not there.
     """
-    return [found for one in given for found in _found(one, stdin)]
+    return [found for one in given for found in _found(one, stdin, own)]
 
 
-def _found(given: str, stdin: Path | None) -> list[Input]:
+def _found(given: str, stdin: Path | None, own: Own) -> list[Input]:
     path = Path(given)
     if is_stdin(given):
         return [Input("stdin", stdin)]
     if given.startswith(_HUB_FILE):
         return [Input(given, fetch_file(given.removeprefix(_HUB_FILE)))]
     if path.is_dir():
-        files = [file for file in files_in(path) if plain_suffix(file) in FORMATS]
+        files = [file for file in files_in(path) if plain_suffix(file) in FORMATS and not own(file)]
         if not files:
             raise DataError(f"{given}: no file in this folder ends in {', '.join(FORMATS)}, or {' or '.join(PACKED)}.")
         return [Input(str(file), file) for file in files]
     if path.exists():
         return [Input(given, path)]
     if glob.has_magic(given):
-        files = [Path(file) for file in sorted(glob.glob(given, recursive=True)) if Path(file).is_file()]
+        matches = map(Path, sorted(glob.glob(given, recursive=True)))
+        files = [file for file in matches if file.is_file() and not own(file)]
         if not files:
             raise DataError(f"{given}: no file has such a name.")
         return [Input(str(file), file) for file in files]
@@ -143,12 +157,22 @@ def is_stdin(given: str) -> bool:
     return given == "-" or given.startswith("-.")
 
 
+def of_part(part: tuple[int, int] | None) -> str:
+    """How files end that one of several commands writes for itself."""
+    return f"-{part[0]}-of-{part[1]}" if part else ""
+
+
 @contextmanager
-def kept_stdin(given: Sequence[str], beside: Path) -> Iterator[Path | None]:
+def kept_stdin(given: Sequence[str], beside: Path, part: tuple[int, int] | None = None) -> Iterator[Path | None]:
     """Standard input in a file beside the output while it is needed: it is read twice, and known by its content.
 
+    Args:
+        given: the inputs.
+        beside: the output.
+        part: of it that is written by this process.
+
     Raises:
-        DataError: standard input is asked for twice, or there is no room for it.
+        DataError: standard input is asked for twice, or there is no room for it; another process writes the same.
     """
     names = [one for one in given if is_stdin(one)]
     if not names:
@@ -156,13 +180,14 @@ def kept_stdin(given: Sequence[str], beside: Path) -> Iterator[Path | None]:
         return
     if len(names) > 1:
         raise DataError(f"Standard input ({' and '.join(names)}) can be read once.")
-    path = beside.with_name(f"{beside.name}.stdin{names[0].removeprefix('-')}")
-    try:
-        with new_file(path) as partial, partial.open("wb") as file:
+    path = beside.with_name(f"{beside.name}.stdin{of_part(part)}{names[0].removeprefix('-')}")
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(locked(path, beside))
+            stack.callback(path.unlink)
+            file.truncate(0)  # what a killed process has left
             shutil.copyfileobj(sys.stdin.buffer, file)
-    except OSError as error:
-        raise DataError(f"Standard input cannot be kept in {path} ({error.strerror}).") from error
-    try:
+            file.flush()
+        except OSError as error:
+            raise DataError(f"Standard input cannot be kept in {path} ({error.strerror}).") from error
         yield path
-    finally:
-        path.unlink(missing_ok=True)

@@ -5,16 +5,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
-from numpy.lib.format import open_memmap
+from numpy.lib.format import dtype_to_descr, write_array_header_1_0
 
-from unmask.corpus.manifest import owner
-from unmask.corpus.table import Layout, Totals, parquet_writer, write_totals
-from unmask.files import new_file
+from unmask.corpus.manifest import own_file
+from unmask.corpus.table import Layout, Totals, parquet_writer, write_companion, write_totals
 
 
 def join(shards: Sequence[Path], out: Path, layout: Layout, totals: Totals) -> None:
-    """Write one Parquet file, or an array where the name ends in .npy; it appears when it is whole.
+    """Write one Parquet file, or an array and its companion where the name ends in .npy; it appears when it is whole.
 
     Args:
         shards: in order.
@@ -23,6 +23,7 @@ def join(shards: Sequence[Path], out: Path, layout: Layout, totals: Totals) -> N
         totals: of all of them.
     """
     if out.suffix == ".npy":
+        write_companion(out, layout.metadata, totals)
         _write_array(shards, out, layout, totals.rows)
     elif len(shards) == 1:
         os.replace(shards[0], out)
@@ -35,16 +36,14 @@ def join(shards: Sequence[Path], out: Path, layout: Layout, totals: Totals) -> N
 
 
 def _write_array(shards: Sequence[Path], out: Path, layout: Layout, rows: int) -> None:
-    with new_file(out, owner()) as partial:
-        kind = layout.schema.field("vector").type.value_type.to_pandas_dtype()
-        array = open_memmap(partial, mode="w+", dtype=kind, shape=(rows, layout.width))
-        at = 0
+    """Written, not mapped: where a disk is full, a mapped file ends the process."""
+    kind = np.dtype(layout.schema.field("vector").type.value_type.to_pandas_dtype())
+    with own_file(out) as file:
+        header = {"descr": dtype_to_descr(kind), "fortran_order": False, "shape": (rows, layout.width)}
+        write_array_header_1_0(file, header)
         for shard in shards:
             for batch in _batches(shard, ["vector"]):
-                vectors = batch.column(0).flatten().to_numpy(zero_copy_only=False)
-                array[at : at + len(batch)] = vectors.reshape(len(batch), layout.width)
-                at += len(batch)
-        array.flush()
+                file.write(batch.column(0).flatten().to_numpy(zero_copy_only=False))
 
 
 def _batches(shard: Path, columns: list[str] | None) -> Any:

@@ -175,22 +175,3 @@ def own_file(path: Path) -> Iterator[IO[bytes]]:
     """A file that appears whole or not at all, where other processes may be writing the same."""
     with new_file(path, owner()) as partial, partial.open("wb") as file:
         yield file
-
-
-@contextmanager
-def locked(folder: Path, part: str) -> Iterator[None]:
-    """Be the only process that writes a part of an output; a killed one holds it no longer.
-
-    Raises:
-        DataError: another process does.
-    """
-    import fcntl
-
-    with (folder / f".lock{part}").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DataError(f"{folder} is being written by another process; wait for it, or stop it.") from error
-        except OSError:  # a file system without locks
-            pass
-        yield

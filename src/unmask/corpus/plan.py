@@ -2,6 +2,7 @@
 
 import json
 import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -10,9 +11,9 @@ from typing import Any, Literal
 
 from unmask.corpus.inputs import Input, Reading, find_inputs
 from unmask.corpus.kinds import Kinds
-from unmask.corpus.manifest import KEY, Addition, Manifest, input_changes, read_manifest, refusal
+from unmask.corpus.manifest import Addition, Manifest, input_changes, read_manifest, refusal
 from unmask.corpus.survey import Place, Survey, pass_over, read_from, survey
-from unmask.corpus.table import OWN_COLUMNS, Precision
+from unmask.corpus.table import OWN_COLUMNS, Precision, companion, read_said, told_of_disk
 from unmask.data.records import Columns, Quoting
 from unmask.errors import DataError
 
@@ -108,6 +109,15 @@ class Output:
         """Of the shards."""
         return self.path.with_name(self.path.name + ".partial") if self.single else self.path
 
+    def holds(self, file: Path) -> bool:
+        """True for what is written: the output, what is in it, and what lies beside a single file."""
+        own, whole = self.path.resolve(), file.resolve()
+        names = {own.name, self.folder.name, companion(own).name, self.rejects().name if self.single else own.name}
+        return any(
+            one.parent == own.parent and (one.name in names or one.name.startswith(f"{own.name}.stdin"))
+            for one in (whole, *whole.parents)
+        )
+
     def rejects(self, addition: int = 0) -> Path:
         """The file of rows of an addition that could not be used."""
         if self.single:
@@ -121,7 +131,7 @@ class Output:
             DataError: a file is there that was not written by this command.
         """
         if self.single and self.path.exists():
-            found = _manifest_of(self.path) if self.path.suffix == ".parquet" else None
+            found = _manifest_of(self.path)
             if found is None:
                 raise DataError(f"{self.path} exists already; choose another --out or remove it.")
             return found
@@ -136,6 +146,7 @@ class Plan:
         output: where.
         options: how.
         inputs: of the addition.
+        stamps: their sizes and times, taken before they were read.
         fingerprints: their names and contents.
         known: what the output was begun with; None for a new one.
         addition: number of the addition in the manifest.
@@ -145,10 +156,24 @@ class Plan:
     output: Output
     options: CorpusOptions
     inputs: tuple[Input, ...]
+    stamps: list[tuple[int, int] | None]
     fingerprints: list[dict[str, Any]]
     known: Manifest | None
     addition: int
     found: Survey | None
+
+    def check_unchanged(self) -> None:
+        """Refuse inputs that were written to since the plan was made.
+
+        Raises:
+            DataError: the first of them.
+        """
+        for source, stamp in zip(self.inputs, self.stamps, strict=True):
+            if source.stamp() != stamp:
+                raise DataError(
+                    f"{source.name} changed while it was read; {self.output.path} may hold rows of both. Remove "
+                    "that, and start again."
+                )
 
     def sample(self, count: int) -> list[str]:
         """The first texts."""
@@ -175,10 +200,11 @@ def make_plan(
     """
     _check(options)
     output = Output.of(out, options)
-    inputs = find_inputs(given, stdin)
+    inputs = find_inputs(given, stdin, output.holds)
     known = output.manifest()
+    stamps = [source.stamp() for source in inputs]
     fingerprints = [{"name": source.name, **source.fingerprint()} for source in inputs]
-    plan = Plan(output, options, tuple(inputs), fingerprints, known, 0, None)
+    plan = Plan(output, options, tuple(inputs), stamps, fingerprints, known, 0, None)
     if known is None:
         return _surveyed(plan, progress)
     _check_settings(plan, known)
@@ -226,7 +252,8 @@ def _surveyed(plan: Plan, progress: bool) -> Plan:
             )
         done = _ids(_shard_paths(plan.output.folder, known))
     kinds = None if known is None else known.kinds
-    found = survey(plan.inputs, options.reading, options.rows, known=done, kinds=kinds, progress=progress)
+    with told_of_disk(Path(tempfile.gettempdir())):
+        found = survey(plan.inputs, options.reading, options.rows, known=done, kinds=kinds, progress=progress)
     return replace(plan, addition=len(known.additions) if known else 0, found=found)
 
 
@@ -250,12 +277,10 @@ def _visible(folder: Path) -> bool:
 
 
 def _manifest_of(path: Path) -> Manifest | None:
-    """What a whole Parquet file says it was made of."""
-    import pyarrow.parquet as pq
-
+    """What a whole file says it was made of."""
     try:
-        said = json.loads((pq.read_metadata(path).metadata or {})[KEY])
+        said = json.loads((read_said(path) or (b"{}",))[0])
         inputs = said.pop("inputs")
         return Manifest(**said, additions=[Addition(inputs, [])])
-    except (OSError, ValueError, KeyError, TypeError):  # no Parquet, or none of ours
+    except (ValueError, KeyError, TypeError):  # none of ours
         return None

@@ -6,6 +6,7 @@ worker that is given a shard twice passes over it.
 
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from unmask.encoder import TextEncoder
 from unmask.encoder.fingerprint import same
 from unmask.errors import CorpusError, DataError, MissingExtraError, UnmaskError
 
+_PATIENCE = 10  # seconds until an address answers
 _RUNS = 4  # of shards for each worker: each run reads its inputs from their beginning
 
 
@@ -42,8 +44,10 @@ class RayEngine:
         Raises:
             UnmaskError: what a worker has raised.
             CorpusError: Ray itself has failed.
+            DataError: nothing answers at the address.
             MissingExtraError: it is not installed.
         """
+        _check_address(self.address or os.environ.get("RAY_ADDRESS"))
         ray = _ray()
         began = not ray.is_initialized()
         try:
@@ -64,9 +68,10 @@ class RayEngine:
 
     def _dataset(self, ray: Any, encoder: TextEncoder, job: Job, numbers: Sequence[int]) -> Any:
         """Runs of shards, encoded as they are read."""
-        found = ray.cluster_resources()
-        gpus, cpus = int(found.get("GPU", 0)), int(found.get("CPU", 1))
-        workers = self.workers or max(1, gpus)
+        found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        machines = [(int(one.get("CPU", 0)), int(one.get("GPU", 0))) for one in found]
+        gpus = sum(own for _, own in machines)
+        workers = min(self.workers or gpus, gpus) or self.workers or 1
         runs = _runs(numbers, _RUNS * workers)
         ray.data.DataContext.get_current().enable_progress_bars = False
         opening = {
@@ -79,7 +84,7 @@ class RayEngine:
             _Worker,
             fn_constructor_kwargs={"opening": opening, "job": job, "fingerprint": encoder.fingerprint()},
             compute=ray.data.ActorPoolStrategy(size=workers),
-            num_cpus=cpus // workers or cpus / workers,
+            num_cpus=cpus_each(machines, workers),
             num_gpus=1 if gpus else None,
         )
 
@@ -114,6 +119,39 @@ def _ray() -> Any:
         raise MissingExtraError("--engine ray needs the package ray: pip install 'unmask[ray]'") from missing
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     return ray
+
+
+def _check_address(address: str | None) -> None:
+    """Ray itself would ask for minutes.
+
+    Raises:
+        DataError: no address, or one where nothing answers.
+    """
+    if address in (None, "auto", "local"):
+        return
+    host, _, port = str(address).removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        raise DataError(f"{address} is no address of a Ray cluster; expected HOST:PORT, ray://HOST:PORT or auto.")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _PATIENCE).close()
+    except (OSError, OverflowError) as error:
+        raise DataError(f"No Ray cluster answers at {address} ({error}).") from error
+
+
+def cpus_each(machines: Sequence[tuple[int, int]], workers: int) -> float:
+    """The most CPUs a worker can have if all workers are to find room.
+
+    Args:
+        machines: CPUs and GPUs of each; where there are GPUs, a worker has one.
+        workers: how many.
+    """
+    if any(gpus for _, gpus in machines):
+        rooms = [cpus / gpus for cpus, gpus in machines for _ in range(gpus)]
+        least = min(rooms)
+        return int(least) or least
+    rooms = [cpus for cpus, _ in machines]
+    whole = (each for each in range(int(max(rooms)), 0, -1) if sum(room // each for room in rooms) >= workers)
+    return next(whole, sum(rooms) / (workers + len(rooms)))
 
 
 def _resolved(name: str) -> str:

@@ -11,7 +11,7 @@ from unmask.corpus.inputs import Input, Reading
 from unmask.corpus.kinds import Kinds
 from unmask.corpus.manifest import Manifest
 from unmask.corpus.survey import Place, Shard, pass_over, read_from, shard_records, unpacked
-from unmask.corpus.table import Layout, Totals, parquet_writer, shortened, write_totals
+from unmask.corpus.table import Layout, Totals, parquet_writer, read_said, shortened, write_totals
 from unmask.data.records import Record
 from unmask.encoder import TextEncoder
 from unmask.encoder.stream import StreamOptions, stream_windows, windows
@@ -60,6 +60,23 @@ class Job:
     def missing(self, numbers: Iterable[int]) -> list[int]:
         """Those of some shards that are not there yet."""
         return [number for number in numbers if not self.path(number).exists()]
+
+    def totals(self, numbers: Iterable[int]) -> Totals:
+        """What is in some shards that are there.
+
+        Raises:
+            DataError: one is not what the manifest says.
+        """
+        found = Totals()
+        for number in numbers:
+            said = read_said(self.path(number))
+            if said is None or (said[0], said[1].rows) != (self.metadata, self.manifest.shards[number].rows):
+                raise DataError(
+                    f"{self.path(number)} is not the shard that the manifest tells of; remove it, and the same command "
+                    "encodes it again."
+                )
+            found += said[1]
+        return found
 
     def tidy(self, numbers: Iterable[int]) -> None:
         """Remove what killed processes left of some shards."""
@@ -122,6 +139,8 @@ def _windows(job: Job, numbers: Sequence[int]) -> Iterator[tuple[list[Any], list
     shards, bits = job.manifest.shards, None
     if job.marks_path().exists():
         bits = np.load(job.marks_path(), mmap_mode="r", allow_pickle=False)
+    elif any(shards[number].rows < shards[number].span for number in numbers):
+        raise DataError(f"{job.marks_path()} is missing, which says what rows are not encoded; copy it, too.")
     rows: _Rows = iter(())
     at = -1  # number of the row that `rows` gives next
     for number in numbers:

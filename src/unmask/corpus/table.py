@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from unmask.corpus.kinds import as_kept
-from unmask.corpus.manifest import KEY, owner
+from unmask.corpus.manifest import KEY, own_file, owner
 from unmask.encoder.stream import Floats
 from unmask.errors import CorpusError
 from unmask.files import new_file
@@ -142,10 +142,28 @@ def told_of_disk(path: Path) -> Iterator[None]:
 
 def write_totals(writer: Any, totals: Totals) -> None:
     """Say in a file what is in it."""
-    numbers = {"rows": totals.rows, "tokens": totals.tokens, "cut": totals.cut}
-    writer.add_key_value_metadata({TOTALS: json.dumps(numbers).encode()})
+    writer.add_key_value_metadata({TOTALS: json.dumps(asdict(totals)).encode()})
 
 
-def read_totals(path: Path) -> Totals:
-    """What a file says is in it."""
-    return Totals(**json.loads(pq.read_metadata(path).metadata[TOTALS]))
+def companion(array: Path) -> Path:
+    """The file beside an array that says what a Parquet file says of itself."""
+    return array.with_name(f"{array.name}.json")
+
+
+def write_companion(array: Path, metadata: bytes, totals: Totals) -> None:
+    """Say beside an array what it is made of, and what is in it."""
+    said = {KEY.decode(): json.loads(metadata), TOTALS.decode(): asdict(totals)}
+    with own_file(companion(array)) as file:
+        file.write(json.dumps(said, indent=2, ensure_ascii=False).encode())
+
+
+def read_said(path: Path) -> tuple[bytes, Totals] | None:
+    """What a file of ours says it is made of, and what is in it; None: it is none of ours, or broken."""
+    try:
+        if path.suffix == ".npy":
+            beside = json.loads(companion(path).read_bytes())
+            return json.dumps(beside[KEY.decode()]).encode(), Totals(**beside[TOTALS.decode()])
+        said = pq.read_metadata(path).metadata or {}
+        return said[KEY], Totals(**json.loads(said[TOTALS]))
+    except (OSError, ValueError, KeyError, TypeError):  # Arrow's errors are among them
+        return None

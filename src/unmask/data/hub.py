@@ -79,6 +79,7 @@ class HubSplit:
     def fingerprint(self) -> dict[str, Any]:
         """The data set by its content: a digest of a local folder, or the revisions that the hub's cache has."""
         if not Path(self.name).is_dir():
+            self._load()  # what is not in the cache yet has no revision there
             return {"revisions": cached_revisions(self.name)}
         files = files_in(Path(self.name))
         return {"bytes": sum(file.stat().st_size for file in files), "sha256": _checked_folder(Path(self.name))}

@@ -6,7 +6,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,7 +101,7 @@ def read_columns(
         DataError: a file that cannot be used; a row too, by default.
     """
     called = name or str(path)
-    for line, row in read_rows(path, quoting, start=start, broken=broken):
+    for line, row in read_rows(path, quoting, start=start, broken=broken, wanted=columns.names):
         if isinstance(row, str):
             if len(columns.names) > 1:
                 raise DataError(f"{path} is text, a record a line; it has no {columns.names[1]!r}.")
@@ -141,7 +141,7 @@ def as_name(value: object) -> str | None:
 
 
 def read_rows(
-    path: Path, quoting: Quoting = "standard", *, start: int = 1, broken: Broken = refuse
+    path: Path, quoting: Quoting = "standard", *, start: int = 1, broken: Broken = refuse, wanted: Sequence[str] = ()
 ) -> Iterator[tuple[int, str | Mapping[str, Any]]]:
     """Line numbers from 1 (rows of Parquet files are counted) and rows: a string for text, else a mapping.
 
@@ -152,13 +152,14 @@ def read_rows(
         start: the first line that is wanted; one where a row begins.
         broken: what becomes of a row that cannot be read; where it returns, the row is left out. Broken CSV, and arrays
             and Parquet files that cannot be read on, are always an error.
+        wanted: columns of a Parquet file that are enough; all, where one of them is not there.
 
     Raises:
         DataError: see `find_format`; also a broken line.
     """
     kind = find_format(path)
     if kind == "parquet":
-        yield from _parquet_rows(path, start)
+        yield from _parquet_rows(path, start, wanted)
     elif kind in ("csv", "tsv"):
         yield from _csv_rows(path, quoting, start, broken)
     elif kind == "lines":
@@ -299,17 +300,19 @@ def _csv_rows(path: Path, quoting: Quoting, start: int, broken: Broken) -> Itera
             yield line, dict(zip(header, row, strict=True))
 
 
-def _parquet_rows(path: Path, start: int) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def _parquet_rows(path: Path, start: int, wanted: Sequence[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
     import pyarrow
     import pyarrow.parquet
 
     try:
         with _seekable(path) as source, pyarrow.parquet.ParquetFile(source) as file:
-            _check_distinct(file.schema_arrow.names, str(path))
+            names = file.schema_arrow.names
+            _check_distinct(names, str(path))
+            columns = list(wanted) if wanted and set(wanted) <= set(names) else None
             number, groups = 0, list(range(file.num_row_groups))
             while groups and number + (rows := file.metadata.row_group(groups[0]).num_rows) < start:
                 number, groups = number + rows, groups[1:]
-            for batch in file.iter_batches(batch_size=1024, row_groups=groups):
+            for batch in file.iter_batches(batch_size=1024, row_groups=groups, columns=columns):
                 behind = min(max(0, start - number - 1), len(batch))  # rows of it that are not wanted
                 yield from enumerate(batch.slice(behind).to_pylist(), number + behind + 1)
                 number += len(batch)
