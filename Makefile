@@ -95,7 +95,7 @@ bench: $(STAMP) $(ORACLE_STAMP) exports llama-cpp vllm
 	$(OFFLINE) $(RUN)/python benchmarks/scaling.py --json $(BENCH)/scaling.json
 	$(OFFLINE) $(RUN)/python benchmarks/fast_paths.py --json $(BENCH)/fast_paths.json
 	$(OFFLINE) $(RUN)/python benchmarks/loaded.py --json $(BENCH)/loaded.json
-	$(OFFLINE) $(RUN)/python benchmarks/serve.py --json $(BENCH)/serve.json
+	$(OFFLINE) $(RUN)/python benchmarks/serve.py --json $(BENCH)/serve.json --llama-cpp .venv-llama-cpp/bin/python
 	$(OFFLINE) $(RUN)/python benchmarks/search.py --json $(BENCH)/search.json
 	$(OFFLINE) $(RUN)/python benchmarks/words.py --json $(BENCH)/words.json --oracle $(ORACLE)/bin/python
 

