@@ -4,10 +4,10 @@
     python benchmarks/serve.py --shape smollm2 --workload short --texts 1024 --per-request 8
 
 Beside it sentence-transformers behind FastAPI, the usual twenty lines (fastapi_server.py), on the same folder, and
-llama.cpp's server on what its own converter makes of that folder, in 16 bits; it cuts no text, so the longest must fit.
-Each run is a server in a process of its own and its clients in another, on the same processors; runs take turns, and
-medians count. A client sends its next request when it has the answer to the last. The cosine is the smallest over
-texts, against `encode`.
+llama.cpp's server on what its own converter makes of that folder, in 16 bits. It cuts no text, so its vector of one
+that the others cut is another. Each run is a server in a process of its own and its clients in another, on the same
+processors; runs take turns, and medians count. A client sends its next request when it has the answer to the last. The
+cosine is the smallest over texts, against `encode`.
 """
 
 import argparse
@@ -40,10 +40,8 @@ def main() -> None:
     report = Report(arguments.json)
     for shape in arguments.shape:
         with tempfile.TemporaryDirectory() as scratch:
-            job = _prepared(shape, scratch, arguments.llama_cpp) | {
-                "clients": arguments.clients,
-                "dtype": arguments.dtype,
-            }
+            job = _prepared(shape, scratch, arguments.llama_cpp)
+            job |= {"clients": arguments.clients, "dtype": arguments.dtype}
             for name in arguments.workload:
                 texts = workload(name, arguments.texts, arguments.source)
                 _compare(report, f"{shape}, {name}", job | {"texts": texts}, arguments)
@@ -57,14 +55,10 @@ def _prepared(shape: str, scratch: str, llama_cpp: str | None) -> dict[str, Any]
     make_model(shape, causal)
     encoder = TextEncoder.load(causal, attention="bidirectional", dtype="bfloat16")
     encoder.save(folder)
-    job = {
-        "model": str(folder),
-        "scratch": scratch,
-        "max_length": encoder.settings.max_length,
-        "file": f"{folder}.gguf",
-    }
+    job: dict[str, Any] = {"model": str(folder), "scratch": scratch}
     if llama_cpp:
-        job |= {"kind": "f16", "pooling": "MEAN", "kv_unified": True}
+        job |= {"file": f"{folder}.gguf", "kind": "f16", "pooling": "MEAN", "kv_unified": True}
+        job["max_length"] = 4 * encoder.settings.max_length
         path = {"environment": {"PYTHONPATH": str(Path(llama_cpp).absolute().parents[1] / "converter")}}
         race({"the converter": (sys.executable, "llama-cpp.convert", job | path)}, 1)
     return job

@@ -92,8 +92,10 @@ def answers(job):
     server = _started(job)
 
     def embed(texts, prompt):
-        rows = server.handle_embeddings({"input": [prompt + text for text in texts]})["data"]
-        return [row["embedding"] for row in sorted(rows, key=lambda row: row["index"])]
+        found = server.handle_embeddings({"input": [prompt + text for text in texts]})
+        if "data" not in found:
+            raise ValueError(found)
+        return [row["embedding"] for row in sorted(found["data"], key=lambda row: row["index"])]
 
     return answer(f"xllamacpp {version('xllamacpp')}", embed)
 
