@@ -142,12 +142,17 @@ def rows_of(encoder: TextEncoder, names: Sequence[str], environments: Path) -> I
     with tempfile.TemporaryDirectory() as scratch:
         exports: dict[tuple[str, str], ExportReport | UnmaskError] = {}
         for name in names:
-            runtime = RUNTIMES[name]
-            key = (runtime.target, runtime.precision)
-            if key not in exports:
-                exports[key] = _export(encoder, Path(scratch) / "-".join(key), runtime)
             print(f"{name} ...", file=sys.stderr, flush=True)
-            yield [name, *_row(name, runtime, encoder, exports[key], environments), time.strftime("%Y-%m-%d")]
+            runtime = RUNTIMES[name]
+            own = environments / runtime.environment / "bin" / "python"
+            python = own if runtime.environment else Path(sys.executable)
+            cells = ["", "not installed", "", "", ""]
+            if python.exists():
+                key = (runtime.target, runtime.precision)
+                if key not in exports:
+                    exports[key] = _export(encoder, Path(scratch) / "-".join(key), runtime)
+                cells = _row(name, runtime, encoder, exports[key], python)
+            yield [name, *cells, time.strftime("%Y-%m-%d")]
 
 
 def _export(encoder: TextEncoder, folder: Path, runtime: Runtime) -> ExportReport | UnmaskError:
@@ -159,7 +164,7 @@ def _export(encoder: TextEncoder, folder: Path, runtime: Runtime) -> ExportRepor
 
 
 def _row(
-    name: str, runtime: Runtime, encoder: TextEncoder, export: ExportReport | UnmaskError, environments: Path
+    name: str, runtime: Runtime, encoder: TextEncoder, export: ExportReport | UnmaskError, python: Path
 ) -> list[str]:
     """All but name and date."""
     if isinstance(export, UnmaskError):
@@ -167,9 +172,6 @@ def _row(
     if not runtime.function:
         read = " in the place of " in export.read_with
         return [export.read_with, "read" if read else "run", _figure(export.cosine), "", _differs(export)]
-    python = environments / runtime.environment / "bin" / "python" if runtime.environment else Path(sys.executable)
-    if not python.exists():
-        return ["", "not installed", "", "", ""]
     layout = POOLINGS[encoder.settings.pooling].layout
     job = runtime.job | {
         "model": export.folder,

@@ -79,7 +79,7 @@ def test_the_table_of_runtimes_holds_what_they_answered_and_no_figure_of_those_t
     broken.parent.mkdir(parents=True)
     broken.write_text("#!/bin/sh\necho it is broken >&2\nexit 3\n")
     broken.chmod(0o755)
-    names = ("sentence-transformers", "vLLM on a CPU", "infinity", "TEI")
+    names = ("sentence-transformers", "vLLM on a CPU", "infinity")
     options = ("--runtimes", *names, "--environments", tmp_path, "--write", page)
     done = run("serving.py", write_small_encoder(tmp_path / "decoder"), *options)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -91,8 +91,3 @@ def test_the_table_of_runtimes_holds_what_they_answered_and_no_figure_of_those_t
     assert rows["sentence-transformers"][1:5] == ["run", "1.000000", "1.000000", ""]
     assert rows["vLLM on a CPU"][:5] == ["", "not installed", "", "", ""]
     assert rows["infinity"][:5] == ["", "run", "", "", "failed: it is broken"]
-    assert rows["TEI"][1:3] == ["read", "1.000000"]
-    assert rows["TEI"][4].startswith("special tokens pooled: 0.")
-    done = run("serving.py", "--write", tmp_path / "decoder" / "config.json")
-    assert done.returncode == 1
-    assert "does not hold the lines" in done.stderr
