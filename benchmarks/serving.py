@@ -11,6 +11,7 @@ it, and the table says what that costs. What is only read is opened by transform
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -131,10 +132,16 @@ def answering(name: str, python: Path, function: str, job: dict[str, Any]) -> It
             except (EOFError, OSError) as error:
                 process.kill()
                 said.seek(0)
-                raise ChildProcessError((said.read().strip().splitlines() or ["nothing"])[-1]) from error
+                raise ChildProcessError(_last_words(said.read())) from error
             finally:
                 late.cancel()
                 process.terminate()
+
+
+def _last_words(text: str) -> str:
+    """The error that ended a process, not those that Python met as it cleaned up."""
+    lines = text.partition("Exception ignored in")[0].strip().splitlines() or ["nothing"]
+    return ([line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)] or lines)[-1]
 
 
 def rows_of(encoder: TextEncoder, names: Sequence[str], environments: Path) -> Iterator[list[str]]:
