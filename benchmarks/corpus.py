@@ -91,15 +91,18 @@ def _kill(report: Report, rows: int, job: dict[str, Any], kills: int) -> None:
         out = Path(job["scratch"]) / f"killed-{rows}-{count}"
         command = ["encode", job["model"], job["file"], "--out", str(out), "--shard-rows", str(_SHARD_ROWS)]
         started = time.perf_counter()
-        for number in range(1, count + 1):
-            _until(out, shards * number // (count + 1), [*command, "--dtype", job["dtype"]])
-        subprocess.run([sys.executable, "-m", "unmask", *command, "--dtype", job["dtype"]], check=True)
-        name = f"killed {count} times" if count else "not killed"
+        command += ["--dtype", job["dtype"]]
+        killed = sum(_killed(out, shards * number // (count + 1), command) for number in range(1, count + 1))
+        subprocess.run([sys.executable, "-m", "unmask", *command], check=True)
+        name = f"killed {killed} times" if killed else "not killed"
         report.row(name, f"{time.perf_counter() - started:.1f}", str(count + 1))
 
 
-def _until(out: Path, shards: int, command: list[str]) -> None:
-    """Run a command and kill it when so many shards are there, and half the time of one has gone by since."""
+def _killed(out: Path, shards: int, command: list[str]) -> bool:
+    """Run a command and kill it when so many shards are there, and half the time of one has gone by since.
+
+    False where it was done before.
+    """
     process = subprocess.Popen([sys.executable, "-m", "unmask", *command], stderr=subprocess.DEVNULL)
     seen: list[float] = []
     while process.poll() is None and len(seen) < max(2, shards):
@@ -107,7 +110,7 @@ def _until(out: Path, shards: int, command: list[str]) -> None:
         seen += [time.perf_counter()] * (len(list(out.glob("part-*.parquet"))) - len(seen))
     time.sleep((seen[-1] - seen[0]) / len(seen) / 2 if len(seen) > 1 else 0.0)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    return process.wait() == -signal.SIGKILL
 
 
 if __name__ == "__main__":

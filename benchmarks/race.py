@@ -13,7 +13,7 @@ from typing import Any
 
 WORKER = Path(__file__).with_name("peers")
 Line = tuple[str, str, dict[str, Any]]  # python, `module.function` of peers, job
-_ENVIRONMENT = dict(os.environ)  # before unmask is imported, which sets variables that other libraries do without
+ENVIRONMENT = dict(os.environ)  # before unmask is imported, which sets variables that other libraries do without
 
 
 def race(peers: Mapping[str, Line], rounds: int) -> dict[str, list[dict[str, Any]]]:
@@ -37,7 +37,7 @@ def race(peers: Mapping[str, Line], rounds: int) -> dict[str, list[dict[str, Any
                 continue
             with tempfile.NamedTemporaryFile("w", suffix=".json", dir=job["scratch"], delete=False) as file:
                 json.dump(job, file)
-            environment = _ENVIRONMENT | job.get("environment", {})
+            environment = ENVIRONMENT | job.get("environment", {})
             command = [python, str(WORKER), function, file.name]
             done = subprocess.run(command, capture_output=True, text=True, env=environment)
             if done.returncode:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .answering import answer
 from .timing import reader, timed_encoding
 
 
@@ -39,6 +40,36 @@ def openvino(job):
     if model.get_property("INFERENCE_PRECISION_HINT").to_string() != hint:
         raise SystemExit(f"OpenVINO has no {job['dtype']} on this CPU")
     return _timed(job, lambda batch: model(batch)["sentence_embedding"])
+
+
+def onnxruntime_answers(job):
+    """ONNX Runtime on a folder that was exported for it, with the tokenizer of transformers."""
+    from onnxruntime import InferenceSession, __version__
+
+    session = InferenceSession(f"{job['model']}/onnx/model.onnx", providers=["CPUExecutionProvider"])
+    return answer(__version__, _of_texts(job, lambda batch: session.run(["sentence_embedding"], batch)[0]))
+
+
+def openvino_answers(job):
+    """OpenVINO, in float32 or bfloat16."""
+    import openvino as ov
+
+    options = {"INFERENCE_PRECISION_HINT": job["hint"], "INFERENCE_NUM_THREADS": 2}
+    model = ov.compile_model(f"{job['model']}/openvino/openvino_model.xml", "CPU", options)
+    version = ov.__version__.split("-")[0]
+    return answer(version, _of_texts(job, lambda batch: model(batch)["sentence_embedding"].copy()))
+
+
+def _of_texts(job, run):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(job["model"])
+
+    def embed(texts, prompt):
+        batch = tokenizer([prompt + text for text in texts], padding=True, truncation=True, return_tensors="np")
+        return run({name: batch[name].astype(np.int64) for name in ("input_ids", "attention_mask")})
+
+    return embed
 
 
 def _timed(job, run):

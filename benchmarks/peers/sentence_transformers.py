@@ -6,6 +6,7 @@ import time
 from itertools import islice
 from pathlib import Path
 
+from .answering import answer
 from .clients import timed_serving
 from .timing import timed_encoding
 from .trainers import Clock, steps_of, trainer_arguments
@@ -17,6 +18,14 @@ def encode(job):
 
     model = SentenceTransformer(job["model"], model_kwargs={"dtype": job["dtype"]})
     return timed_encoding(job, lambda texts: model.encode(texts, batch_size=32))
+
+
+def answers(job):
+    """As `unmask check` asks it."""
+    from sentence_transformers import SentenceTransformer, __version__
+
+    model = SentenceTransformer(job["model"], device="cpu", model_kwargs={"dtype": "float32"})
+    return answer(__version__, lambda texts, prompt: model.encode(texts, prompt=prompt, show_progress_bar=False))
 
 
 def serve(job):

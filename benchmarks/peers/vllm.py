@@ -3,6 +3,7 @@
 import os
 import sys
 
+from .answering import answer
 from .timing import reader, timed_encoding
 
 # all cores for the model, as the others have; what it would keep for a cache is not used
@@ -23,3 +24,18 @@ def encode(job):
         return [one.outputs.embedding for one in found]
 
     return timed_encoding(job, vectors)
+
+
+def answers(job):
+    """Texts, cut where the encoder cuts; not compiled, which takes minutes and changes no vector."""
+    from vllm import LLM, __version__
+
+    limit = job["max_length"]
+    model = LLM(job["model"], runner="pooling", dtype="float32", max_model_len=limit, enforce_eager=True)
+    cut = {"truncate_prompt_tokens": limit}
+
+    def embed(texts, prompt):
+        found = model.embed([prompt + text for text in texts], use_tqdm=False, tokenization_kwargs=cut)
+        return [one.outputs.embedding for one in found]
+
+    return answer(__version__, embed)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.small import write_small_encoder
+
 pytestmark = pytest.mark.slow
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -67,3 +69,25 @@ def test_ways_to_search_are_compared_with_exact_search(tmp_path):
     assert recall[ways[0]] == recall[ways[3]] == 1
     assert 0.9 < recall[ways[1]] <= 1
     assert 0.2 < recall[ways[2]] < 1
+
+
+def test_the_table_of_runtimes_holds_what_they_answered_and_no_figure_of_those_that_did_not(tmp_path):
+    page, broken = tmp_path / "page.md", tmp_path / ".venv-infinity" / "bin" / "python"
+    marks = "<!-- by `make serving`: -->", "<!-- end of what `make serving` writes -->"
+    earlier = "| ONNX Runtime | 9.9 | run | 0.500000 | 0.600000 | **causal**: a \\| b | 2020-01-01 |"
+    page.write_text(f"before\n\n{marks[0]}\n\n**decoder, bidirectional**\n\n{earlier}\n\n{marks[1]}\nafter\n")
+    broken.parent.mkdir(parents=True)
+    broken.write_text("#!/bin/sh\necho it is broken >&2\nexit 3\n")
+    broken.chmod(0o755)
+    names = ("sentence-transformers", "vLLM on a CPU", "infinity")
+    options = ("--runtimes", *names, "--environments", tmp_path, "--write", page)
+    done = run("serving.py", write_small_encoder(tmp_path / "decoder"), *options)
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = page.read_text().splitlines()
+    assert lines[0] == "before"
+    assert lines[-1] == "after"
+    assert lines.count(earlier) == 1
+    rows = {name: cells for line in lines if line.startswith("| ") for name, *cells in [line[2:-2].split(" | ")]}
+    assert rows["sentence-transformers"][1:5] == ["run", "1.000000", "1.000000", ""]
+    assert rows["vLLM on a CPU"][:5] == ["", "not installed", "", "", ""]
+    assert rows["infinity"][:5] == ["", "run", "", "", "failed: it is broken"]

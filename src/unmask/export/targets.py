@@ -110,7 +110,8 @@ TARGETS: dict[str, Target] = {
             "-c {context}",
         ),
         known=(
-            "-ub must hold the longest text, and -np needs --kv-unified: without it vectors are wrong, silently.",
+            "-ub must hold the longest text, and all tokens of a batch (-b); -np needs --kv-unified: without it "
+            "vectors are wrong, silently.",
             "It cuts no text: one longer than -ub is an error.",
             "It normalises no Unicode (NFC), and knows the tokenizers that its converter lists only.",
         ),
