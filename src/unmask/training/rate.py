@@ -1,5 +1,6 @@
 """What a device can do and what a model asks of it: products a second, operations of a token, the most memory taken."""
 
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -97,4 +98,9 @@ def peak_bytes(device: torch.device) -> int:
         return int(line.split()[1]) * 1024
     import resource  # not on Windows
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return _largest_set(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, sys.platform)
+
+
+def _largest_set(maxrss: int, platform: str) -> int:
+    """`ru_maxrss` in bytes: macOS counts them, other systems units of 1,024."""
+    return maxrss if platform == "darwin" else maxrss * 1024
