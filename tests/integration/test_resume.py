@@ -39,7 +39,6 @@ def recipe(tmp_path, articles):
                         "held_out": "docs",
                         "held_out_blocks": 4,
                         "eval_every": 6,
-                        "future_steps": 10,
                         "batch_tokens": 512,
                         "block_size": 64,
                         "lr": 1e-3,

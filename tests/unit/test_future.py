@@ -1,5 +1,6 @@
 """The future let in by and by: from causal to two-sided attention over the first steps of a stage."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -16,10 +17,16 @@ from unmask.data.blocks import pack, stack
 from unmask.errors import RecipeError
 from unmask.objectives.mntp import MaskedNextToken, build_masking
 from unmask.training.config import MntpSettings
+from unmask.training.loop import Job, fit
+from unmask.training.processes import make_accelerator
 from unmask.training.stages.mntp import check_future
 
 LENGTHS = (40, 40, 17, 3)
 IDS = torch.randint(100, 300, (1, sum(LENGTHS)), generator=torch.Generator().manual_seed(1))
+
+
+def masking(tokenizer):
+    return build_masking(tokenizer, token="_", rate=0.2, style="bert")
 
 
 def settings(**extra):
@@ -56,14 +63,38 @@ def test_a_step_after_the_last_is_one_without_and_one_before_is_not(tiny, tokeni
     for step in (3, 4, None):
         model = tiny("llama")
         convert(model)
-        objective = MaskedNextToken(
-            LanguageModelHead(model), build_masking(tokenizer, token="_", rate=0.2, style="bert")
-        )
+        objective = MaskedNextToken(LanguageModelHead(model), masking(tokenizer))
         own = batch if step is None else replace(batch, future=settings().future(step))
         out = objective.step(TokenStates(body(model)), [(0, own)], LocalEngine(3))
         found[step] = (out.loss, body(model).layers[0].self_attn.q_proj.weight.grad)
     assert found[4][0] == found[None][0] != found[3][0]
     torch.testing.assert_close(found[4][1], found[None][1], atol=0, rtol=0)
+
+
+def test_a_run_that_was_stopped_goes_on_with_the_share_of_its_step(tiny, tokenizer, articles, tmp_path):
+    blocks = list(pack(articles, tokenizer, block_size=32))[:6]
+    stage = settings(tuning="full", lr=1e-2, steps=6, save_every=1, log_every=1)
+    ends = {}
+    for name, stops in (("whole", ()), ("stopped", (2, 4))):
+        for stop in (*stops, None):
+            model = tiny("llama")
+            convert(model)
+            head = LanguageModelHead(model)
+            head.requires_grad_(False)
+
+            def batch(step, stop=stop):
+                if step == stop:
+                    raise KeyboardInterrupt
+                made = stack(blocks[step : step + 1], pad_id=0, never_mask=66)
+                return [(0, replace(made, future=stage.future(step)))], made.num_tokens
+
+            job = Job(TokenStates(body(model)), MaskedNextToken(head, masking(tokenizer)), batch)
+            accelerator = make_accelerator("fp32", tmp_path / name)
+            with nullcontext() if stop is None else pytest.raises(KeyboardInterrupt):
+                fit(job, stage, tmp_path / name, accelerator, seed=5)
+        ends[name] = body(model).state_dict()
+    for key, value in ends["whole"].items():
+        torch.testing.assert_close(ends["stopped"][key], value, atol=0, rtol=0, msg=key)
 
 
 def test_checkpointed_layers_see_as_much_when_they_run_again(tiny):
