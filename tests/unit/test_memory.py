@@ -55,6 +55,8 @@ def test_the_estimate_knows_adapters_checkpointing_four_bits_and_grad_cache():
     assert lora.optimizer < full.optimizer / 5
     checkpointed = estimate(settings(tuning="full", gradient_checkpointing=True))
     assert checkpointed.activations < full.activations / 2
+    products = estimate(settings(tuning="full", gradient_checkpointing="products"))
+    assert checkpointed.activations * 1.2 < products.activations < full.activations * 0.9
     assert estimate(settings(tuning="qlora")).weights < lora.weights / 1.5
     simcse = settings(SimcseSettings)
     cached = estimate(settings(SimcseSettings, grad_cache=True))

@@ -72,7 +72,7 @@ def training_flops(model: nn.Module, settings: TrainedStage) -> float:
     trained = sum(p.numel() for p in layers if p.requires_grad)
     frozen = sum(p.numel() for p in layers) - trained
     config = text_config(model)
-    again = float(settings.gradient_checkpointing or settings.runs_again)
+    again = float(settings.gradient_checkpointing is True or settings.runs_again)
     head = settings.label_share * config.vocab_size * config.hidden_size
     if not settings.has_adapter:
         return flops_of_a_token(trained, trained="all", again=again, head=head)

@@ -61,9 +61,9 @@ def mntp_job(settings: MntpSettings, context: StageContext) -> Iterator[Job]:
         packed = pack((texts[i] for i in order), tokenizer, block_size=settings.block_size)
         return list(islice(packed, count))
 
-    def micro_batch(chosen: Sequence[Block]) -> BlockBatch:
+    def micro_batch(chosen: Sequence[Block], future: float = 1.0) -> BlockBatch:
         batch = stack(chosen, pad_id=pad_token(tokenizer), never_mask=masking.mask_id, padded_tokens=padded_tokens)
-        return batch.to(accelerator.device)
+        return replace(batch.to(accelerator.device), future=future)
 
     size = max(1, settings.micro_batch_tokens // settings.block_size)
     rows = blocks(settings.data, settings.steps * settings.batch_size)
@@ -73,10 +73,8 @@ def mntp_job(settings: MntpSettings, context: StageContext) -> Iterator[Job]:
         chosen = [rows[i] for i in sampler.rows(step)]
         groups = [list(range(len(chosen)))[i : i + size] for i in range(0, len(chosen), size)]
         own = deal(groups, accelerator.num_processes)[accelerator.process_index]
-        made = [
-            (number, replace(micro_batch([chosen[i] for i in group]), future=settings.future(step)))
-            for number, group in own
-        ]
+        future = settings.future(step)
+        made = [(number, micro_batch([chosen[i] for i in group], future)) for number, group in own]
         return made, sum(len(block.ids) for block in chosen)
 
     prepared: Any = accelerator.prepare_model(head.to(accelerator.device), evaluation_mode=True)
