@@ -3,6 +3,7 @@
 import os
 import resource
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -13,7 +14,8 @@ def peak_mb():
     status = Path("/proc/self/status")
     if status.exists():  # on Linux `ru_maxrss` may be that of the process which started this one
         return sum(_peak_of(number) for number in _family(os.getpid()))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    unit = 2**20 if sys.platform == "darwin" else 1024  # bytes on macOS
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def _family(number):

@@ -282,6 +282,19 @@ def test_layers_first_seen_with_as_many_tokens_as_the_model_is_wide_are_compiled
     assert not counters["graph_break"]
 
 
+@pytest.mark.skipif(not COMPILER, reason="no compiler")
+def test_who_refuses_compiled_layers_gets_none_though_an_earlier_call_has_compiled_them(articles):
+    from torch._dynamo.utils import counters
+
+    encoder = TextEncoder.load("pocket", attention="bidirectional", dtype="float32")
+    expected = encoder.encode(articles[:4])
+    encoder.runner.compiled.attach(encoder.model)
+    counters.clear()
+    np.testing.assert_array_equal(encoder.encode(articles[:4], compile=False), expected)
+    assert not counters["stats"]
+    assert compiled_layers(encoder) == len(encoder.model.layers)  # for the calls that say nothing
+
+
 @DTYPES
 def test_laid_out_weights_follow_the_weights_and_give_gradients(dtype):
     """After an update, a copy or an adapter's merge the next vector is that of the new weights."""

@@ -75,7 +75,11 @@ def _forward(
 
 
 def flat_states(
-    model: nn.Module, input_ids: torch.Tensor, lengths: Sequence[int], layers: Sequence[int] | None = None
+    model: nn.Module,
+    input_ids: torch.Tensor,
+    lengths: Sequence[int],
+    layers: Sequence[int] | None = None,
+    future: float = 1.0,
 ) -> list[torch.Tensor]:
     """States [tokens, width] of texts in one row, for each layer.
 
@@ -84,13 +88,14 @@ def flat_states(
         input_ids: [1, tokens]; what lies behind the texts is filler, read as if it were one more and left out.
         lengths: of the texts.
         layers: as in `layer_states`.
+        future: as in `FlatBatch`.
 
     Raises:
         FlatUnsupportedError: the model's attention implementation does not know where a text ends.
     """
     tokens = sum(lengths)
     filler = input_ids.shape[1] - tokens
-    layout = layout_of((*lengths, filler) if filler else lengths, model)
+    layout = layout_of((*lengths, filler) if filler else lengths, model, future)
     use_flat_attention(model)
     with flat(layout):
         whole = layer_states(model, input_ids, None, layout.positions, layers)
@@ -108,7 +113,7 @@ def text_states(model: nn.Module, batch: Batch, layers: Sequence[int] | None = N
         layers: as in `layer_states`.
     """
     if isinstance(batch, FlatBatch):
-        return flat_states(model, batch.input_ids, batch.lengths, layers)
+        return flat_states(model, batch.input_ids, batch.lengths, layers, batch.future)
     inside = batch.attention_mask.bool()
     padded = layer_states(model, batch.input_ids, batch.attention_mask, batch.position_ids, layers)
     return [states[inside] for states in padded]

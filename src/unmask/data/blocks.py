@@ -41,6 +41,7 @@ class BlockBatch:
         position_ids: from 0 in every piece.
         maskable: True where a token may be masked and predicted: text, and not the first token of its piece.
         padded_tokens: for models that read padded batches, most tokens of one; None where pieces lie in a row.
+        future: as in `FlatBatch`; less than 1 only where pieces lie in a row.
     """
 
     input_ids: torch.Tensor
@@ -48,12 +49,13 @@ class BlockBatch:
     position_ids: torch.Tensor
     maskable: torch.Tensor
     padded_tokens: int | None = None
+    future: float = 1.0
 
     def to(self, device: torch.device | str) -> "BlockBatch":
         """The same batch on another device."""
         tensors = (self.input_ids, self.pieces, self.position_ids, self.maskable)
         ids, pieces, positions, maskable = (tensor.to(device, non_blocking=True) for tensor in tensors)
-        return BlockBatch(ids, pieces, positions, maskable, self.padded_tokens)
+        return BlockBatch(ids, pieces, positions, maskable, self.padded_tokens, self.future)
 
     @property
     def num_tokens(self) -> int:
@@ -70,7 +72,7 @@ class BlockBatch:
         if self.padded_tokens is None:
             inside = self.pieces > 0
             lengths = tuple(self._piece_lengths())
-            batch: Batch = FlatBatch(input_ids[inside][None], inside[inside], lengths)
+            batch: Batch = FlatBatch(input_ids[inside][None], inside[inside], lengths, self.future)
             parts = [(inside.flatten().nonzero()[:, 0], batch)]
         else:
             parts = list(self._padded(input_ids, self.padded_tokens))

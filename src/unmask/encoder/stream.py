@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from unmask.backbone.fast.compiling import layers_as_written
 from unmask.encoder.runner import Runner
 from unmask.errors import EncodingError
 from unmask.settings import EncoderSettings
@@ -67,7 +68,7 @@ class StreamOptions:
         max_length: most tokens of a text; None for the encoder's.
         normalize: scale vectors to length 1.
         batch_tokens: most tokens in a batch; None for what suits the device.
-        compile: compile the layers; None to do so when it pays.
+        compile: compile the layers, or run them as they are written; None to compile them when it pays.
         total: how many texts will come, if that is known.
         advance: called with a number of texts whenever so many more are encoded.
     """
@@ -194,6 +195,7 @@ class _Pace:
         self._runner = runner
         self._asked = options.compile
         self._wanted = bool(runner.wants("compile")) and options.compile is not False
+        self._written = not self._wanted  # also where an earlier call has compiled the layers
         self._total = options.total
         self._before = runner.compiled.worked
         self._texts = self._left = 0
@@ -213,6 +215,9 @@ class _Pace:
         """Vectors [texts, width] of the next batch."""
         self._left -= batch.num_tokens
         step = partial(self._runner.vectors, batch)
+        if self._written:
+            with layers_as_written():
+                return step()
         if not self._wanted or self._asked is not None:
             return step()
         return self._runner.compiled.watch(step, batch.num_tokens, left=self._left, before=self._before)

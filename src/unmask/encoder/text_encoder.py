@@ -211,7 +211,8 @@ class TextEncoder:
             normalize: scale vectors to length 1; by default as saved.
             max_length: most tokens of a text; by default as saved.
             batch_tokens: most tokens in a batch; by default what suits the device.
-            compile: compile the layers with torch; by default on a CPU, as soon as that pays.
+            compile: compile the layers with torch, or run them as they are written; by default on a CPU they are
+                compiled as soon as that pays.
             progress: show a progress bar.
 
         Returns:

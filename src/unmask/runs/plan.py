@@ -11,6 +11,7 @@ from unmask.backbone.devices import default_device, precision_here, saved_dtype
 from unmask.backbone.locate import find_adapters
 from unmask.errors import ArtifactError
 from unmask.runs.inputs import teachers
+from unmask.runs.main_memory import main_memory
 from unmask.runs.run import check_reading
 from unmask.runs.schema import Recipe
 from unmask.runs.sources import open_data
@@ -152,10 +153,10 @@ def _shape(stage: TrainedStage, data: Data, tokenizer: Any) -> tuple[int, Shape]
 
 
 def device_memory(device: torch.device) -> int:
-    """Bytes that a device has in all."""
+    """Bytes that a device has in all; of main memory what a container leaves to this process."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return main_memory().total
 
 
 def duration(seconds: float) -> str:

@@ -11,10 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import psutil
-
 from unmask.errors import UnmaskError
 from unmask.files import read_json, write_json
+from unmask.runs.main_memory import main_memory
 from unmask.runs.plan import GIB, Plan, duration
 from unmask.runs.recipe import load_recipe
 from unmask.runs.run import train
@@ -67,7 +66,7 @@ def _too_much(plan: Plan, seconds: float) -> str | None:
         return f"{plan.device} is no CPU"
     if "WORLD_SIZE" in os.environ:
         return "a launcher started this process"
-    most, free = max(stage.memory.peak for stage in plan.stages), psutil.virtual_memory().available
+    most, free = max(stage.memory.peak for stage in plan.stages), main_memory().free
     if _MARGIN * most > free:
         return f"only {free / GIB:.1f} GiB are free, and a CPU may take twice the estimate"
     return f"a few steps would take {duration(seconds)}" if seconds > _LONGEST else None

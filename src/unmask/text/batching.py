@@ -52,15 +52,17 @@ class FlatBatch:
         input_ids: token ids, [1, tokens]; those behind the last text belong to none.
         pooled: True where a token of the texts counts for the vector, [tokens].
         lengths: of the texts.
+        future: what attention to later tokens is multiplied by before it is normalised; less than 1 in training only.
     """
 
     input_ids: torch.Tensor
     pooled: torch.Tensor
     lengths: tuple[int, ...]
+    future: float = 1.0
 
     def to(self, device: torch.device | str) -> "FlatBatch":
         """The same batch on another device."""
-        return FlatBatch(send(self.input_ids, device), send(self.pooled, device), self.lengths)
+        return FlatBatch(send(self.input_ids, device), send(self.pooled, device), self.lengths, self.future)
 
     @property
     def num_tokens(self) -> int:

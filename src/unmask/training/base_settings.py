@@ -67,7 +67,10 @@ class TrainedStage(StageSettings, OptimSettings):
     steps: int = Field(ge=1)
     tuning: Tuning = "lora"
     lora: LoraSettings = LoraSettings()
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool | Literal["products"] = Field(
+        False,
+        description="layers compute again what they would keep; products: but for what products and attention give",
+    )
     compile: bool = Field(
         False, description="compile the layers on a CPU: less time and memory a step, a minute at the start"
     )
@@ -141,6 +144,14 @@ class TrainedStage(StageSettings, OptimSettings):
         if self.compile and (self.gradient_checkpointing or self.runs_again):
             other = "gradient_checkpointing" if self.gradient_checkpointing else "grad_cache"
             raise ValueError(f"compile: layers that run twice could draw other masks; leave compile or {other} off")
+        return self
+
+    @model_validator(mode="after")
+    def _products_stay(self) -> "TrainedStage":
+        if self.gradient_checkpointing == "products" and self.has_adapter:
+            raise ValueError(
+                "gradient_checkpointing: products is for tuning: full, because adapters add to what it keeps"
+            )
         return self
 
     @model_validator(mode="after")

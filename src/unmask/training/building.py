@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from unmask.backbone.fast.varlen import keep_layout
 from unmask.backbone.loading import load_model
 from unmask.backbone.locate import layout_folder, load_tokenizer
 from unmask.backbone.lora import add_lora, load_lora, merge_lora
 from unmask.backbone.quantized import four_bit, let_gradients_through
+from unmask.backbone.recomputing import compute_again
 from unmask.backbone.truth.opening import AttentionSpec, apply_attention
 from unmask.data.pairs import PairSet
 from unmask.encoder import TextEncoder
@@ -149,9 +149,7 @@ def make_trainable(model: Any, settings: TrainedStage, previous: Path | None) ->
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     if settings.gradient_checkpointing:
-        model.gradient_checkpointing_enable(
-            gradient_checkpointing_kwargs={"use_reentrant": False, "context_fn": keep_layout}
-        )
+        compute_again(model, keep_products=settings.gradient_checkpointing == "products")
     return adapter
 
 

@@ -28,6 +28,15 @@ class MntpSettings(TrainedStage):
     held_out: str | None = Field(None, description="name of a data source to evaluate on while training")
     held_out_blocks: int = Field(64, ge=1)
     eval_every: int = Field(100, ge=1)
+    future_steps: int = Field(0, ge=0, description="steps in which tokens come to see those behind them; 0: at once")
+
+    @model_validator(mode="after")
+    def _future_opens(self) -> "MntpSettings":
+        if self.future_steps >= self.steps:
+            raise ValueError(f"future_steps={self.future_steps} must end before the stage does, in steps={self.steps}")
+        if self.future_steps and self.compile:
+            raise ValueError("future_steps: compiled layers give attention no bias; leave compile or future_steps off")
+        return self
 
     @model_validator(mode="after")
     def _block_fits(self) -> "MntpSettings":
@@ -49,6 +58,10 @@ class MntpSettings(TrainedStage):
     def label_share(self) -> float:
         """Share of the tokens whose logits are computed."""
         return self.mask_rate
+
+    def future(self, step: int) -> float:
+        """What attention to later tokens is multiplied by in a step (from 0): it rises from 0 to 1 in a line."""
+        return step / self.future_steps if step < self.future_steps else 1.0
 
     def rehearsal(self) -> TrainedStage:
         """Two passes a step: in the second the gradients of the first are there, and a third adds nothing."""

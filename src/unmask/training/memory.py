@@ -134,6 +134,12 @@ def _saved(model: nn.Module, settings: TrainedStage, shape: Shape, *, bf16: bool
             seen[storage._cdata] = storage  # held, so that no other storage takes its number
         return tensor
 
+    products = 0
+
+    def count(layer: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+        nonlocal products
+        products += output.nbytes
+
     def run() -> int:
         seen.clear()
         with _dropout(model, settings), torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
@@ -144,9 +150,14 @@ def _saved(model: nn.Module, settings: TrainedStage, shape: Shape, *, bf16: bool
                 token_states(model, rows, torch.ones_like(rows))
         return sum(storage.nbytes() for storage in seen.values())
 
+    linear = [m for layer in decoder_layers(model) for m in layer.modules() if isinstance(m, nn.Linear)]
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        hooks = [module.register_forward_hook(count) for module in linear]
         saved = run()
+        for hook in hooks:
+            hook.remove()
         if settings.gradient_checkpointing:  # while one layer is run again, all that it keeps is there
+            saved += products if settings.gradient_checkpointing == "products" else 0
             model.gradient_checkpointing_disable()  # type: ignore[operator]
             saved += run() // len(decoder_layers(model))
     return saved

@@ -1,5 +1,6 @@
 """What a device can do and what a model asks of it: products a second, operations of a token, the most memory taken."""
 
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -71,7 +72,7 @@ def training_flops(model: nn.Module, settings: TrainedStage) -> float:
     trained = sum(p.numel() for p in layers if p.requires_grad)
     frozen = sum(p.numel() for p in layers) - trained
     config = text_config(model)
-    again = float(settings.gradient_checkpointing or settings.runs_again)
+    again = float(settings.gradient_checkpointing is True or settings.runs_again)
     head = settings.label_share * config.vocab_size * config.hidden_size
     if not settings.has_adapter:
         return flops_of_a_token(trained, trained="all", again=again, head=head)
@@ -97,4 +98,9 @@ def peak_bytes(device: torch.device) -> int:
         return int(line.split()[1]) * 1024
     import resource  # not on Windows
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return _largest_set(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, sys.platform)
+
+
+def _largest_set(maxrss: int, platform: str) -> int:
+    """`ru_maxrss` in bytes: macOS counts them, other systems units of 1,024."""
+    return maxrss if platform == "darwin" else maxrss * 1024

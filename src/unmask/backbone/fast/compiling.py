@@ -7,7 +7,9 @@ and, through the cache that torch keeps on disk, the next process. Attention sta
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any, TypeVar
 
@@ -24,6 +26,17 @@ _AS_WRITTEN = "Layers run as they are written: %s."
 Step = TypeVar("Step")
 _GLANCE_SECONDS = 0.5  # of work before figures are looked up
 _WATCH_SECONDS = 5.0  # most work by which the rest is estimated; less where less is enough to pay
+_WRITTEN: ContextVar[bool] = ContextVar("layers as they are written", default=False)
+
+
+@contextmanager
+def layers_as_written() -> Iterator[None]:
+    """Run layers that are compiled for encoding as they are written inside; other threads do not see it."""
+    token = _WRITTEN.set(True)
+    try:
+        yield
+    finally:
+        _WRITTEN.reset(token)
 
 
 class CompiledTraining(FastPath):
@@ -96,6 +109,10 @@ def _in_training(layer: nn.Module, compiled: Callable[..., Any], *args: Any, **k
     return compiled(*args, **kwargs) if layer.training else layer._call_impl(*args, **kwargs)
 
 
+def _unless_written(layer: nn.Module, compiled: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    return layer._call_impl(*args, **kwargs) if _WRITTEN.get() else compiled(*args, **kwargs)
+
+
 class CompiledLayers(FastPath):
     """The layers of one model, compiled from the moment on that it is asked for or pays.
 
@@ -139,8 +156,9 @@ class CompiledLayers(FastPath):
             _LOG.warning(_AS_WRITTEN, possible.reason)
             return
         for layer in decoder_layers(model):
-            layer.compile(dynamic=True)
-            self._calls.append((layer, layer._compiled_call_impl))
+            compiled = torch.compile(layer._call_impl, dynamic=True)
+            self._calls.append((layer, partial(_unless_written, layer, compiled)))
+        self._switch(True)
 
     def detach(self, model: nn.Module) -> None:
         """Run the layers as they are written."""

@@ -45,11 +45,13 @@ class FlatLayout:
         lengths: of the texts, in their order; equal ones next to each other are computed together.
         device: of the row.
         causal: whether tokens see only what came before.
+        future: what weights on later tokens are multiplied by before they are normalised: 1 as they are, 0 causal.
     """
 
     lengths: tuple[int, ...]
     device: torch.device
     causal: bool = False
+    future: float = 1.0
 
     @cached_property
     def groups(self) -> list[tuple[int, int, int]]:
@@ -124,10 +126,11 @@ def attend(
     """
     if window is not None and window >= max(layout.lengths):
         window = None
-    varlen = operators.varlen_attention() if not dropout and _suits_varlen(query, value) else None
+    plain = layout.future == 1  # what is faster than torch's dense attention takes no bias
+    varlen = operators.varlen_attention() if plain and not dropout and _suits_varlen(query, value) else None
     if varlen is not None and (window is None or varlen.knows_windows):
         return _attend_by_varlen(varlen, query, key, value, layout, scale, window)
-    if suits_products(query, max(layout.lengths), dropout):
+    if plain and suits_products(query, max(layout.lengths), dropout):
         options = (scale, window, layout.causal, dropout)
         return ByProducts.apply(query, key, value, *layout.buckets, options)  # type: ignore[no-any-return, no-untyped-call]
     found = []
@@ -135,6 +138,7 @@ def attend(
         q, k, v = (_texts(x, start, count, length) for x in (query, key, value))
         narrow = window is not None and length > window
         seen = band(length, window, layout.causal, layout.device) if narrow else None
+        seen = seen if plain else _future_bias(query, length, layout.future, seen)
         states = nn.functional.scaled_dot_product_attention(
             q,
             k,
@@ -154,6 +158,13 @@ def _texts(x: torch.Tensor, start: int, count: int, length: int) -> torch.Tensor
     if length == x.shape[2]:
         return x
     return x[0, :, start : start + count * length].unflatten(1, (count, length)).transpose(0, 1)
+
+
+def _future_bias(query: torch.Tensor, length: int, share: float, seen: torch.Tensor | None) -> torch.Tensor:
+    """What is added to scores [tokens, tokens] so that weights on later tokens are multiplied by `share`."""
+    ones = torch.ones(length, length, device=query.device)
+    weights = ones.tril() + share * ones.triu(1)
+    return (weights if seen is None else weights * seen).log().to(query.dtype)
 
 
 def _suits_varlen(query: torch.Tensor, value: torch.Tensor) -> bool:
@@ -278,10 +289,10 @@ def stop_flat_attention(model: nn.Module) -> None:
         model.set_attn_implementation("sdpa")  # type: ignore[operator]
 
 
-def layout_of(lengths: Sequence[int], model: nn.Module) -> FlatLayout:
-    """The layout of texts in a row for a model, on its device."""
+def layout_of(lengths: Sequence[int], model: nn.Module, future: float = 1.0) -> FlatLayout:
+    """The layout of texts in a row for a model, on its device; a causal one sees no future anyway."""
     causal = attention_mode(model) == "causal" and any(getattr(m, "is_causal", False) is True for m in model.modules())
-    return FlatLayout(tuple(lengths), next(model.parameters()).device, causal)
+    return FlatLayout(tuple(lengths), next(model.parameters()).device, causal, 1.0 if causal else future)
 
 
 class FlatAttention(FastPath):

@@ -2,19 +2,23 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
 import numpy as np
+from torch import nn
 
+from unmask.backbone.families.switches import attention_mode
 from unmask.backbone.forward import TokenStates
 from unmask.backbone.head import LanguageModelHead
 from unmask.backbone.locate import load_tokenizer
-from unmask.backbone.structure import body, replace_body
+from unmask.backbone.structure import body, family, replace_body
 from unmask.backbone.truth.flat import reads_flat
 from unmask.backbone.truth.opening import apply_attention
 from unmask.data.blocks import Block, BlockBatch, pack, stack
 from unmask.data.sampling import EpochSampler
+from unmask.errors import RecipeError
 from unmask.objectives.mntp import MaskedNextToken, build_masking
 from unmask.text.batching import deal, pad_token
 from unmask.text.words import append_eos
@@ -46,6 +50,9 @@ def mntp_job(settings: MntpSettings, context: StageContext) -> Iterator[Job]:
     flat = reads_flat(model)
     if not flat:
         accelerator.print(f"Batches of documents are padded: {flat.reason}.")
+    check_future(settings, model)
+    if settings.future_steps:
+        accelerator.print(f"Attention is torch's, with a bias against later tokens, for {settings.future_steps} steps.")
     padded_tokens = None if flat else settings.micro_batch_tokens
 
     def blocks(source: str, count: int) -> list[Block]:
@@ -54,9 +61,9 @@ def mntp_job(settings: MntpSettings, context: StageContext) -> Iterator[Job]:
         packed = pack((texts[i] for i in order), tokenizer, block_size=settings.block_size)
         return list(islice(packed, count))
 
-    def micro_batch(chosen: Sequence[Block]) -> BlockBatch:
+    def micro_batch(chosen: Sequence[Block], future: float = 1.0) -> BlockBatch:
         batch = stack(chosen, pad_id=pad_token(tokenizer), never_mask=masking.mask_id, padded_tokens=padded_tokens)
-        return batch.to(accelerator.device)
+        return replace(batch.to(accelerator.device), future=future)
 
     size = max(1, settings.micro_batch_tokens // settings.block_size)
     rows = blocks(settings.data, settings.steps * settings.batch_size)
@@ -66,7 +73,8 @@ def mntp_job(settings: MntpSettings, context: StageContext) -> Iterator[Job]:
         chosen = [rows[i] for i in sampler.rows(step)]
         groups = [list(range(len(chosen)))[i : i + size] for i in range(0, len(chosen), size)]
         own = deal(groups, accelerator.num_processes)[accelerator.process_index]
-        made = [(number, micro_batch([chosen[i] for i in group])) for number, group in own]
+        future = settings.future(step)
+        made = [(number, micro_batch([chosen[i] for i in group], future)) for number, group in own]
         return made, sum(len(block.ids) for block in chosen)
 
     prepared: Any = accelerator.prepare_model(head.to(accelerator.device), evaluation_mode=True)
@@ -80,3 +88,20 @@ def mntp_job(settings: MntpSettings, context: StageContext) -> Iterator[Job]:
         evaluate=(lambda module: objective.evaluate(module, evaluated)) if held_out else None,
         evaluate_every=settings.eval_every,
     )
+
+
+def check_future(settings: MntpSettings, model: nn.Module) -> None:
+    """Where tokens are to see later ones by and by, their attention must be two-sided and take a bias.
+
+    Raises:
+        RecipeError: it is not so.
+    """
+    if not settings.future_steps:
+        return
+    place = f"stages.{settings.label}.future_steps={settings.future_steps}"
+    if attention_mode(model) == "causal":
+        raise RecipeError(f"{place}: attention stays causal in this recipe, so no future opens; leave it out.")
+    if not (flat := reads_flat(model)):
+        raise RecipeError(
+            f"{place}: the attention of {family(model)} takes no bias here ({flat.reason}); leave it out."
+        )

@@ -40,7 +40,7 @@ from unmask.training.processes import agreed
 from unmask.training.rate import forget_peak
 from unmask.training.rehearsal import heaviest
 from unmask.training.stages.contrastive import check_contrastive, simcse_job, supervised_job
-from unmask.training.stages.mntp import mntp_job
+from unmask.training.stages.mntp import check_future, mntp_job
 from unmask.training.stages.weights import averaged, merged
 
 # What a stage that trains gives the loop, from its settings and its context.
@@ -127,8 +127,8 @@ def check_stage(stage: StageSettings, data: Data, width: int, twin: Any | None) 
         twin: a small model of the same architecture, if there is one.
 
     Raises:
-        UnmaskError: too few rows for a step, widths or LoRA targets that the model has not, dropout that it does not
-            apply, a teacher or a package that is not there.
+        UnmaskError: too few rows for a step, widths or LoRA targets that the model has not, dropout or a bias of
+            attention that it does not apply, a teacher or a package that is not there.
     """
     if not isinstance(stage, TrainedStage):
         return
@@ -136,5 +136,7 @@ def check_stage(stage: StageSettings, data: Data, width: int, twin: Any | None) 
         four_bit(torch.device("cpu"))
     if twin is not None and stage.has_adapter and stage.lora.targets != "all-linear":
         make_trainable(copy.deepcopy(twin), stage, None)
+    if isinstance(stage, MntpSettings) and twin is not None:
+        check_future(stage, twin)
     if isinstance(stage, ContrastiveSettings):
         check_contrastive(stage, data, width, twin)
