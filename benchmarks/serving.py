@@ -11,14 +11,16 @@ it, and the table says what that costs. What is only read is opened by transform
 
 import argparse
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -124,18 +126,24 @@ def answering(name: str, python: Path, function: str, job: dict[str, Any]) -> It
         file.flush()
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": said}
         command = [str(python), str(WORKER), function, file.name]
-        with subprocess.Popen(command, text=True, env=ENVIRONMENT, **pipes) as process:
-            late = threading.Timer(_PATIENCE, process.kill)
+        with subprocess.Popen(command, text=True, env=ENVIRONMENT, start_new_session=True, **pipes) as process:
+            late = threading.Timer(_PATIENCE, _end, (process,))
             late.start()
             try:
                 yield Answering(name, process)
             except (EOFError, OSError) as error:
-                process.kill()
+                _end(process)
                 said.seek(0)
                 raise ChildProcessError(_last_words(said.read())) from error
             finally:
                 late.cancel()
-                process.terminate()
+                _end(process)
+
+
+def _end(process: "subprocess.Popen[str]") -> None:
+    """End a runtime and what it started: vLLM's engine outlives the process that asks it."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _last_words(text: str) -> str:
