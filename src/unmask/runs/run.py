@@ -18,8 +18,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from unmask import __version__
 from unmask.backbone.devices import precision_here
 from unmask.backbone.loading import check_vocabulary, empty_model, learned_positions, load_twin
@@ -28,10 +26,10 @@ from unmask.backbone.structure import text_config
 from unmask.backbone.truth.convert import convert
 from unmask.encoder import TextEncoder
 from unmask.errors import ArtifactError, RecipeError, UnmaskError
-from unmask.files import new_folder, read_json, write_json, write_text
+from unmask.files import new_folder, read_json, write_json
+from unmask.runs.claim import claim_folder
 from unmask.runs.evaluate import check_tasks, evaluate_rung
 from unmask.runs.inputs import MODEL, RunInputs, as_listed
-from unmask.runs.recipe import load_recipe
 from unmask.runs.rungs import RungPlace, keep_chat, open_rung, run_chat, split_places, stage_origins
 from unmask.runs.schema import Recipe
 from unmask.runs.sources import check_files, open_data, used
@@ -109,7 +107,7 @@ def train(
     folder = Path(out)
     accelerator = make_accelerator(precision_here(recipe.precision), folder) if recipe.stages else None
     main = accelerator is None or bool(accelerator.is_main_process)
-    fresh = main and _claim(folder, recipe)
+    fresh = main and claim_folder(folder, recipe)
     try:
         if main:
             keep_chat(recipe, folder)
@@ -267,40 +265,6 @@ class Run:
         write_json(path, figures)
         self.inputs.note(place.name, seen)
         return Rung(place.name, place.encoder, place.attention, figures)
-
-
-def _claim(folder: Path, recipe: Recipe) -> bool:
-    """Make the run folder (True), or see that it holds a run that was trained as this recipe asks (False).
-
-    What is evaluated may change between two starts: figures are computed anew then, and nothing is trained again.
-    """
-    path = folder / "recipe.yaml"
-    if path.is_file():
-        begun = _read_recipe(path)
-        if begun is None or begun.model_copy(update={"evaluation": recipe.evaluation}) != recipe:
-            raise RecipeError(
-                f"{folder} holds a run of another recipe (compare {path}). Choose another --out, or remove the folder."
-            )
-        if begun != recipe:
-            logger.info("What is evaluated was changed; rungs are scored as the recipe asks now.")
-            _write_recipe(path, recipe)
-        return False
-    if folder.exists() and (not folder.is_dir() or set(folder.iterdir()) - {path.with_name("recipe.yaml.partial")}):
-        raise ArtifactError(f"{folder} is there already and holds no run. Choose another --out.")
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_recipe(path, recipe)
-    return True
-
-
-def _read_recipe(path: Path) -> Recipe | None:
-    try:
-        return load_recipe(path)
-    except RecipeError:
-        return None
-
-
-def _write_recipe(path: Path, recipe: Recipe) -> None:
-    write_text(path, yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
 
 
 def _origin(recipe: Recipe, inputs: RunInputs) -> dict[str, Any]:
