@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from unmask import ArtifactError, TextEncoder
+from unmask.backbone.low_rank import as_low_rank, input_moments
 from unmask.cli.main import main
 from unmask.encoder.compress import compress
 
@@ -52,6 +53,21 @@ def test_a_rank_too_low_loses_and_says_how_much(trained, tmp_path):
     kept = [compress(folder, tmp_path / f"r{rank}", TEXTS, rank=rank) for rank in (1, 8, 64)]
     assert kept[0].kept < kept[1].kept < kept[2].kept < 0.9
     assert kept[0].megabytes < kept[1].megabytes < kept[2].megabytes
+
+
+def test_what_layers_are_given_says_what_of_a_change_counts(trained, articles):
+    """Weighed by its inputs, a change of full rank is kept better than evenly, on other texts, too."""
+    texts = [text[:300] for text in articles[:24]]
+    after = TextEncoder.load(trained(lambda weight: torch.randn_like(weight)), dtype="float32")
+    expected, distances = after.encode(texts[:8]), []
+    with input_moments(after.model) as moments:
+        after.encode(texts[8:], compile=False)
+    assert set(moments) == {name for name, part in after.model.named_modules() if isinstance(part, torch.nn.Linear)}
+    for given in ({}, moments):
+        small = TextEncoder.load("pocket", attention="bidirectional", dtype="float32")
+        as_low_rank(small.model, after.model, 32, moments=given)
+        distances.append(np.linalg.norm(small.encode(texts[:8]) - expected))
+    assert distances[1] < 0.9 * distances[0]
 
 
 def test_the_command_prints_what_is_lost(trained, tmp_path, capsys):

@@ -9,7 +9,7 @@ from unmask.cli.console import add_json, check_new, positive, quiet_transformers
 
 HELP = "keep what training changed, of full training too, as a small LoRA folder over the base model"
 EXAMPLE = "compress runs/pocket/encoder --rank 16 --out pocket-lora --texts sentences.txt"
-_SAMPLE = 64
+_SAMPLE, _WEIGH = 64, 512
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +19,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rank", type=positive, default=16, metavar="R", help="of each weight's change (default: 16)")
     parser.add_argument("--base", metavar="MODEL", help="what training began with (default: as the encoder says)")
     parser.add_argument(
-        "--texts", required=True, metavar="FILE", help=f"the first {_SAMPLE} are encoded before and after"
+        "--texts",
+        required=True,
+        metavar="FILE",
+        help=f"like those to come: the first {_SAMPLE} are compared before and after, {_WEIGH} more say what counts",
     )
     add_json(parser)
 
@@ -31,13 +34,14 @@ def run(arguments: argparse.Namespace) -> None:
     from unmask.data.records import read_records
     from unmask.encoder.compress import compress
 
-    sample = [record.text for record in islice(read_records(Path(arguments.texts)), _SAMPLE)]
-    found = compress(arguments.encoder, arguments.out, sample, rank=arguments.rank, base=arguments.base)
+    texts = [record.text for record in islice(read_records(Path(arguments.texts)), _SAMPLE + _WEIGH)]
+    sample, weigh = texts[:_SAMPLE], texts[_SAMPLE:]
+    found = compress(arguments.encoder, arguments.out, sample, rank=arguments.rank, base=arguments.base, weigh=weigh)
     smallest, mean = min(found.cosines), sum(found.cosines) / len(found.cosines)
     figures = asdict(found) | {"cosine_min": smallest, "cosine_mean": mean, "adapter": arguments.out}
     text = (
-        f"{found.matrices} weights differ from the base; rank {arguments.rank} holds {found.kept:.1%} of the change, "
-        f"in {found.megabytes:.1f} MB\n"
+        f"{found.matrices} weights differ from the base; rank {arguments.rank} holds {found.kept:.1%} of what that "
+        f"changes in layers' outputs, in {found.megabytes:.1f} MB\n"
         f"cosine to the encoder on {len(sample)} texts: mean {mean:.4f}, smallest {smallest:.4f}"
     )
     show(arguments, figures, text, f"adapter written to {arguments.out}")

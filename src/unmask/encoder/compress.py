@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from unmask.backbone.devices import saved_dtype
 from unmask.backbone.loading import load_model
 from unmask.backbone.locate import ADAPTER_WEIGHTS
-from unmask.backbone.low_rank import as_low_rank, in_dtype
+from unmask.backbone.low_rank import as_low_rank, in_dtype, input_moments
 from unmask.backbone.truth.opening import attention_of
 from unmask.encoder.folder import POOLING_WEIGHTS
 from unmask.encoder.saved import as_saved
@@ -28,7 +28,7 @@ class Compressed:
     """What a low-rank folder holds.
 
     Attributes:
-        kept: share of the squared norm of what training changed, 0 to 1.
+        kept: share of the squared norm of what training changed in the outputs of layers, 0 to 1.
         matrices: how many weights it changes.
         megabytes: of its weights.
         cosines: between vectors of the encoder and of the folder, one a sample text.
@@ -41,7 +41,13 @@ class Compressed:
 
 
 def compress(
-    name: str | Path, folder: str | Path, sample: Sequence[str], *, rank: int = 16, base: str | None = None
+    name: str | Path,
+    folder: str | Path,
+    sample: Sequence[str],
+    *,
+    rank: int = 16,
+    base: str | None = None,
+    weigh: Sequence[str] = (),
 ) -> Compressed:
     """Write the difference of an encoder to its base model as a LoRA folder, which `TextEncoder.load` opens.
 
@@ -53,6 +59,8 @@ def compress(
         sample: texts to compare vectors on, some dozens.
         rank: of each weight's difference; what lies beyond is lost.
         base: the model that training began with; by default the one that the folder names.
+        weigh: texts like those to come, some hundreds: what layers are given on them says what of a change counts. By
+            default those of the sample.
 
     Raises:
         ArtifactError: no base is known, or another one; a rank that no weight has.
@@ -65,8 +73,10 @@ def compress(
         raise ArtifactError(f"{name} names no base model; say which it is with --base.")
     body = load_model(str(source), head=False, dtype="float32")
     before = encoder.encode(sample, normalize=True)
+    with input_moments(encoder.model) as moments:
+        encoder.encode(weigh or sample, compile=False)
     exact = saved_dtype(str(name), "auto") == torch.float32
-    made = as_low_rank(body, encoder.model, rank, _ROUNDING_FLOAT32 if exact else _ROUNDING)
+    made = as_low_rank(body, encoder.model, rank, _ROUNDING_FLOAT32 if exact else _ROUNDING, moments)
     made.wrapper.peft_config["default"].base_model_name_or_path = str(source)
     with new_folder(Path(folder)) as partial:
         made.wrapper.peft_config["default"].save_pretrained(str(partial))
