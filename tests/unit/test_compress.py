@@ -51,7 +51,7 @@ def test_a_change_of_low_rank_comes_back_with_norms_and_embeddings(trained, tmp_
 def test_a_rank_too_low_loses_and_says_how_much(trained, tmp_path):
     folder = trained(lambda weight: torch.randn_like(weight))
     kept = [compress(folder, tmp_path / f"r{rank}", TEXTS, rank=rank) for rank in (1, 8, 64)]
-    assert kept[0].kept < kept[1].kept < kept[2].kept < 0.9
+    assert kept[0].kept < kept[1].kept < kept[2].kept < 0.95
     assert kept[0].megabytes < kept[1].megabytes < kept[2].megabytes
 
 
