@@ -13,7 +13,9 @@ from unmask.backbone.locate import load_tokenizer
 from unmask.encoder.folder import _write_word_weights
 from unmask.encoder.layout import read_layout
 from unmask.encoder.layout_keys import NESTED, TABLES, markdown
-from unmask.errors import ArtifactError
+from unmask.errors import ArtifactError, RecipeError
+from unmask.runs.recipe import load_recipe
+from unmask.runs.run import check_reading
 from unmask.settings import EncoderSettings
 from unmask.text.words import append_eos
 
@@ -367,3 +369,20 @@ def test_the_installed_library_has_no_key_that_the_table_lacks():
         wanted = {*own, *(inspect.signature(kind.__init__).parameters if kind is Transformer else ())}
         known = {*table, *NESTED, "self", "args", "kwargs", "model_name_or_path", "cache_dir"}
         assert wanted <= known, wanted - known
+
+
+def test_a_recipe_does_not_train_on_texts_that_its_rungs_read_otherwise(folder, tiny, tmp_path):
+    tiny("llama").save_pretrained(folder)
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS[:1] * 8))
+    recipe = load_recipe(
+        {
+            "name": "t",
+            "model": {"name": str(folder), "max_length": 32},
+            "data": {"texts": {"files": [str(tmp_path / "texts.txt")]}},
+            "stages": [{"objective": "simcse", "data": "texts", "steps": 1, "batch_size": 4, "max_length": 32}],
+        }
+    )
+    check_reading(recipe)
+    edit(folder, "sentence_bert_config.json", do_lower_case=True)
+    with pytest.raises(RecipeError, match="lowers letters, which training does not"):
+        check_reading(recipe)

@@ -21,10 +21,12 @@ from typing import Any
 from unmask import __version__
 from unmask.backbone.devices import precision_here
 from unmask.backbone.loading import check_vocabulary, empty_model, learned_positions, load_twin
-from unmask.backbone.locate import load_tokenizer, revision
+from unmask.backbone.locate import layout_folder, load_tokenizer, revision
 from unmask.backbone.structure import text_config
 from unmask.backbone.truth.convert import convert
 from unmask.encoder import TextEncoder
+from unmask.encoder.layout import read_layout
+from unmask.encoder.saved import is_foreign
 from unmask.errors import ArtifactError, RecipeError, UnmaskError
 from unmask.files import new_folder, read_json, write_json
 from unmask.runs.claim import claim_folder
@@ -151,8 +153,9 @@ def check_reading(recipe: Recipe) -> tuple[Any, Any]:
 
     Raises:
         ArtifactError: one of them cannot be opened, or the tokenizer has tokens without an embedding.
-        RecipeError: texts or blocks longer than the positions that the model learned.
+        RecipeError: texts or blocks longer than the positions that the model learned; an encoder that reads otherwise.
     """
+    _refuse_layout(recipe)
     tokenizer, shape = load_tokenizer(recipe.model.name), empty_model(recipe.model.name, head=True)
     check_vocabulary(shape, tokenizer)
     positions = learned_positions(shape)
@@ -166,6 +169,20 @@ def check_reading(recipe: Recipe) -> tuple[Any, Any]:
                 f"set it to {positions} or less."
             )
     return tokenizer, shape
+
+
+def _refuse_layout(recipe: Recipe) -> None:
+    """Refuse to train from an encoder that reads texts as stages do not, though rungs would."""
+    folder = layout_folder(recipe.model.name)
+    if not recipe.stages or not is_foreign(folder):
+        return
+    layout = read_layout(folder, default_length=1)
+    for asked, what in ((layout.lower_case, "lowers letters"), (layout.message, "puts a chat template around texts")):
+        if asked:
+            raise RecipeError(
+                f"{recipe.model.name} is a folder of sentence-transformers that {what}, which training does not; give "
+                "the decoder it was made from, or the folder without modules.json."
+            )
 
 
 def _check_conversion(recipe: Recipe) -> Any | None:
