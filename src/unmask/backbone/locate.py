@@ -1,4 +1,7 @@
-"""Where a model, tokenizer or adapter is: a hub id, a folder, a GGUF file; `pocket` and `smollm2` are names of such."""
+"""Where a model, tokenizer or adapter is: a hub id, a folder, a GGUF file; `pocket` and `smollm2` are names of such.
+
+So are those of the adapters over `smollm2` that come along (pretrained.py).
+"""
 
 from collections.abc import Sequence
 from importlib.resources import as_file, files
@@ -9,6 +12,7 @@ from huggingface_hub import snapshot_download
 
 from unmask.backbone.gguf import is_gguf, smollm2_file, unpacked
 from unmask.backbone.pieces import as_sentencepiece, is_sentencepiece, require_sentencepiece
+from unmask.backbone.pretrained import pretrained_folder
 from unmask.backbone.structure import first_line
 from unmask.errors import ArtifactError
 from unmask.files import read_json, refuse_pointers
@@ -41,7 +45,7 @@ def resolve_model(name: str) -> str:
             is no GGUF, or one that cannot be read right.
         MissingExtraError: `smollm2`, or what reads GGUF files, is not installed.
     """
-    folder = Path(name)
+    folder = pretrained_folder(name) or Path(name)
     refuse_pointers([folder])
     file = gguf_file(name)
     if file is not None:
@@ -183,8 +187,9 @@ def adapter_folder(name: str) -> Path | None:
     Raises:
         ArtifactError: an adapter of another kind; a name that the hub does not know, or cannot be asked for.
     """
-    if Path(name).is_dir():
-        folder = Path(name)
+    local = pretrained_folder(name) or Path(name)
+    if local.is_dir():
+        folder = local
     elif name in _BUNDLED or Path(name).is_file() or looks_like_path(name):
         return None
     else:
@@ -192,7 +197,7 @@ def adapter_folder(name: str) -> Path | None:
     if not _holds_adapter(folder):
         return None
     check_adapter(folder)
-    return folder if Path(name).is_dir() else _fetched(name, ADAPTER_WEIGHTS)
+    return folder if local.is_dir() else _fetched(name, ADAPTER_WEIGHTS)
 
 
 def find_adapters(name: str, adapters: Sequence[str]) -> tuple[str, list[Path]]:

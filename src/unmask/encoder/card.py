@@ -16,6 +16,10 @@ _TOKENIZER_ALONE = (
     "what reads tokenizer.json alone (text-embeddings-inference, tokenizers) and not tokenizer_config.json, takes the "
     "spelling of a special token in a text, such as that of EOS in HTML, for the token; here it is text."
 )
+_CAUSAL_BEFORE = (
+    "- transformers >= 5.2, which reads `is_causal: false` in `config.json`; version 4 would read a causal decoder, so "
+    "it is kept from opening the weights (`Incompatible safetensors file ... but v5`)"
+)
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -38,6 +42,7 @@ def card(
         splits: spelled special tokens are text.
         fingerprint: of the encoder.
     """
+    same = [f"- fingerprint `{fingerprint}`, nearly the same wherever the same is computed"] if fingerprint else []
     gaps = [*gaps, *([_TOKENIZER_ALONE] if splits else [])]
     known = "".join(f"- {gap}\n" for gap in gaps)
     differences = f"\n## What other runtimes do differently\n\n{known}" if gaps else ""
@@ -57,10 +62,40 @@ vectors = encoder.encode(["one text", "another"])
 For vLLM, text-embeddings-inference, llama.cpp, ONNX Runtime or OpenVINO: `unmask export "this folder" --for RUNTIME`.
 Over HTTP: `unmask serve "this folder"`. Is what is served right? `unmask check ADDRESS --encoder "this folder"`.
 
-{_facts(settings, width, fingerprint)}
+{_facts(settings, width, _CAUSAL_BEFORE, *same)}
 ## Where it comes from
 
 {_origin(lineage)}{differences}"""
+
+
+def adapter_card(settings: EncoderSettings, lineage: Mapping[str, Any], *, width: int, made: str) -> str:
+    """The card of a LoRA folder that holds what training changed, Markdown.
+
+    Args:
+        settings: how texts become vectors.
+        lineage: where the weights came from, as saved.
+        width: of the vectors.
+        made: how it was made and what it lost, a sentence.
+    """
+    return f"""---
+{yaml.safe_dump(_metadata(lineage) | {"library_name": "peft"}, sort_keys=False).rstrip()}
+---
+
+What training changed in a decoder-only language model to make it a text encoder, by `unmask` (the LLM2Vec recipe, arXiv
+2404.05961). {made}
+
+```python
+from unmask import TextEncoder
+
+encoder = TextEncoder.load("this folder")  # reads the base, too, and lets it attend both ways
+vectors = encoder.encode(["one text", "another"])
+encoder.save("encoder")  # a whole folder, which sentence-transformers and other runtimes read
+```
+
+{_facts(settings, width)}
+## Where it comes from
+
+{_origin(lineage)}"""
 
 
 def _metadata(lineage: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,17 +106,14 @@ def _metadata(lineage: Mapping[str, Any]) -> dict[str, Any]:
     return {"library_name": "sentence-transformers", "pipeline_tag": "sentence-similarity", **named, "tags": tags}
 
 
-def _facts(settings: EncoderSettings, width: int, fingerprint: str | None) -> str:
+def _facts(settings: EncoderSettings, width: int, *more: str) -> str:
     """What a user must know of the vectors."""
     prompts = [f"- `{name}`: `{text!r}`" for name, text in settings.prompts.items()] or ["- none"]
     lines = [
         f"- {width} numbers a text, {'scaled to length 1' if settings.normalize else 'not scaled'}",
         f"- pooling: {settings.pooling}, over at most {settings.max_length} tokens",
-        "- transformers >= 5.2, which reads `is_causal: false` in `config.json`; version 4 would read a causal "
-        "decoder, so it is kept from opening the weights (`Incompatible safetensors file ... but v5`)",
+        *more,
     ]
-    if fingerprint:
-        lines.append(f"- fingerprint `{fingerprint}`, nearly the same wherever the same is computed")
     return "\n".join([*lines, "", "Prompts:", "", *prompts, ""])
 
 

@@ -13,11 +13,12 @@ from unmask.backbone.loading import load_model
 from unmask.backbone.locate import ADAPTER_WEIGHTS
 from unmask.backbone.low_rank import as_low_rank, in_dtype, input_moments
 from unmask.backbone.truth.opening import attention_of
+from unmask.encoder.card import adapter_card
 from unmask.encoder.folder import POOLING_WEIGHTS
 from unmask.encoder.saved import as_saved
 from unmask.encoder.text_encoder import TextEncoder
 from unmask.errors import ArtifactError
-from unmask.files import new_folder, write_json
+from unmask.files import new_folder, write_json, write_text
 
 # Of a weight's norm: by so much saving alone changes it, in sixteen bits and in float32.
 _ROUNDING, _ROUNDING_FLOAT32 = 2e-3, 1e-6
@@ -78,12 +79,15 @@ def compress(
     exact = saved_dtype(str(name), "auto") == torch.float32
     made = as_low_rank(body, encoder.model, rank, _ROUNDING_FLOAT32 if exact else _ROUNDING, moments)
     made.wrapper.peft_config["default"].base_model_name_or_path = str(source)
+    said = f"Made by `unmask compress --rank {rank}`: it holds {made.kept:.1%} of the change in what layers put out."
     with new_folder(Path(folder)) as partial:
         made.wrapper.peft_config["default"].save_pretrained(str(partial))
         save_file(dict(in_dtype(made.wrapper, torch.bfloat16)), partial / ADAPTER_WEIGHTS)
         seen = {key: value for key, value in asdict(attention_of(encoder.model)).items() if value}
         own = seen | as_saved(encoder.settings, encoder.lineage, encoder.reader.chat)
         write_json(partial / "unmask.json", own)
+        told = adapter_card(encoder.settings, encoder.lineage, width=encoder.dimension, made=said)
+        write_text(partial / "README.md", told)
         if weights := encoder.module.pooling.state_dict():
             save_file({key: value.contiguous() for key, value in weights.items()}, partial / POOLING_WEIGHTS)
     after = TextEncoder.load(folder, dtype="float32", device="cpu").encode(sample, normalize=True)
