@@ -34,7 +34,7 @@ def test_every_name_has_a_small_folder_with_lineage_and_card():
 
 def test_without_their_package_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setattr(pretrained, "_PACKAGE", "a_package_that_is_not_there")
-    with pytest.raises(MissingExtraError, match="pip install ./pretrained"):
+    with pytest.raises(MissingExtraError, match=r"pip install \./pretrained"):
         TextEncoder.load("smollm2-mntp")
 
 
