@@ -30,7 +30,7 @@ def pretrain(out: Path, steps: int) -> None:
     subprocess.run(command, check=True)
 
 
-def run(decoder: Path, mode: str, seed: int, steps: int, out: Path) -> Path:
+def run(decoder: Path, mode: str, seed: int, arguments: argparse.Namespace) -> Path:
     """The pocket-wiki recipe without SimCSE and similarity tasks, on the hybrid."""
     recipe = load_recipe(
         "pocket-wiki",
@@ -39,12 +39,13 @@ def run(decoder: Path, mode: str, seed: int, steps: int, out: Path) -> Path:
             f"seed={seed}",
             f"model.name={decoder}",
             f"model.recurrent={mode}",
-            f"stages.mntp.steps={steps}",
+            f"stages.mntp.steps={arguments.steps}",
             "evaluation.sts={}",
+            *arguments.set,
         ],
     )
     recipe = recipe.model_copy(update={"stages": recipe.stages[:1]})
-    folder = out / f"{mode}-{steps}-{seed}"
+    folder = arguments.out / f"{mode}-{arguments.steps}-{seed}"
     train(recipe, folder, progress=True)
     return folder
 
@@ -57,13 +58,14 @@ def main() -> None:
     parser.add_argument("--pretrain-steps", type=int, default=1200)
     parser.add_argument("--steps", type=int, default=100, help="of MNTP, 8,192 tokens each")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as of `unmask train`")
     parser.add_argument("--modes", nargs="+", default=["forward", "two-way"])
     arguments = parser.parse_args()
     decoder = arguments.decoder or arguments.out / "decoder"
     if not decoder.is_dir():
         pretrain(decoder, arguments.pretrain_steps)
     for mode in arguments.modes:
-        folders = [run(decoder, mode, seed, arguments.steps, arguments.out) for seed in arguments.seeds]
+        folders = [run(decoder, mode, seed, arguments) for seed in arguments.seeds]
         sys.stdout.write(f"\n## {mode}\n\n{markdown(load(folders))}\n")
 
 

@@ -49,13 +49,24 @@ def test_a_hybrid_is_pretrained_and_compared_both_ways(articles, tmp_path, data_
     done = subprocess.run([*command, str(tmp_path / "docs.jsonl")], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     command = [sys.executable, str(EXAMPLES / "recurrent_layers.py"), "--decoder", str(tmp_path / "decoder")]
-    command += ["--out", str(tmp_path / "out"), "--steps", "6", "--seeds", "0", "--modes", "two-way"]
+    command += ["--out", str(tmp_path / "out"), "--steps", "2", "--seeds", "0", "--modes", "two-way"]
+    less = (
+        "stages.mntp.warmup_steps=1",
+        "stages.mntp.batch_tokens=2048",
+        "stages.mntp.held_out_blocks=2",
+        "evaluation.masked.blocks=4",
+    )
+    chunking = f"train: {data_folder}/conll2000/train.txt, test: {tmp_path}/test.txt, label_column: 2, limit: 40"
+    sentences = (data_folder / "conll2000" / "test.txt").read_text().split("\n\n")[:40]
+    (tmp_path / "test.txt").write_text("\n\n".join(sentences) + "\n")
+    for setting in (*less, "evaluation.words={chunking: {" + chunking + "}}"):
+        command += ["--set", setting]
     environment = {**os.environ, "UNMASK_DATA": str(data_folder)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert "## two-way" in done.stdout
     assert "| chunking F1 |" in done.stdout
-    config = json.loads((tmp_path / "out" / "two-way-6-0" / "encoder" / "config.json").read_text())
+    config = json.loads((tmp_path / "out" / "two-way-2-0" / "encoder" / "config.json").read_text())
     assert config["unmask_recurrent"]["mode"] == "two-way"
 
 

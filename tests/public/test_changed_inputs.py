@@ -15,6 +15,7 @@ from unmask.backbone.loading import load_model
 from unmask.backbone.lora import add_lora
 from unmask.cli.main import main
 from unmask.objectives.contrastive import Contrastive
+from unmask.runs import evaluate
 from unmask.runs.inputs import RunInputs
 from unmask.runs.recipe import load_recipe
 from unmask.runs.run import train
@@ -187,6 +188,30 @@ def test_what_is_evaluated_may_change_between_two_starts(recipe, tmp_path, monke
         train(asked.model_copy(update={"seed": asked.seed + 1}), tmp_path / "run")
 
 
+def test_a_task_is_scored_once_whatever_is_added_and_wherever_scoring_was_killed(recipe, tmp_path, monkeypatch):
+    plain, scored, kill_at = evaluate._figures, [], 2
+
+    def figures(task, name, *given):
+        if len(scored) == kill_at:
+            raise Killed
+        scored.append(name)
+        return plain(task, name, *given)
+
+    monkeypatch.setattr(evaluate, "_figures", figures)
+    recipe["stages"] = []
+    recipe["evaluation"]["sts"]["again"] = dict(recipe["evaluation"]["sts"]["own"])
+    with pytest.raises(Killed):
+        train(load_recipe(recipe), tmp_path / "run")
+    kill_at = None
+    train(load_recipe(recipe), tmp_path / "run")
+    assert scored == ["own", "again"] * 2  # Uni and Bi
+    recipe["evaluation"]["sts"]["added"] = dict(recipe["evaluation"]["sts"]["own"], prompt="Read: ")
+    del recipe["evaluation"]["sts"]["again"]
+    found = train(load_recipe(recipe), tmp_path / "run").to_dict()["rungs"]
+    assert scored[4:] == ["added"] * 2
+    assert found == train(load_recipe(recipe), tmp_path / "fresh").to_dict()["rungs"]
+
+
 def test_a_file_corrected_while_the_run_is_on_leaves_no_mixed_table(recipe, place, tmp_path, monkeypatch):
     plain, steps, path = Contrastive.step, [], place / "scored.jsonl"
 
@@ -230,13 +255,13 @@ def test_models_changed_while_the_run_is_on_make_no_encoder(recipe, place, tmp_p
 def test_a_model_changed_between_two_rungs_is_not_scored(recipe, place, tmp_path):
     recipe["stages"], scored = [], []
 
-    def evaluate(encoder):
+    def score(encoder):
         scored.append(encoder)
         change_weights(place / "base")
         return {"figure": 1.0}
 
     with pytest.raises(RecipeError, match="changed while the run"):
-        train(load_recipe(recipe), tmp_path / "run", evaluate=evaluate)
+        train(load_recipe(recipe), tmp_path / "run", evaluate=score)
     assert len(scored) == 1
 
 
@@ -251,7 +276,7 @@ def test_a_run_of_an_earlier_version_takes_its_inputs_as_they_are(recipe, place,
     with caplog.at_level(logging.INFO, "unmask"):
         _, steps = run(recipe, tmp_path / "run", monkeypatch)
     assert steps == STEPS - 2
-    assert opened == ["Bi+Supervised"]
+    assert opened == ["Uni", "Bi", "Bi+Supervised"]  # which file the figures were of, nobody noted
     assert [message for message in caplog.messages if "has no inputs.json" in message]
     change_row(place / "pairs.jsonl")
     with pytest.raises(RecipeError, match="begun with other inputs"):

@@ -1,6 +1,7 @@
 """Evaluating one rung of the ladder on every task of a recipe, and every checkpoint of a run on some of them."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from unmask.backbone.loading import load_model
 from unmask.encoder import TextEncoder
 from unmask.errors import RecipeError
 from unmask.evaluation.masked import evaluate_masked
+from unmask.evaluation.tasks import Settings, Task
 from unmask.runs.rungs import checkpoints, open_rung, split_places
 from unmask.runs.schema import EvaluationSettings, MaskedTask, Recipe, evaluation_class
 from unmask.runs.sources import open_data, with_paths
@@ -19,6 +21,7 @@ from unmask.settings import checked
 
 Texts = Callable[[str], Sequence[str]]
 Figures = dict[str, float]
+Score = Callable[[TextEncoder], Figures]
 
 
 def evaluate(encoder: TextEncoder, tasks: Mapping[str, Mapping[str, Any]], *, progress: bool = False) -> Figures:
@@ -47,12 +50,28 @@ def evaluate(encoder: TextEncoder, tasks: Mapping[str, Mapping[str, Any]], *, pr
     return figures
 
 
-def evaluate_rung(encoder: TextEncoder, recipe: Recipe, texts: Texts, *, progress: bool = False) -> Figures:
-    """Every figure of one encoder: task name (with measure) -> percent, except the masked loss (nats)."""
+def scorers(recipe: Recipe, texts: Texts, *, progress: bool = False) -> dict[str, Score]:
+    """What scores an encoder on each task of a recipe: place of the task below `evaluation` -> figures of an encoder.
+
+    A figure is the name of its task (with the measure) -> percent, except the masked loss (nats).
+    """
     masked = recipe.evaluation.masked
-    figures = _masked(encoder, recipe.model.name, masked, texts) if masked else {}
+    found: dict[str, Score] = {}
+    if masked:
+        found["masked"] = lambda encoder: _masked(encoder, recipe.model.name, masked, texts)
     for task, name, settings in recipe.evaluation.tasks():
-        figures |= task.figures(encoder, name, with_paths(settings), progress=progress)
+        found[f"{task.name}.{name}"] = partial(_figures, task, name, with_paths(settings), progress)
+    return found
+
+
+def _figures(task: Task, name: str, settings: Settings, progress: bool, encoder: TextEncoder) -> Figures:
+    return task.figures(encoder, name, settings, progress=progress)
+
+
+def _evaluate_rung(encoder: TextEncoder, recipe: Recipe, texts: Texts) -> Figures:
+    figures: Figures = {}
+    for score in scorers(recipe, texts).values():
+        figures |= score(encoder)
     return figures
 
 
@@ -85,7 +104,7 @@ def score_checkpoints(
     chosen = recipe.model_copy(update={"evaluation": _only(recipe.evaluation, tasks)})
     texts = open_data(recipe).texts
     start = split_places(recipe, folder)[0][-1]
-    figures = evaluate_rung(open_rung(recipe, start, precision_here(chosen.evaluation.precision)), chosen, texts)
+    figures = _evaluate_rung(open_rung(recipe, start, precision_here(chosen.evaluation.precision)), chosen, texts)
     rows: list[dict[str, Any]] = [{"rung": start.name, "step": 0, "stage_step": 0, **figures}]
     done, last, rung = 0, 0, start.name
     for place, step, encoder in tqdm(
@@ -94,7 +113,7 @@ def score_checkpoints(
         if place.name != rung:
             done, rung = done + last, place.name
         last = step
-        figures = evaluate_rung(encoder, chosen, texts)
+        figures = _evaluate_rung(encoder, chosen, texts)
         rows.append({"rung": place.name, "step": done + step, "stage_step": step, **figures})
     return rows
 

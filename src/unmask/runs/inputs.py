@@ -1,7 +1,7 @@
 """What a run reads, known by content: noted when the run begins, compared when it goes on, models while it is on, too.
 
 `inputs.json` in the run folder holds size and SHA-256 of every file, revisions of what is on the hub, and for each rung
-a digest of what its figures were computed from. Times of change are never looked at.
+and task the figures, with a digest of what they were computed from. Times of change are never looked at.
 """
 
 import hashlib
@@ -50,10 +50,10 @@ class RunInputs:
         self._listed = list(_trained_on(recipe))
         self.training = _fingerprints(self._listed)
         self._masked = _fingerprints(_masked_texts(recipe))  # texts are read once, at the start
-        self._rungs: dict[str, str] = {}
+        self._scored: dict[str, dict[str, Any]] = {}  # rung -> task -> figures and what they were computed from
         if self._path.is_file():
             known = read_json(self._path)
-            self._rungs = known["rungs"]
+            self._scored = known.get("scored", {})
             changes = _changes(known["training"], self.training)
             if changes and _has_trained(folder):
                 heading = (
@@ -65,7 +65,6 @@ class RunInputs:
                 logger.info("Nothing was trained yet, so the run begins with its inputs as they are now.")
         elif not fresh:
             logger.info("%s has no %s: what its inputs are now is taken for what it began with.", folder, _FILE)
-            self._rungs = dict.fromkeys((path.stem for path in folder.glob("rungs/*.json")), self.digest())
         self._write()
 
     def check(self) -> None:
@@ -86,25 +85,36 @@ class RunInputs:
             )
             raise RecipeError("\n  ".join([heading, *changes]))
 
-    def digest(self) -> str:
-        """Of all that the figures of a rung follow from, but for what was trained; the files of tasks are read anew."""
-        asked = self._recipe.evaluation.model_dump(mode="json")
-        files = {MODEL: self.training[MODEL], **self._masked, **_fingerprints(_task_files(self._recipe))}
-        found = {"evaluation": asked, **files}
-        return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+    def digests(self) -> dict[str, str]:
+        """Of each task all that its figures follow from, but for what was trained; the files of tasks are read anew.
 
-    def scored(self, rung: str) -> bool:
-        """True if the figures of a rung were computed from what the evaluation would read now."""
-        return self._rungs.get(rung) == self.digest()
+        The key "" stands for all tasks together.
+        """
+        evaluation = self._recipe.evaluation
+        shared = {MODEL: self.training[MODEL], "precision": evaluation.precision}
+        files = _fingerprints(_task_files(self._recipe))
+        found = {"": {"evaluation": evaluation.model_dump(mode="json"), **files, **self._masked, **shared}}
+        if evaluation.masked:
+            found["masked"] = {"task": evaluation.masked.model_dump(mode="json"), **self._masked, **shared}
+        for task, name, settings in evaluation.tasks():
+            label = f"{task.name}.{name}"
+            found[label] = {"task": settings.model_dump(mode="json"), "files": files.get(_place(label), {}), **shared}
+        dumped = {label: json.dumps(one, sort_keys=True).encode() for label, one in found.items()}
+        return {label: hashlib.sha256(one).hexdigest() for label, one in dumped.items()}
 
-    def note(self, rung: str, digest: str) -> None:
-        """Remember what the figures of a rung were computed from."""
-        self._rungs[rung] = digest
+    def scored(self, rung: str) -> dict[str, dict[str, float]]:
+        """The figures of a rung by task, of those that were computed from what the evaluation would read now."""
+        now, known = self.digests(), self._scored.get(rung, {})
+        return {label: one["figures"] for label, one in known.items() if one["digest"] == now.get(label)}
+
+    def note(self, rung: str, label: str, figures: Mapping[str, float], digest: str) -> None:
+        """Remember the figures of a rung on a task, and what they were computed from."""
+        self._scored.setdefault(rung, {})[label] = {"figures": dict(figures), "digest": digest}
         self._write()
 
     def _write(self) -> None:
         evaluation = {**self._masked, **_fingerprints(_task_files(self._recipe))}
-        write_json(self._path, {"training": self.training, "evaluation": evaluation, "rungs": self._rungs})
+        write_json(self._path, {"training": self.training, "evaluation": evaluation, "scored": self._scored})
 
 
 def as_listed(files: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -141,7 +151,11 @@ def _task_files(recipe: Recipe) -> _Named:
     """The files and folders of the other tasks."""
     for task, name, settings in recipe.evaluation.tasks():
         for key, _ in task_inputs(task.settings):
-            yield from _path(f"evaluation.{task.name}.{name}", getattr(settings, key))
+            yield from _path(_place(f"{task.name}.{name}"), getattr(settings, key))
+
+
+def _place(label: str) -> str:
+    return f"evaluation.{label}"
 
 
 def _data(recipe: Recipe, name: str) -> _Named:

@@ -12,7 +12,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -28,9 +28,9 @@ from unmask.encoder import TextEncoder
 from unmask.encoder.layout import read_layout
 from unmask.encoder.saved import is_foreign
 from unmask.errors import ArtifactError, RecipeError, UnmaskError
-from unmask.files import new_folder, read_json, write_json
+from unmask.files import new_folder, write_json
 from unmask.runs.claim import claim_folder
-from unmask.runs.evaluate import check_tasks, evaluate_rung
+from unmask.runs.evaluate import Score, check_tasks, scorers
 from unmask.runs.inputs import MODEL, RunInputs, as_listed
 from unmask.runs.rungs import RungPlace, keep_chat, open_rung, run_chat, split_places, stage_origins
 from unmask.runs.schema import Recipe
@@ -45,7 +45,6 @@ from unmask.training.stages.run import check_stage, run_stage
 logger = logging.getLogger(__name__)
 
 _PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers")
-Evaluate = Callable[[TextEncoder], dict[str, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +83,7 @@ def train(
     out: str | Path,
     *,
     progress: bool = False,
-    evaluate: Evaluate | None = None,
+    evaluate: Score | None = None,
     rehearsal: bool = False,
 ) -> RunResult:
     """Run a recipe in a folder; a folder with the same recipe is resumed.
@@ -116,8 +115,8 @@ def train(
         inputs = RunInputs(recipe, folder, fresh=fresh) if main else None  # hashing is work for one process
         if accelerator is not None:
             accelerator.wait_for_everyone()
-        score = evaluate or _own_evaluation(recipe, data, progress)
-        rungs, encoder = _climb(recipe, Run(recipe, folder, data, accelerator, progress, score, inputs, rehearsal))
+        tasks = {"": evaluate} if evaluate else scorers(recipe, data.texts, progress=progress)
+        rungs, encoder = _climb(recipe, Run(recipe, folder, data, accelerator, progress, tasks, inputs, rehearsal))
     except UnmaskError:
         if fresh and not any(folder.glob("stages/*/checkpoints/step-*")):
             shutil.rmtree(folder)  # nothing was trained; the corrected recipe starts in a clean place
@@ -128,13 +127,6 @@ def train(
     if accelerator is not None:
         accelerator.end_training()
     return result
-
-
-def _own_evaluation(recipe: Recipe, data: Data, progress: bool) -> Evaluate | None:
-    """The recipe's tasks; None if it has none."""
-    if recipe.evaluation.empty:
-        return None
-    return lambda encoder: evaluate_rung(encoder, recipe, data.texts, progress=progress)
 
 
 def _preflight(recipe: Recipe, data: Data) -> None:
@@ -243,7 +235,7 @@ class Run:
     data: Data
     accelerator: Any
     progress: bool
-    score: Evaluate | None
+    tasks: Mapping[str, Score]
     inputs: RunInputs | None
     rehearsal: bool = False
 
@@ -264,23 +256,25 @@ class Run:
         )
 
     def rung(self, place: RungPlace) -> Rung:
-        """Evaluate a rung, or read what an earlier call found, if that was computed from what would be read now."""
+        """Evaluate a rung; figures that an earlier call computed from what would be read now are read."""
         assert self.inputs is not None
-        path = self.folder / "rungs" / f"{place.name}.json"
-        if path.is_file() and self.inputs.scored(place.name):
-            return Rung(place.name, place.encoder, place.attention, read_json(path))
-        if self.score is None:  # nothing to score, so nothing to open
-            return Rung(place.name, place.encoder, place.attention, {})
-        again = " again: what it is scored with has changed" if path.is_file() else ""
-        logger.info("%s: evaluating%s", place.name, again)
-        self.inputs.check()
-        seen = self.inputs.digest()
-        precision = precision_here(self.recipe.evaluation.precision)
-        figures = self.score(open_rung(self.recipe, place, precision))
-        logger.info("%s: %s", place.name, ", ".join(f"{key} {value:.2f}" for key, value in figures.items()))
-        path.parent.mkdir(exist_ok=True)
-        write_json(path, figures)
-        self.inputs.note(place.name, seen)
+        known = self.inputs.scored(place.name)
+        missing = [label for label in self.tasks if label not in known]
+        if missing:  # else there is nothing to open
+            which = f" ({len(missing)} of {len(self.tasks)} tasks)" if known else ""
+            logger.info("%s: evaluating%s", place.name, which)
+            self.inputs.check()
+            encoder = open_rung(self.recipe, place, precision_here(self.recipe.evaluation.precision))
+        for label in missing:
+            seen = self.inputs.digests()[label]
+            known[label] = self.tasks[label](encoder)
+            self.inputs.note(place.name, label, known[label], seen)
+        figures = {name: value for label in self.tasks for name, value in known[label].items()}
+        if self.tasks:
+            (self.folder / "rungs").mkdir(exist_ok=True)
+            write_json(self.folder / "rungs" / f"{place.name}.json", figures)
+        if missing:
+            logger.info("%s: %s", place.name, ", ".join(f"{key} {value:.2f}" for key, value in figures.items()))
         return Rung(place.name, place.encoder, place.attention, figures)
 
 
