@@ -68,7 +68,8 @@ def _figures(task: Task, name: str, settings: Settings, progress: bool, encoder:
     return task.figures(encoder, name, settings, progress=progress)
 
 
-def _evaluate_rung(encoder: TextEncoder, recipe: Recipe, texts: Texts) -> Figures:
+def evaluate_rung(encoder: TextEncoder, recipe: Recipe, texts: Texts) -> Figures:
+    """Every figure of one encoder, of all tasks of a recipe; see `scorers`."""
     figures: Figures = {}
     for score in scorers(recipe, texts).values():
         figures |= score(encoder)
@@ -104,7 +105,7 @@ def score_checkpoints(
     chosen = recipe.model_copy(update={"evaluation": _only(recipe.evaluation, tasks)})
     texts = open_data(recipe).texts
     start = split_places(recipe, folder)[0][-1]
-    figures = _evaluate_rung(open_rung(recipe, start, precision_here(chosen.evaluation.precision)), chosen, texts)
+    figures = evaluate_rung(open_rung(recipe, start, precision_here(chosen.evaluation.precision)), chosen, texts)
     rows: list[dict[str, Any]] = [{"rung": start.name, "step": 0, "stage_step": 0, **figures}]
     done, last, rung = 0, 0, start.name
     for place, step, encoder in tqdm(
@@ -113,7 +114,7 @@ def score_checkpoints(
         if place.name != rung:
             done, rung = done + last, place.name
         last = step
-        figures = _evaluate_rung(encoder, chosen, texts)
+        figures = evaluate_rung(encoder, chosen, texts)
         rows.append({"rung": place.name, "step": done + step, "stage_step": step, **figures})
     return rows
 
