@@ -5,9 +5,10 @@ import csv
 import pytest
 from scipy.stats import spearmanr
 
-from unmask import ArtifactError, MissingExtraError, TextEncoder
+from unmask import ArtifactError, TextEncoder
 from unmask.backbone import pretrained
 from unmask.backbone.locate import find_adapters, resolve_model
+from unmask.errors import MissingExtraError
 from unmask.files import read_json
 
 pytestmark = pytest.mark.slow
@@ -41,7 +42,7 @@ def test_without_their_package_the_error_says_what_to_install(monkeypatch):
 @pytest.mark.data
 def test_each_is_better_at_similarity_than_the_one_before(data_folder):
     with (data_folder / "stsb" / "stsb-en-dev.csv").open(newline="") as file:
-        rows = list(csv.reader(file))[::7]
+        rows = list(csv.reader(file))[::12]
     scores = [float(score) for *_, score in rows]
     found = []
     for name in ("smollm2", "smollm2-unsupervised", "smollm2-supervised"):
