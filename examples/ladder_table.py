@@ -10,7 +10,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-COLOURS = ("#9ca3af", "#60a5fa", "#34d399", "#f97316")
+COLOURS = ("#9ca3af", "#60a5fa", "#34d399", "#f97316", "#a78bfa")
 
 
 def load(runs: list[Path]) -> dict[str, dict[str, list[float]]]:
@@ -39,9 +39,15 @@ def markdown(rungs: dict[str, dict[str, list[float]]]) -> str:
     return "\n".join(lines)
 
 
+def _step(rung: str) -> str:
+    """What a rung adds to the one before it."""
+    _, plus, added = rung.rpartition("+")
+    return plus + added
+
+
 def picture(rungs: dict[str, dict[str, list[float]]], wanted: list[str], path: Path) -> None:
-    """A small chart a figure: a point a rung, whiskers the range over runs."""
-    figure = Figure(figsize=(2.6 * len(wanted), 2.7), layout="constrained")
+    """A small chart a figure: a point a rung, named by what it adds, whiskers the range over runs."""
+    figure = Figure(figsize=(max(2.6, 0.7 * len(rungs)) * len(wanted), 2.7), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(wanted), squeeze=False)[0], wanted, strict=True):
         values = [figures[name] for figures in rungs.values()]
         means = [statistics.mean(v) for v in values]
@@ -54,7 +60,7 @@ def picture(rungs: dict[str, dict[str, list[float]]], wanted: list[str], path: P
         )
         axes.margins(0.15)
         axes.set_title(name, color="#808894", fontsize=10)
-        axes.set_xticks(range(len(rungs)), [rung.replace("+", "\n+") for rung in rungs], fontsize=7)
+        axes.set_xticks(range(len(rungs)), [_step(rung) for rung in rungs], fontsize=7)
         axes.tick_params(colors="#808894")
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, transparent=True, metadata={"Date": None})
