@@ -42,10 +42,12 @@ def main() -> None:
             "simcse": {"rows": arguments.rows, "length": 128},
         }
         for objective in arguments.objective:
-            lines = {"unmask": (sys.executable, f"unmask.{objective}", job | sizes[objective])}
+            own = f"unmask.{objective}"
+            lines = {"unmask": (sys.executable, own, job | sizes[objective])}
+            lines["unmask compiled"] = (sys.executable, own, job | sizes[objective] | {"compile": True})
             if objective == "simcse":
-                own = ("sentence-transformers.simcse", job | sizes[objective])
-                lines["sentence-transformers"] = (sys.executable, *own)
+                peer = ("sentence-transformers.simcse", job | sizes[objective])
+                lines["sentence-transformers"] = (sys.executable, *peer)
             if arguments.oracle:
                 lines["llm2vec"] = (arguments.oracle, f"llm2vec.{objective}", job | sizes[objective])
             _table(report, f"{arguments.shape}, {objective}, {arguments.dtype}", race(lines, arguments.rounds))

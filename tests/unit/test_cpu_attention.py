@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from unmask.backbone.fast import cpu_attention
 from unmask.backbone.fast.buckets import make_buckets
-from unmask.backbone.fast.cpu_attention import attend_by_products, suits_products
+from unmask.backbone.fast.cpu_attention import ByProducts, suits_products
 from unmask.backbone.fast.varlen import FlatLayout, attend
 
 
@@ -17,15 +18,29 @@ def inputs(dtype=torch.float64, length=37, heads=6, shared=2, offset=0.0):
     return [x.to(dtype).requires_grad_() for x in made]
 
 
+def by_products(query, key, value, scale=None, window=None, causal=False, dropout=0.0):
+    """Texts of one length, [texts, heads, length, width], through a row."""
+    texts, _, length, _ = query.shape
+    rows = [x.transpose(0, 1).flatten(1, 2)[None] for x in (query, key, value)]
+    states = ByProducts.apply(*rows, *make_buckets([length] * texts), (scale, window, causal, dropout))
+    return states.unflatten(0, (texts, length)).transpose(1, 2)
+
+
+@pytest.fixture(params=["all texts at a time", "one text at a time"])
+def parts(request, monkeypatch):
+    """How many texts' scores are in hand at a time."""
+    if request.param == "one text at a time":
+        monkeypatch.setattr(cpu_attention, "_CACHED", 1)
+
+
 @pytest.mark.parametrize("seen", ["all", "past", "window"])
 @pytest.mark.parametrize("scale", [None, 0.5])
-def test_states_and_gradients_are_those_of_torch(seen, scale):
+def test_states_and_gradients_are_those_of_torch(seen, scale, parts):
     at = torch.arange(37)
     ahead = at[None] - at[:, None]
     visible = {"all": None, "past": ahead <= 0, "window": ahead.abs() <= 5}[seen]
     given = inputs()
-    masks = None if visible is None else visible[None]
-    found = attend_by_products(*given, scale=scale, visible=masks, dropout=0.0)
+    found = by_products(*given, scale, window=5 if seen == "window" else None, causal=seen == "past")
     expected = nn.functional.scaled_dot_product_attention(*given, attn_mask=visible, scale=scale, enable_gqa=True)
     torch.testing.assert_close(found, expected)
     wanted = torch.randn_like(found)
@@ -35,22 +50,33 @@ def test_states_and_gradients_are_those_of_torch(seen, scale):
         torch.testing.assert_close(mine, theirs)
 
 
+def test_each_part_of_a_batch_draws_its_own_dropout(parts):
+    query, key, value = inputs(length=20)
+    same = [x.detach()[:1].expand(3, -1, -1, -1) for x in (query, key, value)]
+    torch.manual_seed(0)
+    first, second, third = by_products(*same, dropout=0.5)
+    assert not torch.equal(first, second)
+    assert not torch.equal(second, third)
+
+
 MIXED = (5, 40, 38, 3, 31, 40, 1, 9, 22)
+MANY = tuple(range(40, 25, -1))  # more texts in a bucket than have their filler hidden one by one
 
 
+@pytest.mark.parametrize("lengths", [MIXED, MANY])
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("window", [None, 6])
-def test_texts_in_buckets_have_the_states_and_gradients_that_they_have_alone(causal, window):
+def test_texts_in_buckets_have_the_states_and_gradients_that_they_have_alone(lengths, causal, window, parts):
     """Whatever their order; also where filler would see nothing within its window."""
-    layout = FlatLayout(MIXED, torch.device("cpu"), causal)
-    assert 1 < len(layout.buckets[0]) < 5
-    given = [x.flatten(0, 1)[None, :, : sum(MIXED)] for x in inputs(length=sum(MIXED))]
+    layout = FlatLayout(lengths, torch.device("cpu"), causal)
+    assert max(bucket.texts for bucket in layout.buckets[0]) > 2
+    given = [x.flatten(0, 1)[None, :, : sum(lengths)] for x in inputs(length=sum(lengths))]
     given = [x[:, :n].detach().requires_grad_() for x, n in zip(given, (6, 2, 2), strict=True)]
     found = attend(*given, layout, window=window)
     wanted = torch.randn_like(found)
     gradients = torch.autograd.grad(found, given, wanted)
     start = 0
-    for length in MIXED:
+    for length in lengths:
         alone = [x[:, :, start : start + length].detach().requires_grad_() for x in given]
         at = torch.arange(length)
         ahead = at[None] - at[:, None]
@@ -103,7 +129,7 @@ def test_a_text_filled_up_to_a_common_length_keeps_its_gradients(causal):
         assert (mine.double() - true).norm() <= 3 * (theirs.double() - true).norm()
 
 
-def test_dropout_in_the_backward_pass_is_that_of_the_forward_pass():
+def test_dropout_in_the_backward_pass_is_that_of_the_forward_pass(parts):
     given = [x.flatten(0, 1)[None, :, : sum(MIXED)] for x in inputs(length=sum(MIXED))]
     given = [x[:, :n].detach().requires_grad_() for x, n in zip(given, (6, 2, 2), strict=True)]
     layout = FlatLayout(MIXED, torch.device("cpu"))
@@ -128,7 +154,7 @@ def test_in_bfloat16_it_errs_as_little_as_torchs_kernel(offset, length):
     exact = nn.functional.scaled_dot_product_attention(*(x.detach().double() for x in given), enable_gqa=True)
     errors = []
     for way in (
-        lambda *x: attend_by_products(*x, scale=None, visible=None, dropout=0.0),
+        lambda *x: by_products(*x),
         lambda *x: nn.functional.scaled_dot_product_attention(*x, enable_gqa=True),
     ):
         errors.append(float((way(*given).detach().double() - exact).norm() / exact.norm()))
@@ -140,15 +166,15 @@ def test_where_scores_are_rounded_it_errs_hardly_more_than_eager_attention():
     exact = nn.functional.scaled_dot_product_attention(*(x.detach().double() for x in given))
     query, key, value = given
     eager = ((query @ key.mT) * 0.25).softmax(-1, dtype=torch.float32).bfloat16() @ value
-    found = attend_by_products(*given, scale=None, visible=None, dropout=0.0)
+    found = by_products(*given)
     assert (found.double() - exact).norm() <= 1.25 * (eager.double() - exact).norm()
 
 
 def test_dropout_takes_a_share_and_keeps_the_mean():
     query, key, value = (x.detach() for x in inputs(length=200))
     torch.manual_seed(0)
-    runs = [attend_by_products(query, key, value, scale=None, visible=None, dropout=0.3) for _ in range(200)]
-    whole = attend_by_products(query, key, value, scale=None, visible=None, dropout=0.0)
+    runs = [by_products(query, key, value, dropout=0.3) for _ in range(200)]
+    whole = by_products(query, key, value)
     assert not torch.equal(runs[0], runs[1])
     assert float((torch.stack(runs).mean(0) - whole).norm() / whole.norm()) < 0.1
 

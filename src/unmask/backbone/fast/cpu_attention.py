@@ -3,24 +3,26 @@
 Torch's kernel for the CPU never writes the scores down, which pays for long texts only: at 100 tokens its backward pass
 in bfloat16 takes three times as long as these products in float32, and with dropout torch leaves the kernel and draws
 one number at a time. Texts of like length are multiplied together (`buckets`); nothing but queries, keys and values is
-kept for the backward pass, which computes the rest again. Longer texts are multiplied in bfloat16. Their scores are
-rounded, as they are in transformers' eager attention; keys less their mean, which no softmax can see (Zhang et al.
-2024, arXiv 2410.02367), keep them small.
+kept for the backward pass, which computes the rest again, a few texts at a time: scores that stay in the cache from
+product to softmax to product are read at several times the speed of memory. Longer texts are multiplied in bfloat16.
+Their scores are rounded, as they are in transformers' eager attention; keys less their mean, which no softmax can see
+(Zhang et al. 2024, arXiv 2410.02367), keep them small.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from unmask.backbone.fast import operators
-from unmask.backbone.fast.buckets import Bucket
+from unmask.backbone.fast.buckets import Bucket, make_buckets
 from unmask.backbone.fast.contract import Availability, FastPath, wanted
-from unmask.backbone.fast.random_masks import Dropout, draw_seed
+from unmask.backbone.fast.random_masks import draw_seed, masked, random_mask
 
 _SHORT = 128  # tokens; up to here float32 products are faster than torch's kernel, in bfloat16 by far
 _LONGEST = 512  # tokens; the scores of longer texts are not written down
+_CACHED = 5_000_000  # bytes of scores at a time; from 2 to 5 million took the same time with 2 MB of cache a core
 
 Options = tuple[float | None, int | None, bool, float]  # scale, window, whether it is causal, dropout on the weights
 
@@ -70,8 +72,7 @@ def products_in_buckets(
     """States [tokens, heads, width]; see `ByProducts`. The seed is that of the dropout."""
     rows = [x[0].transpose(0, 1) for x in inputs]
     with torch.autocast("cpu", enabled=False):  # the backward pass, which computes it again, knows no autocast
-        found = [_attend(bucket, [bucket.take(row) for row in rows], options, seed) for bucket in buckets]
-    return _in_order([bucket.give(states) for bucket, states in zip(buckets, found, strict=True)], order)
+        return _in_order([_states(bucket, rows, options, seed) for bucket in buckets], order)
 
 
 def gradients_in_buckets(
@@ -84,15 +85,9 @@ def gradients_in_buckets(
 ) -> list[torch.Tensor]:
     """Gradients of query, key and value from that of the states."""
     rows = [x[0].transpose(0, 1) for x in inputs]
-    found: list[list[torch.Tensor]] = [[], [], []]
-    for bucket in buckets:
-        with torch.enable_grad():  # type: ignore[no-untyped-call]
-            own = [bucket.take(row).detach().requires_grad_() for row in rows]
-            states = bucket.give(_attend(bucket, own, options, seed))
-        wanted = given.index_select(0, bucket.tokens)
-        for parts, one in zip(found, torch.autograd.grad(states, own, wanted), strict=True):
-            parts.append(bucket.give(one))
-    return [_in_order(parts, order).transpose(0, 1)[None] for parts in found]
+    with torch.autocast("cpu", enabled=False):
+        found = [_gradients(bucket, given, rows, options, seed) for bucket in buckets]
+    return [_in_order(parts, order).transpose(0, 1)[None] for parts in zip(*found, strict=True)]
 
 
 def _in_order(parts: Sequence[torch.Tensor], order: torch.Tensor | None) -> torch.Tensor:
@@ -100,57 +95,79 @@ def _in_order(parts: Sequence[torch.Tensor], order: torch.Tensor | None) -> torc
     return together if order is None else together.index_select(0, order)
 
 
-def _attend(bucket: Bucket, inputs: Sequence[torch.Tensor], options: Options, seed: int) -> torch.Tensor:
-    scale, window, causal, dropout = options
-    query, key, value = inputs
-    visible = bucket.sight(window, causal)
-    # Each bucket draws other masks: its first token tells them apart.
-    own = seed ^ int(bucket.index[0]) if dropout else None
-    return attend_by_products(query, key, value, scale=scale, visible=visible, dropout=dropout, seed=own)
+def _states(bucket: Bucket, rows: Sequence[torch.Tensor], options: Options, seed: int) -> torch.Tensor:
+    """States of a bucket's tokens, [tokens, heads, width of a value]."""
+    query, key, value = _operands(bucket, rows, options)
+    states = value.new_empty(*query.shape[:-1], value.shape[-1])
+    for part, own in _parts(bucket, query, seed):
+        weights = _weights(bucket, query, key, part, options)
+        if options[-1]:
+            weights = masked(weights, random_mask(weights, options[-1], own))
+        torch.bmm(weights.flatten(0, 1), value[part].flatten(0, 1), out=states[part].flatten(0, 1))
+    return bucket.give(_by_heads(states, bucket)).to(rows[0].dtype)
 
 
-def attend_by_products(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    *,
-    scale: float | None,
-    visible: torch.Tensor | None,
-    dropout: float,
-    seed: int | None = None,
-) -> torch.Tensor:
-    """Attention of texts of one length.
-
-    Args:
-        query: [texts, heads, tokens, width of a head].
-        key: [texts, key heads, tokens, width]; the query heads that share one are rows of one product.
-        value: as key, its width may differ.
-        scale: factor on the products; 1/sqrt(width) if None.
-        visible: who sees whom, bool [texts or 1, tokens, tokens]; None: all see all.
-        dropout: on the weights.
-        seed: of the dropout; by default the next of torch's random state.
-
-    Returns:
-        [texts, heads, tokens, width of a value].
-    """
-    given = query.dtype
-    texts, heads, length, width = query.shape
-    if given == torch.bfloat16 and (length <= _SHORT or dropout):
-        query, key, value = query.float(), key.float(), value.float()
-    elif given == torch.bfloat16:
-        key = key - key.mean(dim=2, keepdim=True)
-    shared = key.shape[1]
-    rows = (query * (width**-0.5 if scale is None else scale)).reshape(texts * shared, -1, width)
-    scores = torch.bmm(rows, key.reshape(texts * shared, length, width).transpose(1, 2))
-    if visible is not None:
-        scores = scores.unflatten(0, (texts, shared)).unflatten(2, (heads // shared, length))
-        scores = scores.masked_fill_(~visible[:, None, None], -torch.inf).view(texts * shared, -1, length)
-    weights = torch.softmax(scores, dim=-1)
+def _gradients(
+    bucket: Bucket, given: torch.Tensor, rows: Sequence[torch.Tensor], options: Options, seed: int
+) -> list[torch.Tensor]:
+    """Gradients of a bucket's queries, keys and values, each [tokens, heads, width]."""
+    dropout = options[-1]
+    query, key, value = _operands(bucket, rows, options)
+    upper = bucket.take_zeros(given).to(query.dtype).reshape(*query.shape[:-1], -1)
+    found = for_query, for_key, for_value = [torch.empty_like(x) for x in (query, key, value)]
+    for part, own in _parts(bucket, query, seed):
+        q, k, v, g = (x[part].flatten(0, 1) for x in (query, key, value, upper))
+        weights = kept = _weights(bucket, query, key, part, options).flatten(0, 1)
+        if dropout:
+            mask = random_mask(weights, dropout, own)
+            kept = masked(weights, mask)
+        torch.bmm(kept.mT, g, out=for_value[part].flatten(0, 1))
+        for_weights = torch.bmm(g, v.mT)
+        if dropout:
+            for_weights = masked(for_weights, mask)
+        for_scores = torch.ops.aten._softmax_backward_data.default(for_weights, weights, -1, weights.dtype)
+        torch.bmm(for_scores, k, out=for_query[part].flatten(0, 1))
+        torch.bmm(for_scores.mT, q, out=for_key[part].flatten(0, 1))
+    for_query.mul_(_factor(rows[0], options[0]))
     if dropout:
-        weights = Dropout.apply(weights, dropout, seed)
-        value = value / (1 - dropout)
-    states = torch.bmm(weights, value.reshape(texts * shared, length, -1))
-    return states.view(texts, heads, length, -1).to(given)
+        for_value.div_(1 - dropout)
+    return [bucket.give(_by_heads(x, bucket)).to(row.dtype) for x, row in zip(found, rows, strict=True)]
+
+
+def _operands(bucket: Bucket, rows: Sequence[torch.Tensor], options: Options) -> tuple[torch.Tensor, ...]:
+    """What is multiplied: scaled queries [texts, key heads, heads that share one * length, width], keys and values."""
+    scale, dropout = options[0], options[-1]
+    query, key, value = (bucket.take(row) for row in rows)
+    if query.dtype == torch.bfloat16 and (bucket.length <= _SHORT or dropout):
+        query, key, value = query.float(), key.float(), value.float()
+    elif query.dtype == torch.bfloat16:
+        key = key - key.mean(dim=2, keepdim=True)
+    query = (query * _factor(query, scale)).reshape(*key.shape[:2], -1, query.shape[-1])
+    return query, key.contiguous(), (value / (1 - dropout) if dropout else value).contiguous()
+
+
+def _factor(query: torch.Tensor, scale: float | None) -> float:
+    return query.shape[-1] ** -0.5 if scale is None else scale
+
+
+def _parts(bucket: Bucket, query: torch.Tensor, seed: int) -> Iterator[tuple[slice, int]]:
+    """Some texts at a time, and the seed of their dropout: by their first token, or all would draw the same masks."""
+    bytes_of_a_text = query[0, :, :, 0].numel() * bucket.length * query.element_size()
+    count = max(1, _CACHED // bytes_of_a_text)
+    for first in range(0, bucket.texts, count):
+        yield slice(first, min(first + count, bucket.texts)), seed ^ int(bucket.index[first * bucket.length])
+
+
+def _weights(bucket: Bucket, query: torch.Tensor, key: torch.Tensor, part: slice, options: Options) -> torch.Tensor:
+    """Attention weights of some texts before dropout, [texts, key heads, heads that share one * length, length]."""
+    scores = torch.bmm(query[part].flatten(0, 1), key[part].flatten(0, 1).mT).unflatten(0, (-1, key.shape[1]))
+    bucket.hide(scores, part, options[1], options[2])
+    return torch.softmax(scores, dim=-1)
+
+
+def _by_heads(x: torch.Tensor, bucket: Bucket) -> torch.Tensor:
+    """[texts, heads, length, width] of what lies by key heads."""
+    return x.reshape(bucket.texts, -1, bucket.length, x.shape[-1])
 
 
 class Products(FastPath):
@@ -166,7 +183,8 @@ class Products(FastPath):
 
     def self_test(self) -> float:
         """Products against torch's kernel."""
-        query, key, value = torch.randn(2, 4, 9, 8), torch.randn(2, 2, 9, 8), torch.randn(2, 2, 9, 8)
-        expected = nn.functional.scaled_dot_product_attention(query, key, value, enable_gqa=True)
-        found = attend_by_products(query, key, value, scale=None, visible=None, dropout=0.0)
+        query, key, value = torch.randn(1, 4, 18, 8), torch.randn(1, 2, 18, 8), torch.randn(1, 2, 18, 8)
+        q, k, v = (x[0].unflatten(1, (2, 9)).transpose(0, 1) for x in (query, key, value))
+        expected = nn.functional.scaled_dot_product_attention(q, k, v, enable_gqa=True).transpose(1, 2).flatten(0, 1)
+        found = products_in_buckets((query, key, value), *make_buckets((9, 9)), (None, None, False, 0.0), 0)
         return float((found - expected).norm() / expected.norm())

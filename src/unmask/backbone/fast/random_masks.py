@@ -63,22 +63,6 @@ def dropped_in_compiled(x: torch.Tensor, dropout: float) -> torch.Tensor:
     return torch.where(torch.ops.unmask.random_mask(x, dropout).bool(), x, 0)
 
 
-class Dropout(torch.autograd.Function):
-    """Dropout without rescaling."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, dropout: float, seed: int | None = None) -> torch.Tensor:
-        """The values of x, a random share of them dropped; `seed` as in `random_mask`."""
-        mask = random_mask(x, dropout, seed)
-        ctx.save_for_backward(mask)
-        return masked(x, mask)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        """The gradient where nothing was dropped."""
-        return masked(gradients[0], *ctx.saved_tensors), None, None
-
-
 class ResidualDropout(torch.autograd.Function):
     """Dropout on what a layer adds to the residual stream: before + dropout(after - before)."""
 
