@@ -97,13 +97,15 @@ def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, names
     return [f"| {' | '.join(cells)} |" for cells in (heads, rule, *rows)]
 
 
-def page(reports: Sequence[Mapping[str, Any]]) -> str:
-    """All reports, a section each, as they were written."""
-    lines = [
-        "# Benchmarks",
-        "",
-        "Made by `make bench-report` from what `make bench` wrote; nothing is left out or edited.",
-    ]
+HEAD = """# Benchmarks
+
+Made by `make bench-report` from what `make bench` wrote; nothing is left out or edited.
+"""
+
+
+def page(reports: Sequence[Mapping[str, Any]], earlier: str = HEAD) -> str:
+    """All reports, a section each, as they were written, behind the sections of an `earlier` page."""
+    lines = [earlier.removesuffix("\n")]
     for found in reports:
         lines += ["", f"## {Path(shlex.split(found['command'])[1]).stem}", "", "```bash", found["command"], "```", ""]
         lines += [f"{found['date']}. {machine_line(found['machine'])}."]
@@ -117,11 +119,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="of the files that --json wrote")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--add", action="store_true", help="keep what the page has, of other machines for example")
     arguments = parser.parse_args()
     files = sorted(arguments.folder.glob("*.json"))
     if not files:
         sys.exit(f"{arguments.folder} holds no JSON files; make bench writes them.")
-    text = page([json.loads(file.read_text(encoding="utf-8")) for file in files])
+    earlier = arguments.out.read_text(encoding="utf-8") if arguments.add else HEAD
+    text = page([json.loads(file.read_text(encoding="utf-8")) for file in files], earlier)
     arguments.out.write_text(text, encoding="utf-8")
 
 

@@ -39,6 +39,12 @@ def test_every_figure_is_on_the_page_with_its_command_and_its_machine(tmp_path):
     for row in table["rows"]:
         assert f"| {' | '.join(row)} |" in text
 
+    assert run("report.py", tmp_path / "found", "--out", page, "--add").returncode == 0
+    both = page.read_text()
+    assert both.startswith(text)
+    assert both.count(found["command"]) == 2
+    assert both.count("# Benchmarks\n") == 1
+
 
 def test_serving_is_measured_as_a_share_of_encode(tmp_path):
     file = tmp_path / "serve.json"

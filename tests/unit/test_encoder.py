@@ -220,14 +220,28 @@ def test_a_device_that_is_not_there_is_named():
 def test_converting_a_trained_encoder_keeps_what_it_was_trained_to_be(tmp_path):
     from unmask.encoder import convert_and_save
 
-    encoder = TextEncoder.load("pocket", attention="causal")
+    causal = TextEncoder.load("pocket", attention="causal")
+    settings = EncoderSettings(pooling="last", max_length=64, prompts={"query": "query:"}, normalize=True)
+    encoder = TextEncoder(causal.model, causal.tokenizer, settings)
     encoder.lineage = {"base": "pocket", "stages": [{"name": "mntp", "settings": {"objective": "mntp"}}]}
     encoder.save(tmp_path / "trained")
     convert_and_save(str(tmp_path / "trained"), tmp_path / "bi")
-    assert TextEncoder.load(tmp_path / "bi").went_through_mntp
+    converted = TextEncoder.load(tmp_path / "bi")
+    assert converted.went_through_mntp
+    assert converted.settings == settings
+    convert_and_save(str(tmp_path / "trained"), tmp_path / "mean", pooling="mean", include_special_tokens=True)
+    other = TextEncoder.load(tmp_path / "mean").settings
+    assert other == settings.changed(pooling="mean", include_special_tokens=True)
 
 
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+
+
+@pytest.mark.parametrize("amx", [True, False])
+def test_where_bfloat16_is_faster_eight_bits_say_so(amx, articles, monkeypatch, caplog):
+    monkeypatch.setattr("unmask.backbone.fast.operators.has_amx", lambda: amx)
+    to_int8(TextEncoder.load("pocket", attention="bidirectional", dtype="bfloat16"), articles[:2])
+    assert ("bfloat16 is faster" in caplog.text) == amx
 
 
 @DTYPES  # weights are laid out, and then replaced

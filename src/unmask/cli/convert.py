@@ -13,7 +13,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument("model", metavar="MODEL", help="folder, GGUF file, hub id, `pocket` or `smollm2`")
     parser.add_argument("--out", required=True, metavar="DIR", help="new folder for the encoder")
-    parser.add_argument("--pooling", default="mean", choices=tuple(POOLINGS))
+    parser.add_argument("--pooling", choices=tuple(POOLINGS), help="default: mean, or as an encoder folder has it")
     parser.add_argument(
         "--max-length", type=int, metavar="N", help="most tokens of a text (default: what the model takes)"
     )
@@ -30,7 +30,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--attention-implementation", metavar="NAME", help="eager, sdpa, ... (default: transformers' choice)"
     )
     parser.add_argument(
-        "--include-special-tokens", action="store_true", help="pool BOS and EOS too, as runtimes do that know no spans"
+        "--include-special-tokens",
+        action="store_true",
+        default=None,
+        help="pool BOS and EOS too, as runtimes do that know no spans",
     )
     add_json(parser)
 

@@ -82,7 +82,7 @@ def open_model(
     spec = asked.over(said)
     apply_attention(model, spec, verified=(layout / "unmask.json").is_file())
     wrapper = attach_adapters(model, folders, merge=merge)
-    settings, chat = _settings(model, tokenizer, layout)
+    settings, chat = settings_of_folder(model, tokenizer, layout)
     lineage = read_lineage(layout)
     return OpenedModel(
         model=model,
@@ -97,8 +97,8 @@ def open_model(
     )
 
 
-def _settings(model: Any, tokenizer: Any, folder: Path) -> tuple[EncoderSettings, ChatWrapper | None]:
-    """What a folder says of how texts become vectors; its tokenizer is made to read them so."""
+def settings_of_folder(model: Any, tokenizer: Any, folder: Path) -> tuple[EncoderSettings, ChatWrapper | None]:
+    """What a folder says of how texts become vectors, defaults for a bare model; its tokenizer is made to read so."""
     longest = max_positions(model, tokenizer)
     if not is_foreign(folder):
         return read_settings(folder, longest) or EncoderSettings(max_length=longest), read_chat(folder)

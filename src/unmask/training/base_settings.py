@@ -72,7 +72,8 @@ class TrainedStage(StageSettings, OptimSettings):
         description="layers compute again what they would keep; products: but for what products and attention give",
     )
     compile: bool = Field(
-        False, description="compile the layers on a CPU: less time and memory a step, a minute at the start"
+        False,
+        description="compile the layers on a CPU: less memory a step, less time for short texts, a minute at the start",
     )
     micro_batch_tokens: int = Field(8192, ge=1, description="most tokens in one forward pass")
     log_every: int = Field(10, ge=1)
