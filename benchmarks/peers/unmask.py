@@ -78,7 +78,9 @@ def corpus(job):
     from unmask import TextEncoder, encode_files
 
     encoder = TextEncoder.load(job["model"], dtype=job["dtype"])
-    encoder.encode(["a text"] * 4)
+    few = Path(tempfile.mkdtemp(dir=job["scratch"])) / "few.txt"
+    few.write_text("a text\n" * 4)
+    encode_files(encoder, [few], few.with_suffix(".parquet"))  # warm: what reads and writes is imported, too
     started = time.perf_counter()
     done = encode_files(encoder, [job["file"]], tempfile.mkdtemp(dir=job["scratch"]))
     return {"seconds": time.perf_counter() - started, "tokens": done.tokens}
