@@ -1,7 +1,7 @@
 """What eight bits cost: STS-B and SciFact in float32, bfloat16 and int8, with the seconds that each took.
 
-    python benchmarks/int8.py smollm2 --attention causal --data ../shared/data
-    python benchmarks/int8.py ENCODER --data ../shared/data --documents 5183
+    python benchmarks/int8.py smollm2 --attention causal --data $UNMASK_DATA
+    python benchmarks/int8.py ENCODER --data $UNMASK_DATA --documents 5183
 
 SciFact's corpus is cut to the judged documents and as many others as fill `--documents`, and texts to `--max-length`
 tokens: a difference between dtypes does not need all of it. Input channels are scaled on 64 sentences of STS-B.
