@@ -37,7 +37,7 @@ def main() -> None:
     add_json(parser)
     arguments = parser.parse_args()
     report = Report(arguments.json)
-    data = Path(os.environ.get("UNMASK_DATA", "../shared/data")) / "conll2000"
+    data = Path(os.environ.get("UNMASK_DATA", ".")) / "conll2000"
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         TextEncoder.load(arguments.model, attention="bidirectional", dtype="float32").save(folder / "encoder")

@@ -35,11 +35,12 @@ def parts(request, monkeypatch):
 
 @pytest.mark.parametrize("seen", ["all", "past", "window"])
 @pytest.mark.parametrize("scale", [None, 0.5])
-def test_states_and_gradients_are_those_of_torch(seen, scale, parts):
+@pytest.mark.parametrize("shared", [1, 2, 6])
+def test_states_and_gradients_are_those_of_torch(seen, scale, shared, parts):
     at = torch.arange(37)
     ahead = at[None] - at[:, None]
     visible = {"all": None, "past": ahead <= 0, "window": ahead.abs() <= 5}[seen]
-    given = inputs()
+    given = inputs(shared=shared)
     found = by_products(*given, scale, window=5 if seen == "window" else None, causal=seen == "past")
     expected = nn.functional.scaled_dot_product_attention(*given, attn_mask=visible, scale=scale, enable_gqa=True)
     torch.testing.assert_close(found, expected)

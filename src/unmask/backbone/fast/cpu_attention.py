@@ -143,7 +143,8 @@ def _operands(bucket: Bucket, rows: Sequence[torch.Tensor], options: Options) ->
     elif query.dtype == torch.bfloat16:
         key = key - key.mean(dim=2, keepdim=True)
     query = (query * _factor(query, scale)).reshape(*key.shape[:2], -1, query.shape[-1])
-    return query, key.contiguous(), (value / (1 - dropout) if dropout else value).contiguous()
+    value = value / (1 - dropout) if dropout else value
+    return query.contiguous(), key.contiguous(), value.contiguous()  # what is written into views of the like of them
 
 
 def _factor(query: torch.Tensor, scale: float | None) -> float:
