@@ -1,7 +1,7 @@
 """What a benchmark found: on the screen as it goes, in a JSON file when asked, on one Markdown page with all others.
 
 make bench-report
-python benchmarks/report.py bench-results --out docs/benchmarks.md
+python benchmarks/report.py bench-results --out docs/benchmarks.md --add    (behind what the page has)
 """
 
 import argparse
@@ -124,7 +124,7 @@ def main() -> None:
     files = sorted(arguments.folder.glob("*.json"))
     if not files:
         sys.exit(f"{arguments.folder} holds no JSON files; make bench writes them.")
-    earlier = arguments.out.read_text(encoding="utf-8") if arguments.add else HEAD
+    earlier = arguments.out.read_text(encoding="utf-8") if arguments.add and arguments.out.exists() else HEAD
     text = page([json.loads(file.read_text(encoding="utf-8")) for file in files], earlier)
     arguments.out.write_text(text, encoding="utf-8")
 

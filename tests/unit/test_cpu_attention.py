@@ -155,7 +155,7 @@ def test_in_bfloat16_it_errs_as_little_as_torchs_kernel(offset, length):
     exact = nn.functional.scaled_dot_product_attention(*(x.detach().double() for x in given), enable_gqa=True)
     errors = []
     for way in (
-        lambda *x: by_products(*x),
+        by_products,
         lambda *x: nn.functional.scaled_dot_product_attention(*x, enable_gqa=True),
     ):
         errors.append(float((way(*given).detach().double() - exact).norm() / exact.norm()))
