@@ -3,8 +3,9 @@
 python benchmarks/steps.py --oracle .venv-oracle/bin/python --source wiki.jsonl --sentences sentences.txt
 
 MNTP: blocks of 512 tokens, beside the released run_mntp. SimCSE: beside the released run_simcse and the trainer of
-sentence-transformers with MultipleNegativesRankingLoss on (a, a). Gradient checkpointing is off everywhere. `unmask compiled`
-is the same with `compile: true`. Each run is a process of its own; libraries take turns; tokens/s come from the median step, the peak is the whole process's.
+sentence-transformers with MultipleNegativesRankingLoss on (a, a). Gradient checkpointing is off everywhere. Layers are
+compiled in the line that says so. Each run is a process of its own; libraries take turns; tokens/s come from the median
+step, the peak is the whole process's.
 """
 
 import argparse
