@@ -131,7 +131,7 @@ def test_every_line_end_ends_a_line(tmp_path):
     ("content", "message"),
     [
         (b"\x1f\x8b\x08\x00abc", "cannot be read"),
-        (gzip.compress(gzip.compress(b"text")), "packed twice"),
+        (gzip.compress(gzip.compress(b"text", mtime=0), mtime=0), "packed twice"),
         (b"PK\x03\x04abc", "a zip archive"),
         ("text".encode("utf-16"), "UTF-16 text; save it as UTF-8"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 5\n", "Git LFS pointer.*git lfs pull"),
