@@ -18,6 +18,7 @@ from unmask.backbone.forward import flat_states, text_states, token_states
 from unmask.backbone.structure import family, first_line, text_config
 from unmask.backbone.truth.flat import reads_flat
 from unmask.errors import ArtifactError
+from unmask.heap import keep_freed_memory
 from unmask.pooling import POOLINGS
 from unmask.text.batching import Batch, FlatBatch, positions_of, send
 
@@ -163,6 +164,8 @@ class Runner:
         """Called before every use: evaluation mode, and fast paths that follow weights which have changed."""
         if self.model.training or self.module.training:
             self.module.eval()
+        if self.device.type == "cpu":
+            keep_freed_memory()
         if self.wants("prepack") and self.prepacked.available(self.model):
             self.prepacked.attach(self.model)
 
