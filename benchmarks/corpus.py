@@ -5,7 +5,8 @@
 
 Each run is a process of its own; lines take turns, and medians count. Seconds are those of the work: reading, looking
 at all rows, encoding, writing; a model is loaded and warm before. `encode in memory` is `TextEncoder.encode` on a list
-and writes nothing: the share is that of its rate. Weights are random, which speed does not mind.
+and writes nothing: the share is that of its rate. Weights are random, which speed does not mind. What a billion such
+rows take is reckoned from the same figures: looking at all rows, which one process does first, and encoding by many.
 """
 
 import argparse
@@ -29,6 +30,7 @@ _LINES = {
     "sentence-transformers, processes": "sentence-transformers.corpus_in_processes",
 }
 _SHARD_ROWS = 4096
+_BILLION = 1_000_000_000
 
 
 def main() -> None:
@@ -81,6 +83,20 @@ def _compare(report: Report, rows: int, job: dict[str, Any], arguments: argparse
         seconds = median(runs, "seconds")
         share = median(base, "seconds") / seconds
         report.row(name, f"{seconds:.2f}", f"{rows / seconds:,.0f}", f"{share:.1%}", f"{median(runs, 'peak_mb'):,.0f}")
+    if runs := found.get("unmask encode"):
+        _reckon(report, rows, runs)
+
+
+def _reckon(report: Report, rows: int, runs: list[dict[str, Any]]) -> None:
+    """A billion rows on as many workers as the one that was measured, from its medians."""
+    more = _BILLION / rows
+    looked, encoded = (median(runs, key) * more / 3600 for key in ("planned", "seconds"))
+    worker = "GPUs" if runs[0]["device"] == "cuda" else "machines"
+    title = f"a billion such rows, reckoned: {median(runs, 'tokens') / rows:.0f} tokens each, {worker} as this one"
+    report.table(title, worker, "hours to look at all rows", "hours to encode them", "GB of vectors")
+    for count in (8, 64):
+        own = (encoded - looked) / count
+        report.row(f"{count}", f"{looked:,.1f}", f"{own:,.1f}", f"{median(runs, 'bytes') * more / 1e9:,.0f}")
 
 
 def _kill(report: Report, rows: int, job: dict[str, Any], kills: int) -> None:

@@ -75,15 +75,21 @@ def _steps(job, rows, sizes):
 
 def corpus(job):
     """A file of texts to shards, as `unmask encode` does it."""
-    from unmask import TextEncoder, encode_files
+    from unmask import CorpusOptions, TextEncoder, encode_files
+    from unmask.corpus.plan import make_plan
 
     encoder = TextEncoder.load(job["model"], dtype=job["dtype"])
     few = Path(tempfile.mkdtemp(dir=job["scratch"])) / "few.txt"
     few.write_text("a text\n" * 4)
     encode_files(encoder, [few], few.with_suffix(".parquet"))  # warm: what reads and writes is imported, too
+    out = Path(tempfile.mkdtemp(dir=job["scratch"]))
     started = time.perf_counter()
-    done = encode_files(encoder, [job["file"]], tempfile.mkdtemp(dir=job["scratch"]))
-    return {"seconds": time.perf_counter() - started, "tokens": done.tokens}
+    done = encode_files(encoder, [job["file"]], out)
+    seconds = time.perf_counter() - started
+    make_plan([job["file"]], out.with_suffix(".planned"), CorpusOptions())
+    planned = time.perf_counter() - started - seconds
+    size = sum(file.stat().st_size for file in out.iterdir())
+    return {"seconds": seconds, "planned": planned, "bytes": size, "tokens": done.tokens, "device": encoder.model.device.type}
 
 
 def corpus_in_memory(job):
