@@ -89,7 +89,13 @@ def corpus(job):
     make_plan([job["file"]], out.with_suffix(".planned"), CorpusOptions())
     planned = time.perf_counter() - started - seconds
     size = sum(file.stat().st_size for file in out.iterdir())
-    return {"seconds": seconds, "planned": planned, "bytes": size, "tokens": done.tokens, "device": encoder.model.device.type}
+    return {
+        "seconds": seconds,
+        "planned": planned,
+        "bytes": size,
+        "tokens": done.tokens,
+        "device": encoder.model.device.type,
+    }
 
 
 def corpus_in_memory(job):

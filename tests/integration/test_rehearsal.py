@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from unmask.cli.main import main
-from unmask.training.heap import _glibc
+from unmask.heap import _glibc
 from unmask.training.monitor import read_metrics
 
 pytestmark = pytest.mark.skipif(_glibc() is None, reason="peaks are measured on a CPU")

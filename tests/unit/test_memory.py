@@ -9,10 +9,10 @@ import torch
 from unmask.backbone.families.switches import set_attention_mode
 from unmask.backbone.loading import empty_model, load_model, shapes_only
 from unmask.backbone.structure import body
+from unmask.heap import _glibc
 from unmask.runs.main_memory import main_memory
 from unmask.training.building import make_trainable
 from unmask.training.config import MntpSettings, SimcseSettings
-from unmask.training.heap import _glibc
 from unmask.training.loop import Job
 from unmask.training.memory import Shape, _saved, estimate_memory
 from unmask.training.rate import _largest_set, forget_peak, peak_bytes

@@ -29,6 +29,7 @@ from unmask.encoder.layout import read_layout
 from unmask.encoder.saved import is_foreign
 from unmask.errors import ArtifactError, RecipeError, UnmaskError
 from unmask.files import new_folder, write_json
+from unmask.heap import use_one_heap
 from unmask.runs.claim import claim_folder
 from unmask.runs.evaluate import Score, check_tasks, scorers
 from unmask.runs.inputs import MODEL, RunInputs, as_listed
@@ -38,7 +39,6 @@ from unmask.runs.sources import check_files, open_data, used
 from unmask.settings import AttentionMode
 from unmask.training.base_settings import StageSettings, TrainedStage
 from unmask.training.building import Data, Origin, StageContext
-from unmask.training.heap import use_one_heap
 from unmask.training.processes import check_launcher, make_accelerator
 from unmask.training.stages.run import check_stage, run_stage
 

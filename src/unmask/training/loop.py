@@ -21,7 +21,6 @@ from torch import nn
 from unmask.backbone.fast.compiling import CompiledTraining
 from unmask.backbone.truth.flat import reads_flat
 from unmask.errors import TrainingError
-from unmask.heap import keep_freed_memory
 from unmask.objectives.base import Objective
 from unmask.threads import look_around
 from unmask.training import checkpoint
@@ -151,8 +150,6 @@ def fit(job: Job, settings: TrainedStage, folder: Path, accelerator: Any, *, see
     if settings.compile:
         flat = reads_flat(body)
         layers.attach(body) if flat else accelerator.print(f"Layers are not compiled: {flat.reason}.")
-    if accelerator.device.type == "cpu":
-        keep_freed_memory()
     flops = training_flops(body, settings)
     monitor = Monitor(folder, settings.label, settings.steps, done, accelerator, progress, flops)
     try:

@@ -23,6 +23,7 @@ from unmask.backbone.truth.opening import attention_of
 from unmask.encoder.folder import POOLING_WEIGHTS
 from unmask.encoder.saved import as_saved
 from unmask.files import new_folder, write_json
+from unmask.heap import trim_heap
 from unmask.training import checkpoint
 from unmask.training.base_settings import StageSettings, TrainedStage
 from unmask.training.building import Data, StageContext, encoder_around, make_trainable, plain, pooling_weights, rebuild
@@ -34,7 +35,6 @@ from unmask.training.config import (
     SimcseSettings,
     SupervisedSettings,
 )
-from unmask.training.heap import trim_heap
 from unmask.training.loop import Job, fit
 from unmask.training.processes import agreed
 from unmask.training.rate import forget_peak
