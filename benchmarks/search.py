@@ -16,22 +16,22 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from peers.timing import peak_mb
 from report import Report, add_json
 
 from unmask.corpus.index import Index, build_index
 from unmask.corpus.search import nearest
-from unmask.corpus.vectors import COLUMN, open_vectors
+from unmask.corpus.table import Layout, Precision, parquet_writer
+from unmask.corpus.vectors import open_vectors
 
 Found = Any  # numbers of rows, [queries, 10]
 Search = Callable[[Any], Found]
-CENTRES, COUNT, AT_ONCE = 1000, 10, 65536
+CENTRES, COUNT, AT_ONCE = 1000, 10, 4096
 
 
 def exact(file: Path) -> Search:
@@ -86,32 +86,22 @@ WAYS: dict[str, tuple[str, Callable[[Path], Search]]] = {
 
 
 def make_files(folder: Path, rows: int, width: int, queries: int) -> None:
-    """Vectors of length 1 in every form, and queries."""
+    """Vectors of length 1 in every form, as `unmask encode` writes them, and queries."""
     random = np.random.default_rng(0)
     centres = random.normal(size=(CENTRES, width)).astype(np.float32)
     numbers = np.lib.format.open_memmap(folder / "float32.npy", "w+", np.float32, (rows, width))
-    schema = {"float32": pa.float32(), "float16": pa.float16(), "int8": pa.int8(), "binary": pa.uint8()}
-    writers = {
-        name: pq.ParquetWriter(
-            folder / f"{name}.parquet",
-            pa.schema([("id", pa.string()), (COLUMN, pa.list_(kind, width // 8 if name == "binary" else width))]),
-        )
-        for name, kind in schema.items()
-    }
-    for at in range(0, rows, AT_ONCE):
-        size = min(AT_ONCE, rows - at)
-        block = centres[random.integers(CENTRES, size=size)] + random.normal(size=(size, width)).astype(np.float32)
-        block /= np.linalg.norm(block, axis=1, keepdims=True)
-        numbers[at : at + size] = block
-        scaled = np.round(block / np.abs(block).max(axis=1, keepdims=True) * 127)
-        forms = {"float32": block, "float16": block.astype(np.float16), "int8": scaled.astype(np.int8)}
-        forms["binary"] = np.packbits(block > 0, axis=1)
-        ids = pa.array(np.arange(at, at + size).astype(str))
-        for name, form in forms.items():
-            column = pa.FixedSizeListArray.from_arrays(pa.array(form.ravel()), form.shape[1])
-            writers[name].write_table(pa.table([ids, column], schema=writers[name].schema))
-    for writer in writers.values():
-        writer.close()
+    with ExitStack() as stack:
+        forms: dict[Precision, str] = {kind: f"{kind}.parquet" for kind in ("float32", "float16", "int8", "binary")}
+        layouts = {kind: Layout(kind, width, {}, b"{}") for kind in forms}
+        writers = {k: stack.enter_context(parquet_writer(folder / forms[k], layouts[k])) for k in forms}
+        for at in range(0, rows, AT_ONCE):
+            size = min(AT_ONCE, rows - at)
+            block = centres[random.integers(CENTRES, size=size)] + random.normal(size=(size, width)).astype(np.float32)
+            block /= np.linalg.norm(block, axis=1, keepdims=True)
+            numbers[at : at + size] = block
+            ids = np.arange(at, at + size).astype(str).tolist()
+            for kind, layout in layouts.items():
+                writers[kind].write_batch(layout.batch(ids, [()] * size, block))
     numbers.flush()
     drawn = numbers[np.sort(random.choice(rows, queries, replace=False))]
     np.save(folder / "queries.npy", drawn + random.normal(scale=0.5 / width**0.5, size=drawn.shape).astype(np.float32))

@@ -18,7 +18,7 @@ from tests.corpus_files import PACKINGS, TEXTS, content, shards, table, vectors,
 
 from unmask import DataError, EncoderSettings, TextEncoder
 from unmask.corpus.ids import SeenIds
-from unmask.corpus.table import packed_vectors
+from unmask.corpus.table import Layout, packed_vectors, parquet_writer
 from unmask.data.records import read_records
 from unmask.errors import CorpusError
 
@@ -116,6 +116,16 @@ def test_dimensions_are_the_first_numbers_scaled(encode, bidirectional, tmp_path
     with pytest.raises(DataError, match="--dimensions 9999: the vectors of this encoder have 256"):
         encode(path, out="w.parquet", dimensions=9999)
     assert not (tmp_path / "w.parquet.partial").exists()
+
+
+# Parquet has no integer below 32 bits: int8 took as much as float32.
+@pytest.mark.parametrize(("precision", "bits"), [("float32", 32), ("float16", 16), ("int8", 8), ("binary", 1)])
+def test_a_number_takes_what_its_precision_says(tmp_path, precision, bits):
+    layout, rows, path = Layout(precision, 256, {}), 8192, tmp_path / "v.parquet"
+    drawn = np.random.default_rng(0).normal(size=(rows, 256)).astype(np.float32)
+    with parquet_writer(path, layout) as writer:
+        writer.write_batch(layout.batch(["a"] * rows, [()] * rows, drawn))
+    assert path.stat().st_size < 1.2 * rows * 256 * bits / 8
 
 
 @pytest.mark.parametrize("precision", ["float16", "int8", "binary"])
