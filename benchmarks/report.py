@@ -27,8 +27,7 @@ class Report:
         """Measure the machine, say it; `path` is that of the JSON file, if there is to be one."""
         self.machine = machine()
         self._path = path
-        command = _portable(shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]))
-        self._found = {"command": command, "date": time.strftime("%Y-%m-%d"), "machine": self.machine}
+        self._found = {"command": _command(Path(sys.argv[0]).name, sys.argv[1:]), "date": time.strftime("%Y-%m-%d"), "machine": self.machine}
         self._tables: list[dict[str, Any]] = []
         print(machine_line(self.machine))
 
@@ -52,8 +51,11 @@ class Report:
         print(f"{cells[0]:<32} {rest}", flush=True)
 
 
-def _portable(command: str) -> str:
-    """Without the folder where this machine keeps the data."""
+def _command(script: str, arguments: Sequence[str]) -> str:
+    """What anybody would type, without the folders where this machine keeps its data and what was found."""
+    pairs = zip(["", *arguments], arguments, strict=False)
+    shown = [argument for before, argument in pairs if "--json" not in (before, argument.partition("=")[0])]
+    command = shlex.join(["python", f"benchmarks/{script}", *shown])
     data = os.environ.get("UNMASK_DATA")
     return command.replace(data, "$UNMASK_DATA") if data else command
 

@@ -33,6 +33,7 @@ def test_every_figure_is_on_the_page_with_its_command_and_its_machine(tmp_path):
     assert run("report.py", tmp_path / "found", "--out", page).returncode == 0
     text = page.read_text()
     assert found["command"].startswith("python benchmarks/encode.py --shape tiny")
+    assert str(tmp_path) not in text
     assert f"```bash\n{found['command']}\n```" in text
     assert f"{found['date']}. " in text
     assert (", AMX," if found["machine"]["amx"] else ", no AMX,") in text
