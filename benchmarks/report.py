@@ -27,7 +27,11 @@ class Report:
         """Measure the machine, say it; `path` is that of the JSON file, if there is to be one."""
         self.machine = machine()
         self._path = path
-        self._found = {"command": _command(Path(sys.argv[0]).name, sys.argv[1:]), "date": time.strftime("%Y-%m-%d"), "machine": self.machine}
+        self._found = {
+            "command": _command(Path(sys.argv[0]).name, sys.argv[1:]),
+            "date": time.strftime("%Y-%m-%d"),
+            "machine": self.machine,
+        }
         self._tables: list[dict[str, Any]] = []
         print(machine_line(self.machine))
 
