@@ -19,6 +19,7 @@ import numpy as np
 from torch import nn
 
 from unmask import TextEncoder
+from unmask.backbone.devices import precision_here
 from unmask.backbone.structure import body, decoder_layers
 from unmask.data.ranking import Beir, Candidates
 from unmask.evaluation.tasks import Task
@@ -27,6 +28,7 @@ from unmask.files import read_json, write_json
 from unmask.runs.recipe import load_recipe
 from unmask.runs.schema import Recipe
 from unmask.runs.sources import with_paths
+from unmask.settings import Dtype
 from unmask.text.prompts import Rendered
 from unmask.text.reader import Reader
 from unmask.text.spans import TokenizedText, tokenize
@@ -56,7 +58,12 @@ class EchoReader(Reader):
 def causal(recipe: Recipe, pooling: str) -> TextEncoder:
     """The untouched decoder."""
     name, length = recipe.model.name, recipe.model.encoder_settings().max_length
-    return TextEncoder.load(name, attention="causal", pooling=pooling, max_length=length, dtype="float32")
+    return TextEncoder.load(name, attention="causal", pooling=pooling, max_length=length, dtype=dtype(recipe))
+
+
+def dtype(recipe: Recipe) -> Dtype:
+    """In which a run scores its rungs."""
+    return "bfloat16" if precision_here(recipe.evaluation.precision) == "bf16" else "float32"
 
 
 def echo(recipe: Recipe) -> TextEncoder:
@@ -133,6 +140,7 @@ def main() -> None:
     parser.add_argument("recipe")
     parser.add_argument("--out", type=Path, required=True, help="JSON file: baseline -> figure -> value")
     parser.add_argument("--encoder", action="append", default=[], metavar="NAME=FOLDER", help="a trained encoder")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="of baselines and encoders (default: all)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as in `unmask train`")
     arguments = parser.parse_args()
     recipe = load_recipe(arguments.recipe, arguments.set)
@@ -142,13 +150,16 @@ def main() -> None:
         "last token": lambda: causal(recipe, "last"),
         "Echo": lambda: echo(recipe),
         "input embeddings": lambda: input_embeddings(recipe),
-        **{name: (lambda folder=folder: TextEncoder.load(folder, dtype="float32")) for name, folder in trained},  # type: ignore[misc]
+        **{name: (lambda folder=folder: TextEncoder.load(folder, dtype=dtype(recipe))) for name, folder in trained},  # type: ignore[misc]
     }
+    known = (*openers, "BM25")
+    if unknown := set(arguments.only or ()) - set(known):
+        parser.error(f"--only {unknown.pop()}: there are {', '.join(known)}")
     found: dict[str, dict[str, float]] = read_json(arguments.out) if arguments.out.is_file() else {}
     encoders: dict[str, TextEncoder] = {}
     for task, name, settings in tasks(recipe):
         data = task.read(settings)
-        for baseline in (*openers, "BM25"):
+        for baseline in arguments.only or known:
             own = found.setdefault(baseline, {})
             # Words: of the causal readings all have the states of Uni, which a run scores; Echo's states are twice.
             wordless = task.name == "words" and baseline in ("weighted mean", "last token", "Echo", "BM25")

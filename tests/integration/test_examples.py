@@ -104,3 +104,34 @@ def test_two_more_tasks_are_made_of_public_data(data_folder, tmp_path):
     candidates = read_candidates(tmp_path / "wiki_candidates.jsonl")
     assert len(candidates) == 500
     assert all(len(one.negative) == 9 and one.query not in one.positive[0] for one in candidates)
+
+
+def test_baselines_are_scored_once_and_only_those_asked_for(tmp_path):
+    pairs = "".join(f"{n % 6}.0,A river runs by {n} mills.,There are {n * n % 7} mills.\n" for n in range(12))
+    (tmp_path / "sts.csv").write_text("score,sentence1,sentence2\n" + pairs)
+    groups = [{"query": f"mill {n}", "positive": [f"the mill {n}"], "negative": ["a river", "bread"]} for n in range(4)]
+    (tmp_path / "leads.jsonl").write_text("".join(json.dumps(group) + "\n" for group in groups))
+    recipe = {
+        "name": "small",
+        "model": {"name": "pocket"},
+        "data": {"texts": {"files": [str(tmp_path / "sts.csv")]}},
+        "stages": [{"objective": "simcse", "data": "texts", "steps": 1}],
+        "evaluation": {
+            "sts": {"mills": {"file": str(tmp_path / "sts.csv")}},
+            "reranking": {"leads": {"file": str(tmp_path / "leads.jsonl")}},
+        },
+    }
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    command = [sys.executable, str(EXAMPLES / "baselines.py"), str(tmp_path / "recipe.yaml")]
+    command += ["--out", str(tmp_path / "found.json"), "--encoder", "again=pocket", "--only"]
+    for asked in (["BM25", "again"], ["BM25", "again", "Echo"]):
+        done = subprocess.run([*command, *asked], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        found = json.loads((tmp_path / "found.json").read_text())
+        assert set(found) == set(asked)
+    assert done.stdout.count('"baseline": "Echo"') == 2
+    assert '"baseline": "again"' not in done.stdout  # its figures were there
+    assert "mills" in found["Echo"] and "mills" not in found["BM25"]
+    done = subprocess.run([*command, "nobody"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "--only nobody: there are weighted mean, last token, Echo, input embeddings, again, BM25" in done.stderr
