@@ -11,7 +11,7 @@ A figure that is in the file already is not computed again.
 
 import argparse
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -128,10 +128,17 @@ def _scores(documents: Sequence[str], queries: Sequence[str]) -> np.ndarray:
     return np.stack([index.get_scores(words) for words in bm25s.tokenize(list(queries), return_ids=False, **quiet)])
 
 
-def tasks(recipe: Recipe) -> Iterator[tuple[Task, str, Any]]:
-    """Every task of the recipe with its settings, its paths resolved."""
+def tasks(recipe: Recipe, only: Collection[str] | None) -> Iterator[tuple[Task, str, Any]]:
+    """Every task of the recipe, or those with some names, with their settings, paths resolved."""
     for task, name, settings in recipe.evaluation.tasks():
-        yield task, name, with_paths(settings)
+        if only is None or name in only:
+            yield task, name, with_paths(settings)
+
+
+def refuse_unknown(parser: argparse.ArgumentParser, option: str, asked: Collection[str], known: Sequence[str]) -> None:
+    """End with what there is, if something else is asked for."""
+    if unknown := sorted(set(asked) - set(known)):
+        parser.error(f"{option} {unknown[0]}: there are {', '.join(known)}")
 
 
 def main() -> None:
@@ -141,6 +148,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="JSON file: baseline -> figure -> value")
     parser.add_argument("--encoder", action="append", default=[], metavar="NAME=FOLDER", help="a trained encoder")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="of baselines and encoders (default: all)")
+    parser.add_argument("--tasks", nargs="+", metavar="NAME", help="of the recipe's evaluation (default: all)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as in `unmask train`")
     arguments = parser.parse_args()
     recipe = load_recipe(arguments.recipe, arguments.set)
@@ -153,11 +161,11 @@ def main() -> None:
         **{name: (lambda folder=folder: TextEncoder.load(folder, dtype=dtype(recipe))) for name, folder in trained},  # type: ignore[misc]
     }
     known = (*openers, "BM25")
-    if unknown := set(arguments.only or ()) - set(known):
-        parser.error(f"--only {unknown.pop()}: there are {', '.join(known)}")
+    refuse_unknown(parser, "--only", arguments.only or (), known)
+    refuse_unknown(parser, "--tasks", arguments.tasks or (), [name for _, name, _ in recipe.evaluation.tasks()])
     found: dict[str, dict[str, float]] = read_json(arguments.out) if arguments.out.is_file() else {}
     encoders: dict[str, TextEncoder] = {}
-    for task, name, settings in tasks(recipe):
+    for task, name, settings in tasks(recipe, arguments.tasks):
         data = task.read(settings)
         for baseline in arguments.only or known:
             own = found.setdefault(baseline, {})

@@ -133,6 +133,9 @@ def test_baselines_are_scored_once_and_only_those_asked_for(tmp_path):
     assert '"baseline": "again"' not in done.stdout  # its figures were there
     assert "mills" in found["Echo"]
     assert "mills" not in found["BM25"]
+    done = subprocess.run([*command, "BM25", "--tasks", "mills", "bread"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "--tasks bread: there are mills, leads" in done.stderr
     done = subprocess.run([*command, "nobody"], capture_output=True, text=True)
     assert done.returncode == 2
     assert "--only nobody: there are weighted mean, last token, Echo, input embeddings, again, BM25" in done.stderr
