@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+_OWN_FILES = {"--json", "--scratch"}
+
 
 class Report:
     """Tables of one command, each row printed and kept as it comes, so that a run that is stopped leaves what it found.
@@ -56,11 +58,11 @@ class Report:
 
 
 def _command(script: str, arguments: Sequence[str]) -> str:
-    """What anybody would type, without the folders where this machine keeps its data and what was found."""
+    """What anybody would type, without the folders where this machine keeps its data and its files."""
     pairs = zip(["", *arguments], arguments, strict=False)
-    shown = [argument for before, argument in pairs if "--json" not in (before, argument.partition("=")[0])]
+    shown = [argument for before, argument in pairs if not _OWN_FILES & {before, argument.partition("=")[0]}]
     command = shlex.join(["python", f"benchmarks/{script}", *shown])
-    data = os.environ.get("UNMASK_DATA")
+    data = os.environ.get("UNMASK_DATA", "").rstrip("/")
     return command.replace(data, "$UNMASK_DATA") if data else command
 
 

@@ -6,7 +6,7 @@ weighted mean, last token: the causal decoder pooled in two other ways (SGPT; Pr
 Echo: every text twice, pooled over the second, which has seen all of the first (arXiv 2402.15449).
 input embeddings: the mean of what the embedding layer says, in no context.
 BM25: words alone, for tasks that rank documents (package bm25s).
-A figure that is in the file already is not computed again.
+A figure that is in the file already is not computed again; those of another `evaluation.precision` belong in another.
 """
 
 import argparse

@@ -1,15 +1,16 @@
-"""glibc's heap on a CPU. Where another C library allocates, or a GPU holds the tensors, nothing here does anything.
+"""glibc's heap on a CPU. Where another C library allocates, nothing here does anything.
 
 Two things cost by themselves. Each thread's heap keeps what a training step once took: a third more than the step. And
-what lies free at the end of a heap goes back to the system as soon as it is some dozen megabytes, so that what one
-layer frees may come back to the next as zeroed pages, in thousands of page faults a batch. Whether it does depends on
-what else lies at the end of the heap: with sentences through 30M parameters it took 14% of the time in one process and
-nothing in another (docs/log.md). Blocks of more than 32 MB always come from the system, because they leave holes.
+what lies free at the end of the main thread's heap goes back to the system as soon as it is some dozen megabytes, so
+that what one layer frees may come back to the next as zeroed pages, in thousands of page faults a batch. Whether it
+does depends on what else lies at the end: with sentences through 30M parameters it took 14% of the time in one process
+and nothing in another (docs/log.md). Blocks of more than 32 MB always come from the system, because they leave holes.
 """
 
 import ctypes
 import os
 import sys
+from collections.abc import Sequence
 from functools import cache
 
 from unmask.backbone.devices import default_device
@@ -17,22 +18,24 @@ from unmask.backbone.devices import default_device
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # in malloc.h
 _KEPT_BYTES = 512 << 20  # free at the end of the heap
 _LARGEST_BLOCK = 32 << 20  # that comes from the heap; where glibc by itself ends when it has seen such blocks
-_ASKED_BY = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_")
+# By these a user says how much of what is freed glibc keeps; any of them stops it from finding out by itself.
+_VARIABLES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_")
+_TUNABLES = ("glibc.malloc.trim_threshold", "glibc.malloc.mmap_threshold", "glibc.malloc.top_pad")
 
 
 def use_one_heap() -> None:
-    """Let all threads take memory from one heap, unless the environment says how many.
+    """Let all threads take memory from one heap, unless the environment says how many, or a GPU holds the tensors.
 
     Threads that have one keep it, so this comes before any work.
     """
-    libc = _glibc()
-    if libc is not None and "MALLOC_ARENA_MAX" not in os.environ:
+    libc = glibc_of_a_cpu()
+    if libc is not None and not _said(("MALLOC_ARENA_MAX",), ("glibc.malloc.arena_max",)):
         libc.mallopt(_ARENA_MAX, 1)
 
 
 def trim_heap() -> None:
     """Give back what is free between the pieces that are not, as after loading a model or training one."""
-    libc = _glibc()
+    libc = glibc_of_a_cpu()
     if libc is not None:
         libc.malloc_trim(0)
 
@@ -41,17 +44,25 @@ def trim_heap() -> None:
 def keep_freed_memory() -> None:
     """Keep what is freed for what comes next, unless the environment says how much of it to keep."""
     libc = _glibc()
-    asked = any(name in os.environ for name in _ASKED_BY) or "malloc" in os.environ.get("GLIBC_TUNABLES", "")
-    if libc is None or asked:
+    if libc is None or _said(_VARIABLES, _TUNABLES):
         return
     # Both: to set one stops glibc from fitting the other to what is freed.
     libc.mallopt(_MMAP_THRESHOLD, _LARGEST_BLOCK)
     libc.mallopt(_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
+def glibc_of_a_cpu() -> ctypes.CDLL | None:
+    """The C library, if it is glibc and its heap is where tensors are."""
+    return _glibc() if default_device().type == "cpu" else None
+
+
 @cache
 def _glibc() -> ctypes.CDLL | None:
-    if sys.platform != "linux" or default_device().type != "cpu":
-        return None
-    libc = ctypes.CDLL(None)
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     return libc if hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim") else None
+
+
+def _said(variables: Sequence[str], tunables: Sequence[str]) -> bool:
+    """Whether the environment sets one of them."""
+    tuned = os.environ.get("GLIBC_TUNABLES", "")
+    return any(name in os.environ for name in variables) or any(f"{name}=" in tuned for name in tunables)

@@ -133,6 +133,11 @@ def test_baselines_are_scored_once_and_only_those_asked_for(tmp_path):
     assert '"baseline": "again"' not in done.stdout  # its figures were there
     assert "mills" in found["Echo"]
     assert "mills" not in found["BM25"]
+    done = subprocess.run([*command, "input embeddings", "--tasks", "leads"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    own = json.loads((tmp_path / "found.json").read_text())["input embeddings"]
+    assert own
+    assert all(figure.startswith("leads") for figure in own)
     done = subprocess.run([*command, "BM25", "--tasks", "mills", "bread"], capture_output=True, text=True)
     assert done.returncode == 2
     assert "--tasks bread: there are mills, leads" in done.stderr

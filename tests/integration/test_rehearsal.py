@@ -7,10 +7,10 @@ import sys
 import pytest
 
 from unmask.cli.main import main
-from unmask.heap import _glibc
+from unmask.heap import glibc_of_a_cpu
 from unmask.training.monitor import read_metrics
 
-pytestmark = pytest.mark.skipif(_glibc() is None, reason="peaks are measured on a CPU")
+pytestmark = pytest.mark.skipif(glibc_of_a_cpu() is None, reason="peaks are measured on a CPU")
 
 
 def recipe(folder, stages, **model):

@@ -9,7 +9,7 @@ import torch
 from unmask.backbone.families.switches import set_attention_mode
 from unmask.backbone.loading import empty_model, load_model, shapes_only
 from unmask.backbone.structure import body
-from unmask.heap import _glibc
+from unmask.heap import glibc_of_a_cpu
 from unmask.runs.main_memory import main_memory
 from unmask.training.building import make_trainable
 from unmask.training.config import MntpSettings, SimcseSettings
@@ -74,7 +74,7 @@ def test_a_rehearsal_takes_the_steps_with_the_most_tokens_and_the_data_of_all():
     assert (again.batch_size, again.steps * again.batch_size) == (4, 7 * stage.batch_size)
 
 
-@pytest.mark.skipif(_glibc() is None, reason="another system, or a GPU")
+@pytest.mark.skipif(glibc_of_a_cpu() is None, reason="another system, or a GPU")
 def test_a_peak_can_be_forgotten():
     device = torch.device("cpu")
     block = torch.ones(75_000_000)  # 300 MB, mapped by itself
