@@ -1,8 +1,8 @@
 """glibc's heap on a CPU. Where another C library allocates, nothing here does anything.
 
 Two things cost by themselves. Each thread's heap keeps what a training step once took: a third more than the step. And
-what lies free at the end of the main thread's heap goes back to the system as soon as it is some dozen megabytes, so
-that what one layer frees may come back to the next as zeroed pages, in thousands of page faults a batch. Whether it
+what lies free at the end of a heap goes back to the system as soon as it is some dozen megabytes, so that what one
+layer frees may come back to the next as zeroed pages, in thousands of page faults a batch. Whether it
 does depends on what else lies at the end: with sentences through 30M parameters it took 14% of the time in one process
 and nothing in another (docs/log.md). Blocks of more than 32 MB always come from the system, because they leave holes.
 """
