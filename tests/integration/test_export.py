@@ -1,11 +1,13 @@
 """`unmask export` as people call it, and graphs in ONNX Runtime and OpenVINO."""
 
 import json
+import re
 import shutil
 from importlib.util import find_spec
 
 import numpy as np
 import pytest
+import torch
 
 from unmask import TextEncoder
 from unmask.cli.main import main
@@ -128,6 +130,26 @@ def test_in_eight_bits_a_vector_does_not_depend_on_the_texts_beside_it(encoder_f
     assert sorted(file.name for file in (out / "onnx").iterdir()) == ["model.onnx"]
     encoder = TextEncoder.load(encoder_folder, dtype="float32")
     assert (out / "onnx" / "model.onnx").stat().st_size < sum(p.numel() for p in encoder.model.parameters()) * 3
+
+
+# As in real decoders: float32 does not mind, one scale a token does.
+def test_eight_bits_that_cost_too_much_are_not_written(encoder_folder, tmp_path, capsys):
+    encoder = TextEncoder.load(encoder_folder, dtype="float32")
+    with torch.no_grad():
+        for layer in encoder.model.layers:
+            own, mlp = layer.self_attn, layer.mlp
+            for norm, readers in (
+                (layer.input_layernorm, (own.q_proj, own.k_proj, own.v_proj)),
+                (layer.post_attention_layernorm, (mlp.gate_proj, mlp.up_proj)),
+            ):
+                norm.weight[::64] *= 1000
+                for reader in readers:
+                    reader.weight[:, ::64] /= 1000
+    encoder.save(tmp_path / "encoder")
+    arguments = ["export", str(tmp_path / "encoder"), "--for", "onnx", "--precision", "int8"]
+    assert main([*arguments, "--out", str(tmp_path / "out")]) == 1
+    assert re.search(r"In eight bits .* is at cosine .*export with --precision fp32", capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()
 
 
 def test_sentence_transformers_and_what_differs_there(encoder_folder, tmp_path, capsys):

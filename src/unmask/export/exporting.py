@@ -25,6 +25,7 @@ from unmask.files import new_folder, require_new_folder
 
 Precision = Literal["fp32", "int8"]
 LEAST = 0.9999  # cosine of an export in float32 to its encoder
+_LEAST_IN_EIGHT_BITS = 0.95  # pocket has 0.9994; a SmolLM2, whose channels differ a hundredfold, 0.68
 _MOST_BY_BATCH = 1e-3  # by which the cosine of a text alone and in a batch may differ from 1
 
 
@@ -185,7 +186,7 @@ def _compare(
     """The smallest cosine to the encoder's own vectors, and its text.
 
     Raises:
-        ExportError: it is too small; in eight bits, a vector depends on the texts beside it.
+        ExportError: it is too small; in eight bits, much too small, or a vector depends on the texts beside it.
     """
     if not found:
         return None, ""
@@ -200,6 +201,12 @@ def _compare(
             raise ExportError(
                 f"In eight bits a vector depends on the texts beside it: {samples[int(moved.argmin())]} alone and "
                 f"among others is at cosine {moved.min():.4f}. Nothing was written; export with --precision fp32."
+            )
+        if smallest < _LEAST_IN_EIGHT_BITS:
+            raise ExportError(
+                f"In eight bits {samples[worst]} is at cosine {smallest:.4f} to the encoder's own vector, "
+                f"{near[how].mean():.4f} in the mean of {len(samples)}: some channels of this model are too large for "
+                "one scale a token. Nothing was written; export with --precision fp32."
             )
     elif smallest < LEAST:
         low = int((near[how] < LEAST).sum())
