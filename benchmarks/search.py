@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from peers.timing import peak_mb
@@ -91,17 +91,17 @@ def make_files(folder: Path, rows: int, width: int, queries: int) -> None:
     centres = random.normal(size=(CENTRES, width)).astype(np.float32)
     numbers = np.lib.format.open_memmap(folder / "float32.npy", "w+", np.float32, (rows, width))
     with ExitStack() as stack:
-        forms: dict[Precision, str] = {kind: f"{kind}.parquet" for kind in ("float32", "float16", "int8", "binary")}
-        layouts = {kind: Layout(kind, width, {}, b"{}") for kind in forms}
-        writers = {k: stack.enter_context(parquet_writer(folder / forms[k], layouts[k])) for k in forms}
+        layouts = [Layout(kind, width, {}, b"{}") for kind in get_args(Precision)]
+        files = [folder / f"{layout.precision}.parquet" for layout in layouts]
+        writers = [stack.enter_context(parquet_writer(*pair)) for pair in zip(files, layouts, strict=True)]
         for at in range(0, rows, AT_ONCE):
             size = min(AT_ONCE, rows - at)
             block = centres[random.integers(CENTRES, size=size)] + random.normal(size=(size, width)).astype(np.float32)
             block /= np.linalg.norm(block, axis=1, keepdims=True)
             numbers[at : at + size] = block
             ids = np.arange(at, at + size).astype(str).tolist()
-            for kind, layout in layouts.items():
-                writers[kind].write_batch(layout.batch(ids, [()] * size, block))
+            for writer, layout in zip(writers, layouts, strict=True):
+                writer.write_batch(layout.batch(ids, [()] * size, block))
     numbers.flush()
     drawn = numbers[np.sort(random.choice(rows, queries, replace=False))]
     np.save(folder / "queries.npy", drawn + random.normal(scale=0.5 / width**0.5, size=drawn.shape).astype(np.float32))

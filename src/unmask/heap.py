@@ -2,9 +2,9 @@
 
 Two things cost by themselves. Each thread's heap keeps what a training step once took: a third more than the step. And
 what lies free at the end of a heap goes back to the system as soon as it is some dozen megabytes, so that what one
-layer frees may come back to the next as zeroed pages, in thousands of page faults a batch. Whether it
-does depends on what else lies at the end: with sentences through 30M parameters it took 14% of the time in one process
-and nothing in another (docs/log.md). Blocks of more than 32 MB always come from the system, because they leave holes.
+layer frees may come back to the next as zeroed pages, in thousands of page faults a batch. Whether it does depends on
+what else lies at the end: with sentences through 30M parameters it took 14% of the time in one process and nothing in
+another (docs/log.md). Blocks of more than 32 MB always come from the system, because they leave holes.
 """
 
 import ctypes
@@ -17,7 +17,7 @@ from unmask.backbone.devices import default_device
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # in malloc.h
 _KEPT_BYTES = 512 << 20  # free at the end of the heap
-_LARGEST_BLOCK = 32 << 20  # that comes from the heap; where glibc by itself ends when it has seen such blocks
+_LARGEST_BLOCK = 32 << 20  # that comes from the heap; glibc's own limit grows as far
 # By these a user says how much of what is freed glibc keeps; any of them stops it from finding out by itself.
 _VARIABLES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_")
 _TUNABLES = ("glibc.malloc.trim_threshold", "glibc.malloc.mmap_threshold", "glibc.malloc.top_pad")
