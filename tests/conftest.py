@@ -64,6 +64,14 @@ def bidirectional():
     return TextEncoder.load("pocket", attention="bidirectional", dtype="float32")
 
 
+@pytest.fixture
+def without_bos():
+    """The same, its mean over the text's own tokens."""
+    from unmask import TextEncoder
+
+    return TextEncoder.load("pocket", attention="bidirectional", dtype="float32", include_special_tokens=False)
+
+
 @pytest.fixture(scope="module")  # as long as it is open, an event loop runs in this thread
 def browser():
     """A real one, for the pages that commands write."""

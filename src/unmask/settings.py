@@ -29,8 +29,10 @@ class EncoderFields(Settings):
     prompts: dict[str, str] = Field(default_factory=dict, description="name -> instruction put in front of a text")
     default_prompt_name: str | None = Field(None, description="the prompt used when none is asked for")
     chat_template: bool = Field(False, description="wrap each text in the tokenizer's chat template")
-    include_special_tokens: bool = Field(
-        False, description="pool special tokens (BOS, EOS) too, but for those before a prompt"
+    include_special_tokens: bool = (
+        Field(  # every runtime can; to leave them out only sentence-transformers has a module
+            True, description="pool special tokens (BOS, EOS) too, but for those before a prompt"
+        )
     )
     include_prompt: bool = Field(False, description="pool instruction and template too")
     normalize: bool = Field(False, description="scale vectors to length 1")

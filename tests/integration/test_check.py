@@ -21,9 +21,13 @@ def _no_proxy(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
-def encoder_of(**settings):
+def encoder_of(*, include_special_tokens=False, **settings):
     opened = TextEncoder.load("pocket", attention="bidirectional", dtype="float32")
-    return TextEncoder(opened.model, opened.tokenizer, EncoderSettings(max_length=160, **settings))
+    return TextEncoder(
+        opened.model,
+        opened.tokenizer,
+        EncoderSettings(max_length=160, include_special_tokens=include_special_tokens, **settings),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +99,15 @@ def test_a_fault_is_named(encoder, golden, capsys, wrong, expected):
     code, report = check_served(capsys, Runtime(encoder, **wrong), golden)
     assert (code, names(report)) == (1, expected)
     assert all(fault["remedy"] for fault in report["faults"])
+
+
+def test_where_bos_is_pooled_leaving_it_out_is_the_fault(tmp_path, capsys):
+    plain = encoder_of(include_special_tokens=True)
+    write_certificate(plain, tmp_path)
+    golden = tmp_path / "golden.json"
+    assert check_served(capsys, Runtime(plain, pooled="all"), golden)[0] == 0
+    code, report = check_served(capsys, Runtime(plain, pooled="text"), golden)
+    assert (code, names(report)) == (1, ["bos-left-out"])
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,9 @@ TEXTS = ["Hello world.", "a", "A long text about trains. " * 200, "", "naÃ¯ve æ—
 
 @pytest.fixture(scope="module")
 def encoder_folder(tmp_path_factory):
-    """Two layers of the pocket decoder, two-sided."""
+    """Two layers of the pocket decoder, two-sided, BOS left out of the mean."""
     folder = tmp_path_factory.mktemp("export") / "encoder"
-    encoder = TextEncoder.load("pocket", attention="bidirectional", dtype="float32")
+    encoder = TextEncoder.load("pocket", attention="bidirectional", dtype="float32", include_special_tokens=False)
     encoder.model.layers = encoder.model.layers[:2]
     encoder.model.config.num_hidden_layers = 2
     encoder.save(folder)
@@ -174,14 +174,16 @@ def test_a_prompt_that_ends_inside_a_token_fails_there(encoder_folder, tmp_path,
     assert not (tmp_path / "out").exists()
 
 
-def test_pocket_for_tei_is_refused_and_for_vllm_told_what_it_costs(tmp_path, capsys):
+def test_pocket_for_tei_is_refused_and_for_vllm_told_what_leaving_bos_out_costs(encoder_folder, tmp_path, capsys):
     arguments = ["export", "pocket", "--attention", "bidirectional", "--out", str(tmp_path / "out"), "--for"]
     assert main([*arguments, "tei"]) == 2
     assert "TEI on a CPU serves Qwen3 and Gemma3 only; this is a Llama." in capsys.readouterr().err
-    assert main([*arguments, "vllm"]) == 2
+    without = ["export", str(encoder_folder), "--out", str(tmp_path / "without"), "--for", "vllm"]
+    assert main(without) == 2
     assert "--pool-special-tokens" in capsys.readouterr().err
-    assert main([*arguments, "vllm", "--pool-special-tokens"]) == 0
-    said = capsys.readouterr()
-    assert "in the place of vLLM" in said.out
-    assert "vllm serve" in said.out
-    assert "written to" in said.err
+    for served in ([*arguments, "vllm"], [*without, "--pool-special-tokens"]):
+        assert main(served) == 0
+        said = capsys.readouterr()
+        assert "in the place of vLLM" in said.out
+        assert "vllm serve" in said.out
+        assert "written to" in said.err

@@ -97,11 +97,11 @@ def test_no_encoder_no_name_no_network_no_token(folder, tmp_path, capsys, monkey
 def test_a_folder_that_is_not_what_its_certificate_says_is_kept_back(folder, tmp_path, capsys):
     place = shutil.copytree(folder, tmp_path / "encoder")
     own = json.loads((place / "unmask.json").read_text())
-    own["settings"]["include_special_tokens"] = True
+    own["settings"]["include_special_tokens"] = False
     (place / "unmask.json").write_text(json.dumps(own))
     code, text = said(capsys, place, "me/encoder", "--dry-run")
     assert code == 1
-    assert "does not compute what its golden.json says (bos-pooled" in text
+    assert "does not compute what its golden.json says (bos-left-out" in text
 
 
 class Hub(BaseHTTPRequestHandler):

@@ -59,7 +59,8 @@ def test_eight_bits_of_a_decoder_whose_channels_differ_by_a_hundred(smollm2, art
 def test_figures_of_a_rung_hardly_move_in_bfloat16(model, pairs, sentences, data_folder, tmp_path, request):
     """What `evaluation.precision: auto` may take where it is fast. Of few texts every one weighs more than 0.1.
 
-    Spearman's of 120 pairs moves by 0.3 to 1.4 from machine to machine, of all 1,500 by 0.1. SmolLM2 causal: turned without training its vectors are far from themselves in bfloat16 (cosine 0.99, some 0.89).
+    Spearman's of 120 pairs moves by 0.3 to 1.4 from machine to machine, of all 1,500 by 0.1.
+    SmolLM2 causal: turned without training its vectors are far from themselves in bfloat16 (cosine 0.99, some 0.89).
     """
     attention = "causal" if model == "smollm2" else "bidirectional"
     name = str(request.getfixturevalue("smollm2")) if model == "smollm2" else model

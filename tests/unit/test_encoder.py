@@ -73,12 +73,13 @@ def test_one_string_gives_one_vector_and_no_text_none(bidirectional):
     np.testing.assert_allclose(bidirectional.encode(["Hello"])[0], one, atol=1e-6)
 
 
-def test_the_mean_is_over_the_texts_own_tokens(bidirectional):
+def test_the_mean_is_over_all_tokens_or_the_texts_own(bidirectional, without_bos):
     text = "Hello world, this is a test."
     ids = torch.tensor([bidirectional.tokenizer(text).input_ids])
     with torch.no_grad():
         states = bidirectional.model(input_ids=ids).last_hidden_state[0]
-    np.testing.assert_allclose(bidirectional.encode(text), states[1:].mean(0).numpy(), atol=1e-5)
+    np.testing.assert_allclose(bidirectional.encode(text), states.mean(0).numpy(), atol=1e-5)
+    np.testing.assert_allclose(without_bos.encode(text), states[1:].mean(0).numpy(), atol=1e-5)
 
 
 def test_a_prompt_changes_the_vector_but_is_not_pooled(bidirectional):
@@ -113,9 +114,9 @@ def test_normalised_vectors_have_length_one(bidirectional):
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
 
 
-def test_token_states_are_those_of_the_text(bidirectional):
-    (found,) = bidirectional.encode_tokens(["Hello world"])
-    np.testing.assert_allclose(found.vectors.mean(0), bidirectional.encode("Hello world"), atol=1e-5)
+def test_token_states_are_those_of_the_text(without_bos):
+    (found,) = without_bos.encode_tokens(["Hello world"])
+    np.testing.assert_allclose(found.vectors.mean(0), without_bos.encode("Hello world"), atol=1e-5)
     assert found.offsets.tolist()[0][0] == 0
     assert len(found.vectors) == len(found.offsets)
 

@@ -142,13 +142,13 @@ def test_an_export_that_others_read_otherwise_fails_and_leaves_nothing(encoder_o
     assert not any(tmp_path.iterdir())
 
 
-def test_what_is_pooled_more_is_measured_and_the_encoder_stays_as_it_was(bidirectional, tmp_path):
-    before = bidirectional.encode(TEXTS)
-    report = export_encoder(bidirectional, tmp_path / "out", "vllm", pool_special_tokens=True)
+def test_what_is_pooled_more_is_measured_and_the_encoder_stays_as_it_was(without_bos, tmp_path):
+    before = without_bos.encode(TEXTS)
+    report = export_encoder(without_bos, tmp_path / "out", "vllm", pool_special_tokens=True)
     assert report.cosine > 0.9999
     assert report.cost < 0.99
-    assert not bidirectional.settings.include_special_tokens
-    np.testing.assert_array_equal(bidirectional.encode(TEXTS), before)
+    assert not without_bos.settings.include_special_tokens
+    np.testing.assert_array_equal(without_bos.encode(TEXTS), before)
     again = TextEncoder.load(tmp_path / "out")
     assert again.settings.include_special_tokens
     assert not (tmp_path / "out" / "WordWeights").exists()

@@ -45,8 +45,8 @@ def test_another_computation_has_another(right, options):
     assert not same(opened(**options).fingerprint(), right)
 
 
-def test_special_tokens_in_the_mean_and_a_default_prompt_change_it(right):
-    assert not same(opened(include_special_tokens=True).fingerprint(), right)
+def test_special_tokens_out_of_the_mean_and_a_default_prompt_change_it(right):
+    assert not same(opened(include_special_tokens=False).fingerprint(), right)
     encoder = opened()
     settings = EncoderSettings(prompts={"q": "Find what answers this question:"}, default_prompt_name="q")
     assert not same(TextEncoder(encoder.model, encoder.tokenizer, settings).fingerprint(), right)

@@ -31,9 +31,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--include-special-tokens",
-        action="store_true",
-        default=None,
-        help="pool BOS and EOS too, as runtimes do that know no spans",
+        action=argparse.BooleanOptionalAction,
+        help="pool BOS and EOS too, as every runtime can (default: as saved, else yes)",
     )
     add_json(parser)
 

@@ -99,5 +99,6 @@ def _released_settings(config: dict[str, Any]) -> EncoderSettings:
     return EncoderSettings(
         pooling=names.get(mode, mode),
         max_length=int(config.get("max_length", 512)),
+        include_special_tokens=False,
         include_prompt=not config.get("skip_instruction", True),
     )
