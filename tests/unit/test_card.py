@@ -3,7 +3,7 @@
 import yaml
 
 from unmask import TextEncoder
-from unmask.encoder.card import card
+from unmask.encoder.card import card, with_scores
 
 LINEAGE = {
     "recipe": "mine",
@@ -45,3 +45,14 @@ def test_stages_and_their_data_are_listed(bidirectional):
     assert "2. soup: weights alone" in text
     assert "recipe mine, seed 3" in text
     assert "## What other runtimes do differently\n\n- one thing differs." in text
+
+
+def test_scores_stand_behind_and_take_the_place_of_earlier_ones(bidirectional):
+    plain = card(bidirectional.settings, LINEAGE, width=256, gaps=["one thing differs."], splits=False)
+    once = with_scores(plain, {"Uni": {"STS-B": 30.5}, "Bi": {"STS-B": 38.502, "NER": 1.0}}, "`unmask train`")
+    assert once.startswith(plain.rstrip())
+    assert "|  | Uni | Bi |\n| --- | --: | --: |\n| STS-B | 30.50 | 38.50 |\n| NER |  | 1.00 |" in once
+    again = with_scores(once + "\n## More\n\nkept\n", {"Uni": {"STS-B": 31.0}}, "`unmask train`")
+    assert again.count("## Scores") == 1
+    assert "30.50" not in again
+    assert "kept" in again

@@ -20,6 +20,7 @@ _CAUSAL_BEFORE = (
     "- transformers >= 5.2, which reads `is_causal: false` in `config.json`; version 4 would read a causal decoder, so "
     "it is kept from opening the weights (`Incompatible safetensors file ... but v5`)"
 )
+_SCORES = re.compile(r"\n## Scores\n.*?(?=\n## |\Z)", re.DOTALL)
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -98,6 +99,22 @@ encoder.save("encoder")  # a whole folder, which sentence-transformers and other
 {_origin(lineage)}"""
 
 
+def with_scores(text: str, scores: Mapping[str, Mapping[str, float]], found_by: str) -> str:
+    """A card with a table of scores behind it, in the place of one that it has.
+
+    Args:
+        text: the card.
+        scores: of what (a rung of the ladder) -> figure -> value.
+        found_by: the command that did, and what it was given.
+    """
+    figures = list(dict.fromkeys(name for found in scores.values() for name in found))
+    rows = [[name, *(f"{found[name]:.2f}" if name in found else "" for found in scores.values())] for name in figures]
+    lines = [["", *scores], ["---", *["--:"] * len(scores)], *rows]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    told = f"## Scores\n\n{table}\n\nPercent, but for losses (nats); found by {found_by}.\n"
+    return f"{_SCORES.sub('', text).rstrip()}\n\n{told}"
+
+
 def _metadata(lineage: Mapping[str, Any]) -> dict[str, Any]:
     """What hubs read; a base that is no hub id would lead nowhere there."""
     base = str(lineage.get("base") or "")
@@ -118,7 +135,7 @@ def _facts(settings: EncoderSettings, width: int, *more: str) -> str:
 
 
 def _origin(lineage: Mapping[str, Any]) -> str:
-    """The base and every stage; scores are in the folder of the run, not here."""
+    """The base and every stage."""
     base = lineage.get("base") or "a model that was given in memory"
     revision = lineage.get("base_revision")
     lines = [
