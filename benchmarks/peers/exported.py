@@ -11,12 +11,14 @@ from .timing import reader, timed_encoding
 def write(job):
     """`float32/model.onnx` and `int8/model.onnx`: ids and mask in, states and vectors out."""
     from unmask import TextEncoder
+    from unmask.encoder.fingerprint import TEXTS
     from unmask.export.eight_bits import write_int8
     from unmask.export.graph import write_onnx
 
     whole, small = (Path(job["scratch"], name, "model.onnx") for name in ("float32", "int8"))
-    write_onnx(TextEncoder.load(job["model"], dtype="float32", device="cpu", fast=False), whole)
-    write_int8(whole, small)
+    encoder = TextEncoder.load(job["model"], dtype="float32", device="cpu", fast=False)
+    write_onnx(encoder, whole)
+    write_int8(whole, small, [text.ids for text in encoder.tokenize(TEXTS)])
     return {}
 
 

@@ -11,6 +11,7 @@ import torch
 from unmask.backbone.devices import weights_in
 from unmask.certificate.golden import write_certificate
 from unmask.encoder import Floats, TextEncoder
+from unmask.encoder.fingerprint import TEXTS
 from unmask.encoder.opening import reader_for
 from unmask.encoder.runner import Runner
 from unmask.errors import ArtifactError, ExportError
@@ -172,7 +173,7 @@ def _write(folder: Path, served: TextEncoder, runtime: str, precision: str) -> P
     if runtime == "openvino":
         write_openvino(whole, path)
     elif precision == "int8":
-        write_int8(whole, path)
+        write_int8(whole, path, [text.ids for text in served.tokenize(TEXTS)])
     else:
         whole.parent.rename(path.parent)
         return path
@@ -205,8 +206,8 @@ def _compare(
         if smallest < _LEAST_IN_EIGHT_BITS:
             raise ExportError(
                 f"In eight bits {samples[worst]} is at cosine {smallest:.4f} to the encoder's own vector, "
-                f"{near[how].mean():.4f} in the mean of {len(samples)}: some channels of this model are too large for "
-                "one scale a token. Nothing was written; export with --precision fp32."
+                f"{near[how].mean():.4f} in the mean of {len(samples)}: some channels of this model are too "
+                "different in size. Nothing was written; export with --precision fp32."
             )
     elif smallest < LEAST:
         low = int((near[how] < LEAST).sum())

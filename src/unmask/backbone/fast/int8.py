@@ -53,9 +53,9 @@ class Int8Linear(nn.Module):
         super().__init__()
         weight = linear.weight.detach().float()
         seen = torch.ones(linear.in_features) if largest is None else largest
-        grown = torch.ones_like(seen) if largest is None else _grown(weight, seen)
-        count = 0 if largest is None else min(_EXACT, linear.in_features // _ONE_OF)
-        exact = (seen / grown).topk(count).indices
+        grown, exact = torch.ones_like(seen), torch.empty(0, dtype=torch.int64)
+        if largest is not None:
+            grown, exact = smoothing(weight, seen)
         self.register_buffer("exact", exact)
         self.register_buffer("exact_weight", weight[:, exact].t().contiguous())
         rounded = (weight * grown).index_fill_(1, exact, 0)
@@ -124,11 +124,22 @@ def _linear_children(model: nn.Module) -> list[tuple[nn.Module, str, nn.Linear]]
     ]
 
 
-def _grown(weight: torch.Tensor, largest: torch.Tensor) -> torch.Tensor:
-    """What the weights of each input channel are multiplied by, [in]; 1 in the (geometric) mean."""
+def smoothing(weight: torch.Tensor, largest: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """How input channels are brought to like sizes before they are rounded.
+
+    Args:
+        weight: [out, in], of all layers that read these inputs.
+        largest: the largest size of each input channel that was seen, [in].
+
+    Returns:
+        What the weights of each channel are multiplied by, and its inputs divided by, [in]; 1 in the (geometric) mean.
+        And the channels that are too large all the same and not rounded.
+    """
     own = weight.abs().amax(0).clamp(min=_LEAST)
     grown = largest.clamp(min=_LEAST) ** _SHARE / own ** (1 - _SHARE)
-    return grown / grown.log().mean().exp()
+    grown /= grown.log().mean().exp()
+    exact = (largest / grown).topk(min(_EXACT, len(largest) // _ONE_OF)).indices
+    return grown, exact
 
 
 def _scale(rows: torch.Tensor) -> torch.Tensor:
