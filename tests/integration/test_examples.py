@@ -144,3 +144,20 @@ def test_baselines_are_scored_once_and_only_those_asked_for(tmp_path):
     done = subprocess.run([*command, "nobody"], capture_output=True, text=True)
     assert done.returncode == 2
     assert "--only nobody: there are weighted mean, last token, Echo, input embeddings, again, BM25" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.data
+def test_what_changed_inside_is_drawn_for_two_decoders(bidirectional, tmp_path, data_folder):
+    bidirectional.save(tmp_path / "encoder")
+    options = ["--decoder", "pocket", "--paragraphs", "120", "--encoder", f"as saved={tmp_path / 'encoder'}"]
+    command = [sys.executable, str(EXAMPLES / "inside.py"), *options, "--out", str(tmp_path / "plots")]
+    command += ["--context", str(data_folder / "wiki" / "valid.jsonl")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    uni, bi, saved, *small = [[cell.strip() for cell in row.split("|")] for row in done.stdout.splitlines()[2:]]
+    assert [uni[2], bi[2], saved[2], *(row[2] for row in small)] == ["Uni", "Bi", "as saved", "Uni", "Bi"]
+    assert bi[3:] == saved[3:]
+    assert float(uni[6]) == 0.5  # a beginning knows nothing of the end
+    assert float(bi[5]) > float(uni[5])
+    assert {file.name for file in (tmp_path / "plots").iterdir()} == {"inside_layers.svg", "inside_context.svg"}
