@@ -6,6 +6,7 @@ up over thirty layers. A proof that compared the largest of rounded states once 
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +88,10 @@ def test_figures_of_a_rung_hardly_move_in_bfloat16(model, pairs, sentences, data
     found = []
     for precision in ("fp32", "bf16"):
         asked = load_recipe(recipe, [f"evaluation.precision={precision}"])
-        found.append(train(asked, tmp_path / precision).rungs[-1].figures)
+        result = train(asked, tmp_path / precision)
+        found.append(result.rungs[-1].figures)
+        card = (result.encoder / "README.md").read_text()
+        assert re.search(rf"\| STS-B \|.* {found[-1]['STS-B']:.2f} \|\n.*found by `unmask train`", card, re.DOTALL)
     assert found[0] != found[1]
     for figure in ("STS-B", "chunking"):
         assert abs(found[0][figure] - found[1][figure]) < (0.1 if model == "pocket" else 0.5)

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 
 import numpy as np
 import pytest
@@ -152,6 +153,24 @@ def test_what_is_pooled_more_is_measured_and_the_encoder_stays_as_it_was(without
     again = TextEncoder.load(tmp_path / "out")
     assert again.settings.include_special_tokens
     assert not (tmp_path / "out" / "WordWeights").exists()
+
+
+def test_the_card_says_how_near_it_is_and_has_the_scores_of_what_still_computes_the_same(without_bos, tmp_path):
+    scores = {"found_by": "`unmask train`", "figures": {"Bi": {"STS-B": 38.5}}}
+    without_bos.lineage = {**without_bos.lineage, "scores": scores}
+    without_bos.save(tmp_path / "scored")
+    export_encoder(TextEncoder.load(tmp_path / "scored"), tmp_path / "same", "sentence-transformers")
+    export_encoder(without_bos, tmp_path / "other", "vllm", pool_special_tokens=True)
+    same, other = ((tmp_path / name / "README.md").read_text() for name in ("same", "other"))
+    assert "| STS-B | 38.50 |" in same
+    assert re.search(r"smallest cosine 0\.9999\d+|smallest cosine 1\.0", same)
+    assert "## Scores" not in other
+    assert "## Scores" not in card_of(TextEncoder.load(tmp_path / "scored", pooling="last"), tmp_path)
+
+
+def card_of(encoder, folder):
+    encoder.save(folder / "again")
+    return (folder / "again" / "README.md").read_text()
 
 
 def test_weights_are_written_in_the_dtype_they_had(tmp_path):

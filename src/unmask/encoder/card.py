@@ -47,7 +47,7 @@ def card(
     gaps = [*gaps, *([_TOKENIZER_ALONE] if splits else [])]
     known = "".join(f"- {gap}\n" for gap in gaps)
     differences = f"\n## What other runtimes do differently\n\n{known}" if gaps else ""
-    return f"""---
+    text = f"""---
 {yaml.safe_dump(_metadata(lineage), sort_keys=False).rstrip()}
 ---
 
@@ -67,6 +67,7 @@ Over HTTP: `unmask serve "this folder"`. Is what is served right? `unmask check 
 ## Where it comes from
 
 {_origin(lineage)}{differences}"""
+    return with_scores(text, lineage["scores"]) if lineage.get("scores") else text
 
 
 def adapter_card(settings: EncoderSettings, lineage: Mapping[str, Any], *, width: int, made: str) -> str:
@@ -99,19 +100,19 @@ encoder.save("encoder")  # a whole folder, which sentence-transformers and other
 {_origin(lineage)}"""
 
 
-def with_scores(text: str, scores: Mapping[str, Mapping[str, float]], found_by: str) -> str:
+def with_scores(text: str, scores: Mapping[str, Any]) -> str:
     """A card with a table of scores behind it, in the place of one that it has.
 
     Args:
         text: the card.
-        scores: of what (a rung of the ladder) -> figure -> value.
-        found_by: the command that did, and what it was given.
+        scores: as a lineage holds them: `figures`, by rung and name, and the command that they were `found_by`.
     """
-    figures = list(dict.fromkeys(name for found in scores.values() for name in found))
-    rows = [[name, *(f"{found[name]:.2f}" if name in found else "" for found in scores.values())] for name in figures]
-    lines = [["", *scores], ["---", *["--:"] * len(scores)], *rows]
+    rungs: Mapping[str, Mapping[str, float]] = scores["figures"]
+    figures = list(dict.fromkeys(name for found in rungs.values() for name in found))
+    rows = [[name, *(f"{found[name]:.2f}" if name in found else "" for found in rungs.values())] for name in figures]
+    lines = [["", *rungs], ["---", *["--:"] * len(rungs)], *rows]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    told = f"## Scores\n\n{table}\n\nPercent, but for losses (nats); found by {found_by}.\n"
+    told = f"## Scores\n\n{table}\n\nPercent, but for losses (nats); found by {scores['found_by']}.\n"
     return f"{_SCORES.sub('', text).rstrip()}\n\n{told}"
 
 

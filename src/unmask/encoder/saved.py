@@ -38,6 +38,11 @@ def read_lineage(folder: Path) -> dict[str, Any]:
     return {}
 
 
+def without_scores(lineage: Mapping[str, Any]) -> dict[str, Any]:
+    """A lineage for an encoder that no longer computes what was scored."""
+    return {key: value for key, value in lineage.items() if key != "scores"}
+
+
 def read_fingerprint(folder: Path) -> str | None:
     """The fingerprint that an encoder had when it was saved; None where none was written. Weights may have changed."""
     saved = read_json(folder / "unmask.json", missing={}).get("fingerprint")

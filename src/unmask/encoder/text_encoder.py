@@ -19,6 +19,7 @@ from unmask.encoder.fingerprint import Fingerprint
 from unmask.encoder.folder import POOLING_WEIGHTS, write_encoder
 from unmask.encoder.opening import open_model, reader_for
 from unmask.encoder.runner import EncoderModule, Runner
+from unmask.encoder.saved import without_scores
 from unmask.encoder.stream import (
     EncodeOptions,
     Floats,
@@ -138,7 +139,8 @@ class TextEncoder:
         encoder = cls(opened.model, opened.tokenizer, settings, chat=opened.chat, fast=fast)
         if settings.pooling == opened.settings.pooling:  # another one than was saved begins anew
             encoder.runner.load_pooling(opened.folder / POOLING_WEIGHTS)
-        encoder.lineage = opened.lineage
+        as_it_was = settings == opened.settings and attention is None
+        encoder.lineage = opened.lineage if as_it_was else without_scores(opened.lineage)
         encoder._base, encoder._adapter, encoder.stored = opened.base, opened.adapter, opened.stored
         return encoder
 

@@ -14,6 +14,7 @@ from unmask.encoder import Floats, TextEncoder
 from unmask.encoder.fingerprint import TEXTS
 from unmask.encoder.opening import reader_for
 from unmask.encoder.runner import Runner
+from unmask.encoder.saved import without_scores
 from unmask.errors import ArtifactError, ExportError
 from unmask.export.eight_bits import write_int8
 from unmask.export.fitness import pools_prompt, pools_special_tokens, require_served
@@ -21,7 +22,7 @@ from unmask.export.graph import require_writers, write_onnx, write_openvino
 from unmask.export.reading import read_back, reader_of
 from unmask.export.samples import Sample, cosines, pools_prompts, samples_for, vectors_of
 from unmask.export.targets import TARGETS, Target
-from unmask.export.writing import cautions, serving, write_folder
+from unmask.export.writing import cautions, serving, tell_compared, write_folder
 from unmask.files import new_folder, require_new_folder
 
 Precision = Literal["fp32", "int8"]
@@ -94,6 +95,8 @@ def export_encoder(
         served.stored = stored
         changes = _changes(served, target, pool_special_tokens=pool_special_tokens, pool_prompts=pool_prompts)
         before, served = served, _with(served, **changes)
+        if changes or precision != "fp32":
+            served.lineage = without_scores(served.lineage)
         samples = samples_for(served, prompts=not target.graph or pools_prompts(served))
         expected = vectors_of(served, samples)
         cost = float(cosines(expected, vectors_of(before, samples)).min()) if changes else None
@@ -103,6 +106,8 @@ def export_encoder(
             found = read_back(runtime, partial, samples, graph=graph) if with_library else {}
             cosine, text = _compare(found, expected, samples, target, precision)
             write_certificate(served, partial)
+            if found:
+                tell_compared(partial, f"smallest cosine {cosine:.6f} of {len(samples)} texts, read by {with_library}")
     return ExportReport(
         runtime=runtime,
         folder=str(place),

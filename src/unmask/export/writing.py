@@ -58,6 +58,13 @@ def write_folder(folder: Path, encoder: TextEncoder, runtime: str) -> None:
     write_text(card, f"{card.read_text(encoding='utf-8').rstrip()}\n\n{_section(encoder, runtime)}")
 
 
+def tell_compared(folder: Path, how: str) -> None:
+    """Add to the card how near the written folder is to the encoder it was made of."""
+    card = folder / "README.md"
+    told = f"Compared with the encoder it was made of: {how}. `unmask check` tells by `golden.json` if a copy is right."
+    write_text(card, f"{card.read_text(encoding='utf-8').rstrip()}\n\n{told}\n")
+
+
 def serving(encoder: TextEncoder, runtime: str, folder: Path) -> list[str]:
     """The commands that serve a folder."""
     return [_filled(line, encoder, folder) for line in TARGETS[runtime].serve]

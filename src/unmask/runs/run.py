@@ -29,7 +29,7 @@ from unmask.encoder.card import with_scores
 from unmask.encoder.layout import read_layout
 from unmask.encoder.saved import is_foreign
 from unmask.errors import ArtifactError, RecipeError, UnmaskError
-from unmask.files import new_folder, write_json, write_text
+from unmask.files import new_folder, read_json, write_json, write_text
 from unmask.heap import use_one_heap
 from unmask.runs.claim import claim_folder
 from unmask.runs.evaluate import Score, check_tasks, scorers
@@ -125,19 +125,26 @@ def train(
     result = RunResult(rungs, encoder, time.perf_counter() - started)
     if main:
         write_json(folder / "results.json", result.to_dict())
-        _tell_scores(recipe, result)
+        if evaluate is None:  # else nobody else can find them
+            _tell_scores(recipe, result)
     if accelerator is not None:
         accelerator.end_training()
     return result
 
 
 def _tell_scores(recipe: Recipe, result: RunResult) -> None:
-    """Put the figures of all rungs into the card of the final encoder, which is the last."""
-    scores = {rung.name: rung.figures for rung in result.rungs if rung.figures}
-    if scores:
-        card = result.encoder / "README.md"
-        found_by = f"`unmask train`, recipe {recipe.name}, seed {recipe.seed}"
-        write_text(card, with_scores(card.read_text(encoding="utf-8"), scores, found_by))
+    """Put the figures of all rungs into the lineage and the card of the final encoder, which is the last."""
+    figures = {rung.name: rung.figures for rung in result.rungs if rung.figures}
+    if not figures:
+        return
+    found_by = (
+        f"`unmask train`, recipe {recipe.name}, seed {recipe.seed}, in {precision_here(recipe.evaluation.precision)}"
+    )
+    scores = {"found_by": found_by, "figures": figures}
+    own, card = (result.encoder / name for name in ("unmask.json", "README.md"))
+    saved = read_json(own)
+    write_json(own, saved | {"lineage": saved["lineage"] | {"scores": scores}})
+    write_text(card, with_scores(card.read_text(encoding="utf-8"), scores))
 
 
 def _preflight(recipe: Recipe, data: Data) -> None:
