@@ -114,8 +114,7 @@ class TextEncoder:
             window: keep sliding windows (two-sided) or lift them; by default as saved, else keep.
             pooling: overrides what was saved; a bare model is mean-pooled.
             max_length: overrides what was saved.
-            chat_template: overrides what was saved, as does the next.
-            include_special_tokens: overrides what was saved.
+            chat_template, include_special_tokens: override what was saved.
             dtype: of the weights; by default as saved, but float32 on a CPU that multiplies nothing shorter fast.
             device: by default the GPU if there is one.
             attention_implementation: for example eager or sdpa.
@@ -139,8 +138,8 @@ class TextEncoder:
         encoder = cls(opened.model, opened.tokenizer, settings, chat=opened.chat, fast=fast)
         if settings.pooling == opened.settings.pooling:  # another one than was saved begins anew
             encoder.runner.load_pooling(opened.folder / POOLING_WEIGHTS)
-        as_it_was = settings == opened.settings and attention is None
-        encoder.lineage = opened.lineage if as_it_was else without_scores(opened.lineage)
+        kept = settings == opened.settings and not attention
+        encoder.lineage = opened.lineage if kept else without_scores(opened.lineage)
         encoder._base, encoder._adapter, encoder.stored = opened.base, opened.adapter, opened.stored
         return encoder
 
