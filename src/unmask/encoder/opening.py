@@ -13,8 +13,16 @@ from unmask.backbone.loading import check_vocabulary, learned_positions, load_mo
 from unmask.backbone.locate import find_adapters, layout_folder, load_tokenizer
 from unmask.backbone.truth.opening import AttentionSpec, apply_attention, attach_adapters
 from unmask.encoder.layout import fit_tokenizer, read_layout
-from unmask.encoder.saved import is_foreign, last_that_says, read_attention, read_chat, read_lineage, read_settings
-from unmask.settings import Dtype, EncoderSettings
+from unmask.encoder.saved import (
+    is_foreign,
+    last_that_says,
+    read_attention,
+    read_chat,
+    read_lineage,
+    read_settings,
+    without_scores,
+)
+from unmask.settings import AttentionMode, Dtype, EncoderSettings
 from unmask.text.prompts import ChatWrapper
 from unmask.text.reader import Reader
 
@@ -46,6 +54,11 @@ class OpenedModel:
     base: str
     adapter: Any | None
     stored: torch.dtype | None
+
+    def lineage_for(self, settings: EncoderSettings, attention: AttentionMode | None) -> dict[str, Any]:
+        """The lineage under these settings; scores are of an encoder as it was saved."""
+        same = settings == self.settings and attention is None
+        return self.lineage if same else without_scores(self.lineage)
 
 
 def reader_for(model: Any, tokenizer: Any, settings: EncoderSettings | None, chat: ChatWrapper | None = None) -> Reader:

@@ -19,7 +19,6 @@ from unmask.encoder.fingerprint import Fingerprint
 from unmask.encoder.folder import POOLING_WEIGHTS, write_encoder
 from unmask.encoder.opening import open_model, reader_for
 from unmask.encoder.runner import EncoderModule, Runner
-from unmask.encoder.saved import without_scores
 from unmask.encoder.stream import (
     EncodeOptions,
     Floats,
@@ -114,7 +113,8 @@ class TextEncoder:
             window: keep sliding windows (two-sided) or lift them; by default as saved, else keep.
             pooling: overrides what was saved; a bare model is mean-pooled.
             max_length: overrides what was saved.
-            chat_template, include_special_tokens: override what was saved.
+            chat_template: overrides what was saved, as does the next.
+            include_special_tokens: overrides what was saved.
             dtype: of the weights; by default as saved, but float32 on a CPU that multiplies nothing shorter fast.
             device: by default the GPU if there is one.
             attention_implementation: for example eager or sdpa.
@@ -138,8 +138,7 @@ class TextEncoder:
         encoder = cls(opened.model, opened.tokenizer, settings, chat=opened.chat, fast=fast)
         if settings.pooling == opened.settings.pooling:  # another one than was saved begins anew
             encoder.runner.load_pooling(opened.folder / POOLING_WEIGHTS)
-        kept = settings == opened.settings and not attention
-        encoder.lineage = opened.lineage if kept else without_scores(opened.lineage)
+        encoder.lineage = opened.lineage_for(settings, attention)
         encoder._base, encoder._adapter, encoder.stored = opened.base, opened.adapter, opened.stored
         return encoder
 
