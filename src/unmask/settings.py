@@ -12,7 +12,7 @@ AttentionMode = Literal["causal", "bidirectional"]
 Window = Literal["keep", "lift"]
 Recurrent = Literal["refuse", "forward", "two-way"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-Position = Literal["auto", "same", "previous"]  # of a word's states; auto: as the encoder's lineage says
+Position = Literal["auto", "same", "previous"]  # of a word's states; auto: the better one after MNTP
 
 
 class Settings(BaseModel):

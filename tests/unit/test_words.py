@@ -13,7 +13,7 @@ from unmask.evaluation.features import MappedRows, extract, look_over
 from unmask.evaluation.probe import LinearProbe, Rows, fit_converged, fit_paper, standardise
 from unmask.evaluation.spans import span_f1, span_scheme
 from unmask.evaluation.tagger import Tagger, weights_fingerprint
-from unmask.evaluation.words import ProbeSettings, WordsData, evaluate_words, resolve_position
+from unmask.evaluation.words import ProbeSettings, WordsData, evaluate_words
 
 TEXTS = [("The", "unbelievable", "cat"), ("sat",), ("on", "the", "mat", "yesterday", "afternoon", ".")]
 CORPUS = [
@@ -150,12 +150,27 @@ def test_layers_positions_and_seeds_are_scored_in_one_run(bidirectional):
     assert result.accuracy_spread >= 0
 
 
-def test_the_position_follows_the_lineage(bidirectional):
-    assert resolve_position(bidirectional, "auto") == "same"
+def test_after_mntp_auto_takes_the_position_that_held_out_training_words_are_read_better_from(bidirectional):
+    """Labels of the word itself are in its own state, those of the word before in the state before."""
+    draw = np.random.default_rng(0)
+    sentences = [tuple(draw.choice(("cat", "sat", "quietly", "garden", "a", "small"), 8).tolist()) for _ in range(60)]
+    tasks = {
+        "own": lambda sentence: tuple("long" if len(word) > 3 else "short" for word in sentence),
+        "earlier": lambda sentence: ("none", *("long" if len(word) > 3 else "short" for word in sentence[:-1])),
+    }
+    corpus = [LabelledSentence(one, {name: label(one) for name, label in tasks.items()}) for one in sentences]
+    data = WordsData(corpus, corpus)
+    assert [result.position for result in evaluate_words(bidirectional, data, positions=("auto",))] == ["same"] * 2
     try:
         bidirectional.lineage = {"stages": [{"name": "mntp", "settings": {"objective": "mntp"}}]}
-        assert resolve_position(bidirectional, "auto") == "previous"
-        assert resolve_position(bidirectional, "same") == "same"
+        found = evaluate_words(bidirectional, data, positions=("auto",), layers=[0])
+        assert {result.task: result.position for result in found} == {"own": "same", "earlier": "previous"}
+        both = evaluate_words(bidirectional, data, positions=("auto", "same"), layers=[0])
+        assert [(r.task, r.position, r.chosen) for r in both] == [
+            ("own", "same", True),
+            ("earlier", "same", False),
+            ("earlier", "previous", True),
+        ]
     finally:
         bidirectional.lineage = {}
 

@@ -47,7 +47,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--position",
         choices=("auto", "same", "previous"),
         default="auto",
-        help="a word's own states, or those one token before; auto: `previous` for a model that went through MNTP",
+        help="a word's own states, or those one token before, as the paper has it after MNTP; auto (default): after "
+        "MNTP whichever a fifth of the training sentences is read better from, else `same`",
     )
     parser.add_argument("--layers", default="last", metavar="LIST", help="last (default), all, or numbers: 0,6,12")
     parser.add_argument(

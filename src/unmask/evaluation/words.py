@@ -3,8 +3,8 @@
 import logging
 import statistics
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,10 @@ from unmask.evaluation.spans import Scheme, span_f1, span_scheme
 from unmask.settings import Position
 
 logger = logging.getLogger(__name__)
+
+_POSITIONS: tuple[WordPosition, ...] = ("same", "previous")
+_EVERY = 5  # of the sentences that `auto` looks at, the last is held out
+_CHOICE_BYTES = 32 << 20  # of word vectors that `auto` looks at: 14,000 words of width 576
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,7 @@ class WordsResult:
         accuracy_spread: half the range over seeds.
         f1_spread: half the range over seeds.
         seeds: how many.
+        chosen: the position is what `auto` took.
     """
 
     task: str
@@ -76,18 +81,12 @@ class WordsResult:
     accuracy_spread: float = 0.0
     f1_spread: float = 0.0
     seeds: int = 1
+    chosen: bool = False
     trained: LinearProbe | None = field(default=None, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """For `--json`."""
         return {key: value for key, value in asdict(self).items() if key != "trained"}
-
-
-def resolve_position(encoder: TextEncoder, wanted: Position) -> WordPosition:
-    """`auto` is `previous` for a model that went through MNTP, `same` for all others, as in the paper."""
-    if wanted != "auto":
-        return wanted
-    return "previous" if encoder.went_through_mntp else "same"
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +137,8 @@ def evaluate_words(
     Args:
         encoder: frozen.
         data: the corpora.
-        positions: a word's own states, those one token before, or as its lineage says (`auto`).
+        positions: a word's own states, those one token before, or `auto`: after MNTP, whose states say the next token,
+            whichever of the two a part of the training words is read better from, task by task; else the own ones.
         layers: 0 is the embedding output; by default the last.
         probe: which probe, and its seeds.
         progress: show bars.
@@ -147,7 +147,11 @@ def evaluate_words(
         DataError: a sentence longer than the encoder's `max_length`, or too little disk.
     """
     settings = probe or ProbeSettings()
-    wanted = list(dict.fromkeys(resolve_position(encoder, position) for position in positions))
+    asked: set[WordPosition] = {position for position in positions if position != "auto"}
+    open_choice = "auto" in positions and encoder.went_through_mntp
+    chosen: WordPosition | None = "same" if "auto" in positions and not open_choice else None
+    named = ["same", "previous"] if open_choice else [*asked, *([chosen] if chosen else [])]
+    wanted = [position for position in _POSITIONS if position in asked or position in named]
     views = len(wanted) * (len(set(layers)) if layers is not None else 1)
     with tempfile.TemporaryDirectory(prefix="unmask-words-") as scratch:
         check_room(Path(scratch), sum(shape.words for shape in data.shapes) * encoder.dimension * 4 * views)
@@ -159,26 +163,58 @@ def evaluate_words(
                 extract(encoder, corpus, shape, data.names, folder, positions=wanted, layers=layers, progress=progress)
             )
         train, test = features
+        kept = {view: dict.fromkeys(train.shape.tasks, view[0] == chosen) for view in train.vectors}
+        if open_choice:
+            for task in train.shape.tasks:
+                for layer in dict.fromkeys(layer for _, layer in train.vectors):
+                    kept[_better_position(train, layer, task, len(data.names[task])), layer][task] = True
         return [
             result
             for view in tqdm(train.vectors, desc="probes", unit="layer", disable=not progress)
-            for result in _score_view(train, test, view, data, settings)
+            for result in _score_view(train, test, view, data, settings, asked, kept[view])
         ]
 
 
+def _better_position(train: WordFeatures, layer: int, task: str, count: int) -> WordPosition:
+    """The position from whose states every fifth sentence of a part of the training words is labelled better."""
+    width = next(iter(train.vectors.values())).array.shape[1]
+    rows = min(train.shape.words, _CHOICE_BYTES // (4 * width))
+    labels = train.labels[task][:rows]
+    sentence: NDArray[np.int64] = np.repeat(np.arange(len(train.shape.lengths)), train.shape.lengths)[:rows]
+    held = sentence % _EVERY == _EVERY - 1
+    right: dict[WordPosition, float] = {}
+    for position in _POSITIONS:
+        matrix = train.vectors[position, layer].array[:rows]
+        own = Rows(matrix[~held].copy())
+        moments = standardise(own)
+        fitted = LinearProbe(*fit_converged(own, labels[~held], count), *moments)
+        right[position] = float((fitted.predict(matrix[held]) == labels[held]).mean())
+    best: WordPosition = max(_POSITIONS, key=lambda position: right[position])
+    told = ", ".join(f"{position} {100 * share:.2f}%" for position, share in right.items())
+    logger.info("%s, layer %d: words are read at position %s (held-out training words: %s)", task, layer, best, told)
+    return best
+
+
 def _score_view(
-    train: WordFeatures, test: WordFeatures, view: View, data: WordsData, settings: ProbeSettings
+    train: WordFeatures,
+    test: WordFeatures,
+    view: View,
+    data: WordsData,
+    settings: ProbeSettings,
+    asked: Collection[WordPosition],
+    chosen: Mapping[str, bool],
 ) -> Iterator[WordsResult]:
-    """Every task on the vectors of one position and layer."""
+    """Every task on the vectors of one position and layer, if the position was asked for or chosen for the task."""
     rows, lengths = train.vectors[view], train.shape.lengths
-    moments = standardise(rows) if settings.name == "converged" else None
-    for name in train.shape.tasks:
+    tasks = [name for name in train.shape.tasks if view[0] in asked or chosen[name]]
+    moments = standardise(rows) if settings.name == "converged" and tasks else None
+    for name in tasks:
         labels, count = train.labels[name], len(data.names[name])
         if moments:
             probes = [LinearProbe(*fit_converged(rows, labels, count), *moments)]
         else:
             probes = [fit_paper(rows, labels, lengths, count, steps=settings.steps, seed=s) for s in settings.seeds]
-        yield _score(probes, test, view, name, data, settings)
+        yield replace(_score(probes, test, view, name, data, settings), chosen=chosen[name])
 
 
 def _score(

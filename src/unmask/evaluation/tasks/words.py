@@ -38,13 +38,12 @@ def _read(settings: WordsSettings) -> "WordsData":
 def _score(
     encoder: "TextEncoder", data: "WordsData", settings: WordsSettings, progress: bool
 ) -> dict[str, float | None]:
-    from unmask.evaluation.words import evaluate_words, resolve_position
+    from unmask.evaluation.words import evaluate_words
 
     results = evaluate_words(encoder, data, positions=settings.positions, progress=progress)
-    by_position = {result.position: result for result in results}
     figures: dict[str, float | None] = {}
     for asked in settings.positions:
-        result = by_position[resolve_position(encoder, asked)]
+        result = next(one for one in results if (one.chosen if asked == "auto" else one.position == asked))
         variant = "" if asked == settings.positions[0] else f" ({asked})"
         figures |= {f"accuracy{variant}": result.accuracy, f"f1{variant}": result.f1}
     return figures
