@@ -101,12 +101,16 @@ def main() -> None:
     pairs = [(triple.query, triple.positive) for triple in triples]
     running = paragraphs(arguments.context, arguments.paragraphs)
     found = {
-        decoder: analyse(subjects(decoder, made), triples=triples, pairs=pairs, running=running, progress=True)
+        Path(decoder).name: analyse(
+            subjects(decoder, made), triples=triples, pairs=pairs, running=running, progress=True
+        )
         for decoder, made in ((arguments.decoder, trained), (arguments.small, {}))
     }
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "inside_layers.svg").write_text(layers_plot(found), encoding="utf-8")
-    (arguments.out / "inside_context.svg").write_text(context_plot(found[arguments.decoder]), encoding="utf-8")
+    (arguments.out / "inside_context.svg").write_text(
+        context_plot(found[Path(arguments.decoder).name]), encoding="utf-8"
+    )
     if arguments.json:
         arguments.json.write_text(json.dumps({name: own.to_dict() for name, own in found.items()}), encoding="utf-8")
     print(table(found))

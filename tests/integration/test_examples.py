@@ -2,12 +2,14 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from unmask.backbone.locate import resolve_model
 from unmask.cli.main import main
 from unmask.data.ranking import read_candidates
 from unmask.evaluation.tasks.similarity import read_pairs
@@ -150,7 +152,15 @@ def test_baselines_are_scored_once_and_only_those_asked_for(tmp_path):
 @pytest.mark.data
 def test_what_changed_inside_is_drawn_for_two_decoders(bidirectional, tmp_path, data_folder):
     bidirectional.save(tmp_path / "encoder")
-    options = ["--decoder", "pocket", "--paragraphs", "120", "--encoder", f"as saved={tmp_path / 'encoder'}"]
+    shutil.copytree(resolve_model("pocket"), tmp_path / "decoder")
+    options = [
+        "--decoder",
+        str(tmp_path / "decoder"),
+        "--paragraphs",
+        "120",
+        "--encoder",
+        f"as saved={tmp_path / 'encoder'}",
+    ]
     command = [sys.executable, str(EXAMPLES / "inside.py"), *options, "--out", str(tmp_path / "plots")]
     command += ["--context", str(data_folder / "wiki" / "valid.jsonl")]
     done = subprocess.run(command, capture_output=True, text=True)
