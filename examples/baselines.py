@@ -56,9 +56,10 @@ class EchoReader(Reader):
 
 
 def causal(recipe: Recipe, pooling: str) -> TextEncoder:
-    """The untouched decoder."""
-    name, length = recipe.model.name, recipe.model.encoder_settings().max_length
-    return TextEncoder.load(name, attention="causal", pooling=pooling, max_length=length, dtype=dtype(recipe))
+    """The untouched decoder, read as the recipe reads."""
+    name, settings = recipe.model.name, recipe.model.encoder_settings()
+    options = {"max_length": settings.max_length, "include_special_tokens": settings.include_special_tokens}
+    return TextEncoder.load(name, attention="causal", pooling=pooling, dtype=dtype(recipe), **options)
 
 
 def dtype(recipe: Recipe) -> Dtype:

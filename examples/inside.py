@@ -96,6 +96,10 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     known = ["Bi+MNTP=smollm2-mntp", "+SimCSE=smollm2-unsupervised", "+supervised=smollm2-supervised"]
+    if Path(arguments.decoder).name == Path(arguments.small).name:
+        parser.error("--decoder and --small need different names")
+    if wrong := [entry for entry in arguments.encoder or () if "=" not in entry]:
+        parser.error(f"--encoder {wrong[0]}: give NAME=FOLDER")
     trained = dict(entry.split("=", 1) for entry in arguments.encoder or known)
     triples = read_triples(None)
     pairs = [(triple.query, triple.positive) for triple in triples]

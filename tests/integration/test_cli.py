@@ -89,7 +89,7 @@ def test_a_probe_finds_chunks_in_real_text(encoder_folder, data_folder, capsys):
 
 
 @pytest.mark.data
-def test_the_pocket_decoder_has_the_published_sts_figure(data_folder, capsys):
+def test_the_pocket_decoder_keeps_its_sts_figures(data_folder, capsys):
     file = str(data_folder / "stsb" / "stsb-en-dev.csv")
     for attention, expected in [("causal", 49.6), ("bidirectional", 56.7)]:
         assert main(["eval", "sts", "pocket", "--attention", attention, "--data", file, "--json"]) == 0

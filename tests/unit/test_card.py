@@ -50,8 +50,7 @@ def test_stages_and_their_data_are_listed(bidirectional):
 def test_scores_stand_behind_and_take_the_place_of_earlier_ones(bidirectional):
     plain = card(bidirectional.settings, LINEAGE, width=256, gaps=["one thing differs."], splits=False)
     scores = {"found_by": "`unmask train`", "figures": {"Uni": {"STS-B": 30.5}, "Bi": {"STS-B": 38.502, "NER": 1.0}}}
-    lineage = LINEAGE | {"scores": scores}
-    once = card(bidirectional.settings, lineage, width=256, gaps=["one thing differs."], splits=False)
+    once = card(bidirectional.settings, LINEAGE, width=256, gaps=["one thing differs."], splits=False, scores=scores)
     assert once.startswith(plain.rstrip())
     assert "|  | Uni | Bi |\n| --- | --: | --: |\n| STS-B | 30.50 | 38.50 |\n| NER |  | 1.00 |" in once
     more = once + "\n## More\n\nkept\n"

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from unmask import ArtifactError, ExportError, TextEncoder, convert, export_encoder
+from unmask.backbone.locate import model_files
 from unmask.backbone.opened import plain_model, plain_tokenizer
 from unmask.backbone.written_tokenizer import hold_to_itself
 from unmask.export.graph import EncoderGraph
@@ -156,21 +157,25 @@ def test_what_is_pooled_more_is_measured_and_the_encoder_stays_as_it_was(without
 
 
 def test_the_card_says_how_near_it_is_and_has_the_scores_of_what_still_computes_the_same(without_bos, tmp_path):
-    scores = {"found_by": "`unmask train`", "figures": {"Bi": {"STS-B": 38.5}}}
-    without_bos.lineage = {**without_bos.lineage, "scores": scores}
+    found = {"Bi": {"STS-B": 38.5}}
+    without_bos.scores = {"found_by": "`unmask train`", "figures": found, "fingerprint": without_bos.fingerprint()}
     without_bos.save(tmp_path / "scored")
     export_encoder(TextEncoder.load(tmp_path / "scored"), tmp_path / "same", "sentence-transformers")
     export_encoder(without_bos, tmp_path / "other", "vllm", pool_special_tokens=True)
-    same, other = ((tmp_path / name / "README.md").read_text() for name in ("same", "other"))
-    assert "| STS-B | 38.50 |" in same
-    assert re.search(r"smallest cosine 0\.9999\d+|smallest cosine 1\.0", same)
-    assert "## Scores" not in other
-    assert "## Scores" not in card_of(TextEncoder.load(tmp_path / "scored", pooling="last"), tmp_path)
+    TextEncoder.load(tmp_path / "scored", pooling="last").save(tmp_path / "last")
+    cards = {name: (tmp_path / name / "README.md").read_text() for name in ("scored", "same", "other", "last")}
+    assert [name for name, card in cards.items() if "| STS-B | 38.50 |" in card] == ["scored", "same"]
+    assert [name for name in cards if (tmp_path / name / "scores.json").is_file()] == ["scored", "same"]
+    near = re.compile(r"Compared with the encoder: smallest cosine (0\.9999\d+|1\.0+) of \d+ texts, read by ")
+    assert [name for name, card in cards.items() if near.search(card)] == ["same", "other"]
+    assert re.search(r"as it was, to which it is at 0\.[89]\d+\.", cards["other"])
 
 
-def card_of(encoder, folder):
-    encoder.save(folder / "again")
-    return (folder / "again" / "README.md").read_text()
+def test_the_scores_are_no_input_of_what_is_made_from_an_encoder(without_bos, tmp_path):
+    without_bos.scores = {"found_by": "x", "figures": {"Bi": {"a": 1.0}}, "fingerprint": without_bos.fingerprint()}
+    without_bos.save(tmp_path / "scored")
+    assert (tmp_path / "scored" / "scores.json").is_file()
+    assert "scores.json" not in {file.name for file in model_files(tmp_path / "scored")}
 
 
 def test_weights_are_written_in_the_dtype_they_had(tmp_path):

@@ -171,6 +171,12 @@ def test_after_mntp_auto_takes_the_position_that_held_out_training_words_are_rea
             ("earlier", "same", False),
             ("earlier", "previous", True),
         ]
+        few = WordsData(corpus[:4], corpus)  # no fifth sentence to choose by
+        assert [result.position for result in evaluate_words(bidirectional, few, positions=("auto",))] == ["same"] * 2
+        layers = evaluate_words(bidirectional, data, positions=("auto",), layers=[0, 2])
+        assert sorted((result.task, result.layer) for result in layers) == [
+            (t, n) for t in ("earlier", "own") for n in (0, 2)
+        ]
     finally:
         bidirectional.lineage = {}
 

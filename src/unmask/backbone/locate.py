@@ -26,6 +26,7 @@ _TOKENIZER_FILES = (
 _WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json")
 _MODEL_WEIGHTS = ("model*.safetensors", "pytorch_model*")
 _READ_SUFFIXES = (".safetensors", ".json", ".model", ".txt", ".jinja")
+SCORES = "scores.json"  # in an encoder folder; nothing that is computed follows from it
 _GRAPHS = ("onnx", "openvino")
 _GGUF = ".gguf"
 _BUNDLED = ("pocket", "smollm2")
@@ -130,7 +131,8 @@ def check_adapter(folder: Path) -> None:
 
 def model_files(folder: Path) -> list[Path]:
     """What is read of a model, encoder or adapter folder: weights, configs, tokenizer."""
-    return sorted(p for pattern in ("*", "*/config.json") for p in folder.glob(pattern) if p.suffix in _READ_SUFFIXES)
+    found = [p for pattern in ("*", "*/config.json") for p in folder.glob(pattern)]
+    return sorted(p for p in found if p.suffix in _READ_SUFFIXES and p.name != SCORES)
 
 
 def load_tokenizer(name: str, adapters: Sequence[Path] = ()) -> Any:

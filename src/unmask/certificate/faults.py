@@ -20,7 +20,7 @@ _TOKENS = "look at what the tokenizer of the served copy adds: tokenizer.json's 
 _TOKENS += "add_eos_token of tokenizer_config.json"
 _POOLING = "set the runtime's pooling to what 1_Pooling/config.json says; many take the last token unless told"
 _CUT = "set the runtime's limit to the encoder's max_length (sentence_bert_config.json)"
-_MEAN = "the runtime knows no WordWeights module: train or convert with include_special_tokens: true for it"
+_MEAN = "the runtime knows no WordWeights module: unmask export --pool-special-tokens, or train with them (the default)"
 _PROMPT = "the runtime does not leave prompts out of the mean: use include_prompt: true for it, or one that reads it"
 
 FAULTS: dict[str, Fault] = {

@@ -113,7 +113,8 @@ def _save(arguments: argparse.Namespace, encoder: Any, data: Any, results: Any) 
         tagger = Tagger.from_result(arguments.encoder, encoder, best, names, opening(arguments))
         tagger.save(arguments.save_tagger)
     if arguments.plot:
-        rows = [{"layer": result.layer, f"of {result.task}": result.accuracy} for result in results]
+        in_order = sorted(results, key=lambda result: result.layer)  # `auto` may take either position of each
+        rows = [{"layer": result.layer, f"of {result.task}": result.accuracy} for result in in_order]
         series = {f"of {task}": task for task in data.schemes}
         figure = lines_figure(rows, series, "accuracy of words, %", across="layer", from_zero=False)
         Path(arguments.plot).write_text(figure, encoding="utf-8")

@@ -32,6 +32,7 @@ def card(
     gaps: Sequence[str],
     splits: bool,
     fingerprint: str | None = None,
+    scores: Mapping[str, Any] | None = None,
 ) -> str:
     """The card of an encoder, Markdown.
 
@@ -42,6 +43,7 @@ def card(
         gaps: what other runtimes do differently, in words.
         splits: spelled special tokens are text.
         fingerprint: of the encoder.
+        scores: see `with_scores`.
     """
     same = [f"- fingerprint `{fingerprint}`, nearly the same wherever the same is computed"] if fingerprint else []
     gaps = [*gaps, *([_TOKENIZER_ALONE] if splits else [])]
@@ -67,7 +69,7 @@ Over HTTP: `unmask serve "this folder"`. Is what is served right? `unmask check 
 ## Where it comes from
 
 {_origin(lineage)}{differences}"""
-    return with_scores(text, lineage["scores"]) if lineage.get("scores") else text
+    return with_scores(text, scores) if scores else text
 
 
 def adapter_card(settings: EncoderSettings, lineage: Mapping[str, Any], *, width: int, made: str) -> str:
@@ -105,11 +107,14 @@ def with_scores(text: str, scores: Mapping[str, Any]) -> str:
 
     Args:
         text: the card.
-        scores: as a lineage holds them: `figures`, by rung and name, and the command that they were `found_by`.
+        scores: `figures`, by rung and name, and the command that they were `found_by`.
     """
     rungs: Mapping[str, Mapping[str, float]] = scores["figures"]
     figures = list(dict.fromkeys(name for found in rungs.values() for name in found))
-    rows = [[name, *(f"{found[name]:.2f}" if name in found else "" for found in rungs.values())] for name in figures]
+    rows = []
+    for name in figures:
+        cells = (f"{found[name]:.2f}" if name in found else "" for found in rungs.values())
+        rows.append([name.replace("|", r"\|"), *cells])
     lines = [["", *rungs], ["---", *["--:"] * len(rungs)], *rows]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     told = f"## Scores\n\n{table}\n\nPercent, but for losses (nats); found by {scores['found_by']}.\n"

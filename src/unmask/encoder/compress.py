@@ -15,7 +15,7 @@ from unmask.backbone.low_rank import as_low_rank, in_dtype, input_moments
 from unmask.backbone.truth.opening import attention_of
 from unmask.encoder.card import adapter_card
 from unmask.encoder.folder import POOLING_WEIGHTS
-from unmask.encoder.saved import as_saved, without_scores
+from unmask.encoder.saved import as_saved
 from unmask.encoder.text_encoder import TextEncoder
 from unmask.errors import ArtifactError
 from unmask.files import new_folder, write_json, write_text
@@ -84,7 +84,7 @@ def compress(
         made.wrapper.peft_config["default"].save_pretrained(str(partial))
         save_file(dict(in_dtype(made.wrapper, torch.bfloat16)), partial / ADAPTER_WEIGHTS)
         seen = {key: value for key, value in asdict(attention_of(encoder.model)).items() if value}
-        own = seen | as_saved(encoder.settings, without_scores(encoder.lineage), encoder.reader.chat)
+        own = seen | as_saved(encoder.settings, encoder.lineage, encoder.reader.chat)
         write_json(partial / "unmask.json", own)
         told = adapter_card(encoder.settings, encoder.lineage, width=encoder.dimension, made=said)
         write_text(partial / "README.md", told)

@@ -7,7 +7,7 @@ from unmask.backbone.locate import load_tokenizer, resolve_model
 from unmask.backbone.truth.convert import convert
 from unmask.backbone.truth.verify import VerificationReport
 from unmask.encoder.opening import settings_of_folder
-from unmask.encoder.saved import read_lineage, without_scores
+from unmask.encoder.saved import read_lineage
 from unmask.encoder.text_encoder import TextEncoder
 from unmask.files import require_new_folder
 from unmask.settings import Recurrent, Window
@@ -42,7 +42,7 @@ def convert_and_save(
     settings = saved.changed(pooling=pooling, max_length=max_length, include_special_tokens=include_special_tokens)
     encoder = TextEncoder(model, tokenizer, settings, chat=chat)
     # An encoder that was trained already stays what it was trained to be.
-    earlier = without_scores(read_lineage(Path(source))) if Path(source).is_dir() else {}
+    earlier = read_lineage(Path(source)) if Path(source).is_dir() else {}
     encoder.lineage = {"base": name, "stages": [], **earlier, "attention": "bidirectional"}
     encoder.save(target)
     return report

@@ -6,7 +6,7 @@ forms of the pooling config, `rope_parameters` and the older rope keys.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,12 @@ from torch import nn
 
 from unmask.backbone.families import facts
 from unmask.backbone.families.switches import attention_mode
+from unmask.backbone.locate import SCORES
 from unmask.backbone.truth.recurrent import recurrent_mode
 from unmask.backbone.written_tokenizer import hold_to_itself
 from unmask.backbone.written_weights import refuse_to_transformers_4
 from unmask.encoder.card import card
+from unmask.encoder.fingerprint import same
 from unmask.encoder.saved import as_saved
 from unmask.files import new_folder, read_json, write_json, write_text
 from unmask.pooling import POOLINGS
@@ -50,6 +52,7 @@ def write_encoder(
     pooling: nn.Module | None = None,
     gaps: Sequence[str] = (),
     fingerprint: str | None = None,
+    scores: Mapping[str, Any] | None = None,
     weights: bool = True,
 ) -> None:
     """Write model, tokenizer and layout files into a new folder, and say what other runtimes will do differently.
@@ -62,6 +65,7 @@ def write_encoder(
         pooling: whose weights are saved too, if it has any.
         gaps: differences between runtimes that are known already, in words.
         fingerprint: of the encoder; a record, since somebody may change the weights later.
+        scores: see `read_scores`; left out where they are of another fingerprint.
         weights: False leaves the model's weights out.
 
     Raises:
@@ -96,6 +100,9 @@ def write_encoder(
             own["fingerprint"] = fingerprint
         write_json(partial / "unmask.json", own)
         told: dict[str, Any] = {"gaps": gaps, "splits": tokenizer.split_special_tokens, "fingerprint": fingerprint}
+        if scores and fingerprint is not None and same(scores["fingerprint"], fingerprint):
+            write_json(partial / SCORES, dict(scores))
+            told["scores"] = scores
         write_text(partial / "README.md", card(settings, lineage or {}, width=width, **told))
 
 
@@ -106,7 +113,7 @@ def interop_gaps(tokenizer: Any, settings: EncoderSettings) -> list[str]:
         found.append("sentence-transformers applies no chat template; load this folder with unmask.TextEncoder.")
     if POOLINGS[settings.pooling].layout is None:
         found.append(f"sentence-transformers has no pooling {settings.pooling!r}; it will refuse to open this folder.")
-    if settings.pooling == "last" and special_affixes(tokenizer)[1]:
+    if settings.pooling == "last" and not settings.include_special_tokens and special_affixes(tokenizer)[1]:
         found.append("the tokenizer ends texts with a special token, which sentence-transformers' last token is.")
     for name, prompt in settings.prompts.items():
         alone = tokenizer(prompt, add_special_tokens=False)["input_ids"]

@@ -19,10 +19,10 @@ from unmask.encoder.saved import (
     read_attention,
     read_chat,
     read_lineage,
+    read_scores,
     read_settings,
-    without_scores,
 )
-from unmask.settings import AttentionMode, Dtype, EncoderSettings
+from unmask.settings import Dtype, EncoderSettings
 from unmask.text.prompts import ChatWrapper
 from unmask.text.reader import Reader
 
@@ -40,6 +40,7 @@ class OpenedModel:
         chat: what was put around every text, as saved.
         folder: that says so.
         lineage: where the weights came from, as saved.
+        scores: what they scored, as saved.
         base: the model that the lineage begins with.
         adapter: the peft wrapper of adapters that were not merged.
         stored: dtype of the weights in the folder, where they run in another.
@@ -51,14 +52,10 @@ class OpenedModel:
     chat: ChatWrapper | None
     folder: Path
     lineage: dict[str, Any]
+    scores: dict[str, Any]
     base: str
     adapter: Any | None
     stored: torch.dtype | None
-
-    def lineage_for(self, settings: EncoderSettings, attention: AttentionMode | None) -> dict[str, Any]:
-        """The lineage under these settings; scores are of an encoder as it was saved."""
-        same = settings == self.settings and attention is None
-        return self.lineage if same else without_scores(self.lineage)
 
 
 def reader_for(model: Any, tokenizer: Any, settings: EncoderSettings | None, chat: ChatWrapper | None = None) -> Reader:
@@ -104,6 +101,7 @@ def open_model(
         chat=chat,
         folder=layout,
         lineage=lineage,
+        scores=read_scores(layout),
         base=str(lineage.get("base") or source),
         adapter=wrapper,
         stored=saved_dtype(source, dtype) if working != dtype and not folders else None,

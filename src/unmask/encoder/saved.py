@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from unmask.backbone.locate import SCORES
 from unmask.encoder.fingerprint import is_fingerprint
 from unmask.encoder.layout import read_layout
 from unmask.errors import ArtifactError
@@ -38,15 +39,15 @@ def read_lineage(folder: Path) -> dict[str, Any]:
     return {}
 
 
-def without_scores(lineage: Mapping[str, Any]) -> dict[str, Any]:
-    """A lineage for an encoder that no longer computes what was scored."""
-    return {key: value for key, value in lineage.items() if key != "scores"}
-
-
 def read_fingerprint(folder: Path) -> str | None:
     """The fingerprint that an encoder had when it was saved; None where none was written. Weights may have changed."""
     saved = read_json(folder / "unmask.json", missing={}).get("fingerprint")
     return saved if is_fingerprint(saved) else None
+
+
+def read_scores(folder: Path) -> dict[str, Any]:
+    """What an encoder scored: `figures` by rung and name, its `fingerprint`, what they were `found_by`; or nothing."""
+    return dict(read_json(folder / SCORES, missing={}))
 
 
 def read_attention(folder: Path) -> dict[str, Any]:

@@ -58,6 +58,7 @@ class TextEncoder:
         reader: tokenizer and settings.
         runner: model, pooling and fast paths.
         lineage: where the weights came from, as saved.
+        scores: what they scored, as saved; saved again while the encoder computes the same.
         quantized: the weights are in eight bits (`to_int8`) and cannot be saved.
         stored: dtype of the weights in the folder, where they run in another; they are saved in it.
     """
@@ -75,8 +76,8 @@ class TextEncoder:
         self.runner = Runner(model, self.reader.settings.pooling, fast)
         self.module = self.runner.module
         self.lineage: dict[str, Any] = {}
-        self.quantized = False
-        self._fingerprint = Fingerprint()
+        self.scores: dict[str, Any] = {}
+        self.quantized, self._fingerprint = False, Fingerprint()
         self._base: str | None = None
         self._adapter: Any | None = None
         self.stored: torch.dtype | None = None
@@ -138,7 +139,7 @@ class TextEncoder:
         encoder = cls(opened.model, opened.tokenizer, settings, chat=opened.chat, fast=fast)
         if settings.pooling == opened.settings.pooling:  # another one than was saved begins anew
             encoder.runner.load_pooling(opened.folder / POOLING_WEIGHTS)
-        encoder.lineage = opened.lineage_for(settings, attention)
+        encoder.lineage, encoder.scores = opened.lineage, opened.scores
         encoder._base, encoder._adapter, encoder.stored = opened.base, opened.adapter, opened.stored
         return encoder
 
@@ -344,6 +345,6 @@ class TextEncoder:
             raise ArtifactError("This encoder keeps its adapters apart; open it with merge=True to save it.")
         lineage = ({"base": self._base} if self._base else {}) | self.lineage
         more: dict[str, Any] = {"pooling": self.module.pooling, "gaps": compatibility_gaps(self.model)}
-        more |= {"weights": weights, "fingerprint": self._fingerprint.recorded(self)}
+        more |= {"weights": weights, "fingerprint": self._fingerprint.recorded(self), "scores": self.scores}
         with weights_in(self.model, self.stored or self.model.dtype):
             write_encoder(Path(folder), self.model, self.reader, lineage, **more)

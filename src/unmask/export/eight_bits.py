@@ -63,23 +63,27 @@ def _largest_inputs(source: Path, rows: Sequence[NDArray[np.int64]]) -> dict[str
 
     model = onnx.load(str(source), load_external_data=False)
     graph = model.graph
-    names = list(dict.fromkeys(node.input[0] for node, _, _ in _products(graph)))
-    _add(graph, "unmask_all_tokens", np.array([0, 1], dtype=np.int64))
-    for name in names:
-        graph.node.append(make_node("Abs", [name], [f"{name}.sizes"]))
-        graph.node.append(make_node("ReduceMax", [f"{name}.sizes", "unmask_all_tokens"], [f"{name}.seen"], keepdims=0))
+    shapes = {one.name: one.dims for one in graph.initializer}
+    widths = {node.input[0]: shapes[held][1 if turned else 0] for node, held, turned in _products(graph)}
+    _add(graph, "unmask_first", np.array([0], dtype=np.int64))
+    for name in widths:
+        sizes, tokens = f"{name}.sizes", f"{name}.tokens"
+        graph.node.append(make_node("Abs", [name], [sizes]))
+        _add(graph, f"{name}.shape", np.array([-1, widths[name]], dtype=np.int64))
+        graph.node.append(make_node("Reshape", [sizes, f"{name}.shape"], [tokens]))
+        graph.node.append(make_node("ReduceMax", [tokens, "unmask_first"], [f"{name}.seen"], keepdims=0))
         graph.output.append(make_tensor_value_info(f"{name}.seen", TensorProto.FLOAT, None))
     looking = source.with_name("looking.onnx")
     onnx.save_model(model, str(looking))
     session = InferenceSession(str(looking), providers=["CPUExecutionProvider"])
-    asked = [f"{name}.seen" for name in names]
+    asked = [f"{name}.seen" for name in widths]
     found: list[list[Matrix]] = []
     for row in rows:
         ids = row[None]
         found.append(session.run(asked, {"input_ids": ids, "attention_mask": np.ones_like(ids)}))
     del session
     looking.unlink()
-    return {name: np.max(sizes, axis=0) for name, sizes in zip(names, zip(*found, strict=True), strict=True)}
+    return {name: np.max(sizes, axis=0) for name, sizes in zip(widths, zip(*found, strict=True), strict=True)}
 
 
 def _rewrite(graph: Any, largest: dict[str, Matrix]) -> int:
@@ -88,34 +92,38 @@ def _rewrite(graph: Any, largest: dict[str, Matrix]) -> int:
     from onnx.helper import make_graph
 
     held = {one.name: one for one in graph.initializer}
-    matrices: dict[str, Matrix] = {}
+    weights: dict[str, tuple[str, bool]] = {}
     readers: dict[str, list[str]] = {}  # queries, keys and values have their states in common
     for node, name, turned in _products(graph):
-        matrix = numpy_helper.to_array(held[name])
-        matrices[node.output[0]] = matrix.T if turned else matrix
+        weights[node.output[0]] = name, turned
         readers.setdefault(node.input[0], []).append(node.output[0])
+
+    def matrix_of(out: str) -> Matrix:
+        name, turned = weights[out]
+        matrix: Matrix = numpy_helper.to_array(held[name])
+        return matrix.T if turned else matrix
+
     _add(graph, "unmask_largest", np.float32(_LARGEST))
     _add(graph, "unmask_least", np.float32(1e-12))
     _add(graph, "unmask_last", np.array([-1], dtype=np.int64))
     nodes, scaled = [], dict[str, tuple[Matrix, NDArray[np.int64]]]()
     for node in graph.node:
-        matrix = matrices.get(node.output[0])
-        if matrix is None:
+        if node.output[0] not in weights:
             nodes.append(node)
             continue
         states = node.input[0]
         if states not in scaled:
-            together = np.concatenate([matrices[out] for out in readers[states]], axis=1)
+            together = np.concatenate([matrix_of(out) for out in readers[states]], axis=1)
             grown, exact = smoothing(torch.from_numpy(together.T.copy()), torch.from_numpy(largest[states]))
             scaled[states] = grown.numpy(), exact.numpy()
             nodes += _in_bytes(graph, states, *scaled[states])
-        nodes += _product(graph, node, matrix, *scaled[states])
+        nodes += _product(graph, node, matrix_of(node.output[0]), *scaled[states])
     read = {name for node in nodes for name in node.input} | {one.name for one in graph.output}
     nodes = [node for node in nodes if node.op_type != "Transpose" or node.output[0] in read]
     read = {name for node in nodes for name in node.input}
     kept = [one for one in graph.initializer if one.name in read]
     graph.CopyFrom(make_graph(nodes, graph.name, graph.input, graph.output, kept))
-    return len(matrices)
+    return len(weights)
 
 
 def _in_bytes(graph: Any, states: str, grown: Matrix, exact: NDArray[np.int64]) -> list[Any]:

@@ -58,10 +58,11 @@ def write_folder(folder: Path, encoder: TextEncoder, runtime: str) -> None:
     write_text(card, f"{card.read_text(encoding='utf-8').rstrip()}\n\n{_section(encoder, runtime)}")
 
 
-def tell_compared(folder: Path, how: str) -> None:
-    """Add to the card how near the written folder is to the encoder it was made of."""
+def tell_compared(folder: Path, how: str, cost: float | None) -> None:
+    """Add to the card how near the written folder is to its encoder, and what pooling more tokens than that cost."""
     card = folder / "README.md"
-    told = f"Compared with the encoder it was made of: {how}. `unmask check` tells by `golden.json` if a copy is right."
+    before = "" if cost is None else f" It pools more tokens than the encoder as it was, to which it is at {cost:.4f}."
+    told = f"Compared with the encoder: {how}.{before} `unmask check` tells by `golden.json` if a copy is right."
     write_text(card, f"{card.read_text(encoding='utf-8').rstrip()}\n\n{told}\n")
 
 

@@ -98,7 +98,8 @@ class RunInputs:
             found["masked"] = {"task": evaluation.masked.model_dump(mode="json"), **self._masked, **shared}
         for task, name, settings in evaluation.tasks():
             label = f"{task.name}.{name}"
-            found[label] = {"task": settings.model_dump(mode="json"), "files": files.get(_place(label), {}), **shared}
+            asked = settings.model_dump(mode="json") | ({"revision": task.revision} if task.revision else {})
+            found[label] = {"task": asked, "files": files.get(_place(label), {}), **shared}
         dumped = {label: json.dumps(one, sort_keys=True).encode() for label, one in found.items()}
         return {label: hashlib.sha256(one).hexdigest() for label, one in dumped.items()}
 

@@ -21,15 +21,15 @@ from typing import Any
 from unmask import __version__
 from unmask.backbone.devices import precision_here
 from unmask.backbone.loading import check_vocabulary, empty_model, learned_positions, load_twin
-from unmask.backbone.locate import layout_folder, load_tokenizer, revision
+from unmask.backbone.locate import SCORES, layout_folder, load_tokenizer, revision
 from unmask.backbone.structure import text_config
 from unmask.backbone.truth.convert import convert
 from unmask.encoder import TextEncoder
 from unmask.encoder.card import with_scores
 from unmask.encoder.layout import read_layout
-from unmask.encoder.saved import is_foreign
+from unmask.encoder.saved import is_foreign, read_scores
 from unmask.errors import ArtifactError, RecipeError, UnmaskError
-from unmask.files import new_folder, read_json, write_json, write_text
+from unmask.files import new_folder, write_json, write_text
 from unmask.heap import use_one_heap
 from unmask.runs.claim import claim_folder
 from unmask.runs.evaluate import Score, check_tasks, scorers
@@ -133,18 +133,17 @@ def train(
 
 
 def _tell_scores(recipe: Recipe, result: RunResult) -> None:
-    """Put the figures of all rungs into the lineage and the card of the final encoder, which is the last."""
+    """Put the figures of all rungs beside the final encoder, which is the last, and into its card."""
     figures = {rung.name: rung.figures for rung in result.rungs if rung.figures}
-    if not figures:
+    scores = {"found_by": f"`unmask train`, recipe {recipe.name}, seed {recipe.seed}", "figures": figures}
+    known = read_scores(result.encoder)
+    if not figures or {key: known.get(key) for key in scores} == scores:
         return
-    found_by = (
-        f"`unmask train`, recipe {recipe.name}, seed {recipe.seed}, in {precision_here(recipe.evaluation.precision)}"
-    )
-    scores = {"found_by": found_by, "figures": figures}
-    own, card = (result.encoder / name for name in ("unmask.json", "README.md"))
-    saved = read_json(own)
-    write_json(own, saved | {"lineage": saved["lineage"] | {"scores": scores}})
-    write_text(card, with_scores(card.read_text(encoding="utf-8"), scores))
+    scores["fingerprint"] = TextEncoder.load(result.encoder).fingerprint()
+    write_json(result.encoder / SCORES, scores)
+    card = result.encoder / "README.md"
+    if card.is_file():
+        write_text(card, with_scores(card.read_text(encoding="utf-8"), scores))
 
 
 def _preflight(recipe: Recipe, data: Data) -> None:

@@ -58,6 +58,7 @@ class Task:
         measures: the figures that a run keeps; the first is the headline.
         example: what stands after `unmask eval` in its help.
         note: what a person should know of the data, if anything.
+        revision: raised when the same settings give other figures than before, so that runs score them anew.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Task:
     measures: tuple[Measure, ...]
     example: str = ""
     note: Callable[[Any], str | None] = lambda data: None
+    revision: int = 0
 
     def figures(
         self, encoder: "TextEncoder", name: str, settings: Settings, *, data: Any = None, progress: bool = False

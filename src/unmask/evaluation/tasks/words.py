@@ -55,6 +55,7 @@ WORDS = Task(
     settings=WordsSettings,
     read=_read,
     score=_score,
+    revision=1,  # `auto` was `previous` for every encoder that went through MNTP
     measures=tuple(
         Measure(key, title, ending, variant)
         for variant in _VARIANTS
