@@ -10,7 +10,6 @@ to the left ones). The table has the information on future tokens besides (secti
 import argparse
 import json
 from collections.abc import Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +17,10 @@ import numpy as np
 from unmask import TextEncoder
 from unmask.analysis.future_tokens import read_triples
 from unmask.analysis.plots import lines_figure
-from unmask.analysis.report import Findings, Subject, analyse
-from unmask.data.records import read_records
+from unmask.analysis.report import Findings, Subject, analyse, context_figure
+from unmask.data.sources import read_paragraphs
 
 NEAR = range(1, 5)  # tokens away, of which the table has the mean
-SHORTEST = 200  # characters of a paragraph
 
 
 def subjects(decoder: str, trained: Mapping[str, str]) -> list[Subject]:
@@ -37,12 +35,6 @@ def subjects(decoder: str, trained: Mapping[str, str]) -> list[Subject]:
     return [opener(decoder, "causal"), opener(decoder, "bidirectional"), *(opener(name, None) for name in trained)]
 
 
-def paragraphs(path: Path, count: int) -> list[str]:
-    """The first long lines of a file's texts."""
-    lines = (line.strip() for record in read_records(path) for line in record.text.splitlines())
-    return list(islice((line for line in lines if len(line) > SHORTEST), count))
-
-
 def layers_plot(found: Mapping[str, Findings]) -> str:
     """A line a model over its layers."""
     means = {
@@ -53,16 +45,6 @@ def layers_plot(found: Mapping[str, Findings]) -> str:
         for layer in range(max(map(len, means.values())))
     ]
     return lines_figure(rows, {name: name for name in means}, "cosine to the causal states", across="layer")
-
-
-def context_plot(found: Findings) -> str:
-    """A line a rung over the places of neighbours."""
-    offsets = next(iter(found.contexts.values())).offsets
-    rows = [
-        {"offset": offset, **{name: one.known[at] for name, one in found.contexts.items()}}
-        for at, offset in enumerate(offsets)
-    ]
-    return lines_figure(rows, {n: n for n in found.contexts}, "known, %", across="offset", from_zero=False)
 
 
 def table(found: Mapping[str, Findings]) -> str:
@@ -103,7 +85,7 @@ def main() -> None:
     trained = dict(entry.split("=", 1) for entry in arguments.encoder or known)
     triples = read_triples(None)
     pairs = [(triple.query, triple.positive) for triple in triples]
-    running = paragraphs(arguments.context, arguments.paragraphs)
+    running = read_paragraphs(arguments.context, arguments.paragraphs)
     found = {
         Path(decoder).name: analyse(
             subjects(decoder, made), triples=triples, pairs=pairs, running=running, progress=True
@@ -113,7 +95,7 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "inside_layers.svg").write_text(layers_plot(found), encoding="utf-8")
     (arguments.out / "inside_context.svg").write_text(
-        context_plot(found[Path(arguments.decoder).name]), encoding="utf-8"
+        context_figure(found[Path(arguments.decoder).name].contexts), encoding="utf-8"
     )
     if arguments.json:
         arguments.json.write_text(json.dumps({name: own.to_dict() for name, own in found.items()}), encoding="utf-8")

@@ -181,19 +181,23 @@ def training_sections(metrics: Mapping[str, Sequence[Mapping[str, float]]]) -> l
     return sections
 
 
-def _context(contexts: Mapping[str, Context]) -> Section:
-    """A line a model over the neighbours' places."""
-    offsets = next(iter(contexts.values())).offsets
+def context_figure(contexts: Mapping[str, Context]) -> str:
+    """A line a model over the neighbours' places, as SVG."""
     rows = [
         {"offset": offset, **{name: one.known[at] for name, one in contexts.items()}}
-        for at, offset in enumerate(offsets)
+        for at, offset in enumerate(next(iter(contexts.values())).offsets)
     ]
+    return lines_figure(rows, {name: name for name in contexts}, "known, %", across="offset", from_zero=False)
+
+
+def _context(contexts: Mapping[str, Context]) -> Section:
+    offsets = next(iter(contexts.values())).offsets
     return Section(
         "What a state knows of its neighbours",
         "A linear probe reads a token so many places away out of a single state: 0 is guessing the most frequent one, "
         "100 always right. Left of 0 is the context that a causal decoder sees, right of it what only bidirectional "
         "attention can know.",
-        svg=lines_figure(rows, {name: name for name in contexts}, "known, %", across="offset", from_zero=False),
+        svg=context_figure(contexts),
         table=plain_table(["", *(f"{offset:+d}" for offset in offsets)], [[n, *o.known] for n, o in contexts.items()]),
     )
 

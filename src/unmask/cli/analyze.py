@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ from unmask.cli.console import add_encoder_options, open_encoder, opening, progr
 from unmask.errors import ArtifactError, ConversionError, DataError, RecipeError
 
 HELP = "look inside: layers, information on future tokens, shape of the vectors (report.html); a map of vectors"
-_PARAGRAPHS, _SHORTEST = 400, 200
 EXAMPLE = "analyze runs/pocket-wiki --out runs/pocket-wiki/analysis --checkpoints 'STS-B dev'"
 
 
@@ -60,12 +58,13 @@ def _analyse_models(arguments: argparse.Namespace) -> None:
     from unmask.analysis.future_tokens import read_triples
     from unmask.analysis.report import TEXT, analyse, write_report
     from unmask.cli.console import quiet_transformers
+    from unmask.data.sources import read_paragraphs
 
     out = Path(arguments.out)
     triples = read_triples(Path(arguments.triples) if arguments.triples else None)
     text = _text(Path(arguments.text)) if arguments.text else TEXT
     pairs = _pairs(arguments.pairs) or [(triple.query, triple.positive) for triple in triples]
-    running = _paragraphs(Path(arguments.context)) if arguments.context else []
+    running = read_paragraphs(Path(arguments.context)) if arguments.context else []
     quiet_transformers()
     target = Path(arguments.target)
     of_a_run = (target / "recipe.yaml").is_file()
@@ -100,14 +99,6 @@ def _text(path: Path) -> str:
     if not text:
         raise DataError(f"{path} holds no text.")
     return text
-
-
-def _paragraphs(path: Path) -> list[str]:
-    """The first paragraphs of a file, by the lines of its texts."""
-    from unmask.data.records import read_records
-
-    lines = (line.strip() for record in read_records(path) for line in record.text.splitlines())
-    return list(islice((line for line in lines if len(line) > _SHORTEST), _PARAGRAPHS))
 
 
 def _run_subjects(arguments: argparse.Namespace, folder: Path) -> tuple[list[Any], dict[str, Any]]:

@@ -2,12 +2,15 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from unmask.data.hub import HubSplit
 from unmask.data.records import Quoting, as_name, read_records, read_rows
 from unmask.errors import DataError
+
+_SHORTEST = 200  # characters of a paragraph
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,3 +143,9 @@ def label_name(label: object, name: str, place: str) -> str:
     if found in ("", "-100", "-100.0"):
         raise DataError(f"{place}: {name} is {label!r}, which is no label; expected a word or a whole number.")
     return found
+
+
+def read_paragraphs(path: Path, count: int = 400) -> list[str]:
+    """The first long lines of a file's texts."""
+    lines = (line.strip() for record in read_records(path) for line in record.text.splitlines())
+    return list(islice((line for line in lines if len(line) > _SHORTEST), count))
