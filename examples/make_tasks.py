@@ -1,10 +1,11 @@
-"""Two more tasks out of public data, pair classification from NLI triples and reranking from Wikipedia's leads.
+"""Tasks out of public data: pair classification from NLI triples, reranking of Wikipedia's leads, chunks to develop on.
 
 python examples/make_tasks.py --data $UNMASK_DATA --out $UNMASK_TASKS
 
 nli_pairs.jsonl: 1 for a sentence and what follows from it, 0 for the same sentence and what contradicts it.
 wiki_candidates.jsonl: an article's title, its lead, and the leads of nine other articles.
 leads_train.jsonl: titles and leads of the articles that no candidate comes from, to train on.
+chunking_dev.txt: the end of CoNLL-2000's training file, to choose settings on.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from typing import Any
 
 QUERIES = 500
 OTHERS = 9
+HELD_OUT_SENTENCES = 500
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
@@ -52,6 +54,12 @@ def leads_train(data: Path) -> Iterator[dict[str, Any]]:
     yield from (row for row in leads if row["doc"] not in tested)
 
 
+def chunking_dev(data: Path) -> str:
+    """The last sentences of the file that probes are trained on the first of."""
+    sentences = (data / "conll2000" / "train.txt").read_text(encoding="utf-8").strip().split("\n\n")
+    return "\n\n".join(sentences[-HELD_OUT_SENTENCES:]) + "\n"
+
+
 def main() -> None:
     """Write the files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -62,6 +70,7 @@ def main() -> None:
     for made in (nli_pairs, wiki_candidates, leads_train):
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in made(arguments.data))
         (arguments.out / f"{made.__name__}.jsonl").write_text(lines, encoding="utf-8")
+    (arguments.out / "chunking_dev.txt").write_text(chunking_dev(arguments.data), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -8,13 +8,26 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from unmask.backbone.locate import resolve_model
 from unmask.cli.main import main
 from unmask.data.ranking import read_candidates
+from unmask.data.words import ColumnFile
 from unmask.evaluation.tasks.similarity import read_pairs
+from unmask.runs.recipe import load_recipe
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+RECIPES = [
+    f"{path}:{variant}" if variant else str(path)
+    for path in sorted(EXAMPLES.glob("*.yaml"))
+    for variant in ("", *yaml.safe_load(path.read_text()).get("variants", ()))
+]
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.rpartition("/")[2])
+def test_every_recipe_among_the_examples_can_be_read(recipe):
+    assert load_recipe(recipe).stages
 
 
 @pytest.mark.slow
@@ -98,7 +111,7 @@ def test_a_llama2c_checkpoint_goes_on_as_its_author_printed_it(data_folder, tmp_
 
 
 @pytest.mark.data
-def test_two_more_tasks_are_made_of_public_data(data_folder, tmp_path):
+def test_more_tasks_are_made_of_public_data(data_folder, tmp_path):
     command = [sys.executable, str(EXAMPLES / "make_tasks.py"), "--data", str(data_folder), "--out", str(tmp_path)]
     subprocess.run(command, check=True)
     pairs = read_pairs(tmp_path / "nli_pairs.jsonl", score="label")
@@ -106,6 +119,8 @@ def test_two_more_tasks_are_made_of_public_data(data_folder, tmp_path):
     candidates = read_candidates(tmp_path / "wiki_candidates.jsonl")
     assert len(candidates) == 500
     assert all(len(one.negative) == 9 and one.query not in one.positive[0] for one in candidates)
+    develop, train = ColumnFile(tmp_path / "chunking_dev.txt"), ColumnFile(data_folder / "conll2000" / "train.txt")
+    assert [one.words for one in develop] == [one.words for one in train][-500:]
 
 
 def test_baselines_are_scored_once_and_only_those_asked_for(tmp_path):
