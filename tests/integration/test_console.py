@@ -38,6 +38,12 @@ def test_nothing_of_other_libraries_is_printed(command, tmp_path):
     assert code == (1 if command == "verify" else 0)
 
 
+def test_debug_is_an_option_of_tasks_too():
+    code, _, error = run("eval", "sts", "./nothing", "--data", "none.csv", "--debug")
+    assert code == 2
+    assert "Traceback" in error
+
+
 @pytest.mark.parametrize("how", ["before", "behind", "environment"])
 def test_debug_shows_where_an_error_comes_from(how):
     arguments = {"before": ["--debug", "verify", "./nothing"], "behind": ["verify", "./nothing", "--debug"]}

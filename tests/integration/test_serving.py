@@ -81,6 +81,12 @@ def test_fewer_dimensions_have_length_one(server, encoder):
     close(vectors(answer), expected / np.linalg.norm(expected, axis=1, keepdims=True))
 
 
+def test_a_server_can_scale_vectors(folder, encoder):
+    with served(folder, "--normalize") as server:
+        answer = server.client().embeddings.create(model="encoder", input=["one", "two"])
+    close(vectors(answer), encoder.encode(["one", "two"], normalize=True))
+
+
 def test_truncation_is_told_or_refused(server, encoder):
     client = server.client()
     answer = ask(client, ["short", LONG, "short", LONG])

@@ -13,6 +13,8 @@ from typing import Any
 from unmask.errors import ArtifactError
 from unmask.pooling import POOLINGS
 
+MODEL_HELP = "folder, GGUF file, hub id, or a name that `unmask --help` lists"
+
 
 class LazyParser(argparse.ArgumentParser):
     """A parser that may get its arguments when it is first used, if what tells them takes time to load."""

@@ -2,7 +2,7 @@
 
 import argparse
 
-from unmask.cli.console import add_json, quiet_transformers, show
+from unmask.cli.console import MODEL_HELP, add_json, quiet_transformers, show
 from unmask.pooling import POOLINGS
 
 HELP = "make a decoder bidirectional, verify every layer, save it as an encoder"
@@ -11,7 +11,7 @@ EXAMPLE = "convert pocket --out pocket-bi"
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    parser.add_argument("model", metavar="MODEL", help="folder, GGUF file, hub id, `pocket` or `smollm2`")
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument("--out", required=True, metavar="DIR", help="new folder for the encoder")
     parser.add_argument("--pooling", choices=tuple(POOLINGS), help="default: mean, or as an encoder folder has it")
     parser.add_argument(
@@ -34,6 +34,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="pool BOS and EOS too, as every runtime can (default: as saved, else yes)",
     )
+    parser.add_argument(
+        "--normalize",
+        action=argparse.BooleanOptionalAction,
+        help="scale vectors to length 1 (default: as saved, else no)",
+    )
     add_json(parser)
 
 
@@ -50,6 +55,7 @@ def run(arguments: argparse.Namespace) -> None:
         pooling=arguments.pooling,
         max_length=arguments.max_length,
         include_special_tokens=arguments.include_special_tokens,
+        normalize=arguments.normalize,
         attention_implementation=arguments.attention_implementation,
     )
     found = report.to_dict() | {"encoder": arguments.out}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from unmask.cli.console import (
     INT8_SAMPLE,
+    MODEL_HELP,
     add_encoder_options,
     add_quoting,
     loading,
@@ -27,7 +28,7 @@ EXAMPLE = "encode pocket-bi articles/ --field text --id-field id --keep title --
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    parser.add_argument("encoder", metavar="ENCODER", help="folder, hub id, or `pocket`")
+    parser.add_argument("encoder", metavar="ENCODER", help=MODEL_HELP)
     parser.add_argument(
         "inputs",
         nargs="+",

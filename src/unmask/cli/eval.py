@@ -6,6 +6,7 @@ from typing import Any, get_args, get_origin
 
 from unmask.cli.console import (
     ENCODER_OPTIONS,
+    MODEL_HELP,
     LazyParser,
     add_command,
     add_encoder_options,
@@ -41,7 +42,7 @@ def _add_task(tasks: Any, task: Any) -> None:
     """An option for each setting; a setting that the encoder has too, such as max_length, is left to it."""
     example = f"example: unmask eval {task.example}" if task.example else None
     parser = tasks.add_parser(task.name, help=task.help, epilog=example)
-    parser.add_argument("encoder", metavar="ENCODER")
+    parser.add_argument("encoder", metavar="ENCODER", help=MODEL_HELP)
     for name, setting in task.settings.model_fields.items():
         if name not in ENCODER_OPTIONS:
             parser.add_argument(

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from unmask.cli.console import add_encoder_options, open_encoder, progress_wanted, show, table
+from unmask.cli.console import MODEL_HELP, add_encoder_options, open_encoder, progress_wanted, show, table
 
 HELP = "MTEB: the paper's 56 tasks, its subset of 15, any benchmark or task (needs the extra `mteb`)"
 EXAMPLE = "eval mteb runs/mine/encoder --tasks paper-15 --out runs/mine/mteb"
@@ -14,7 +14,7 @@ EXAMPLE = "eval mteb runs/mine/encoder --tasks paper-15 --out runs/mine/mteb"
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    parser.add_argument("encoder", metavar="ENCODER")
+    parser.add_argument("encoder", metavar="ENCODER", help=MODEL_HELP)
     parser.add_argument(
         "--tasks",
         nargs="+",

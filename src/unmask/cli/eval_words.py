@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from unmask.cli.console import (
+    MODEL_HELP,
     add_encoder_options,
     check_new,
     open_encoder,
@@ -26,7 +27,7 @@ EXAMPLE = (
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    parser.add_argument("encoder", metavar="ENCODER")
+    parser.add_argument("encoder", metavar="ENCODER", help=MODEL_HELP)
     parser.add_argument(
         "--data", metavar="NAME", help="a hub data set with splits train and test, or `conll2003`: all its tasks"
     )

@@ -3,7 +3,7 @@
 import argparse
 from dataclasses import asdict
 
-from unmask.cli.console import add_encoder_options, check_new, open_encoder, show
+from unmask.cli.console import MODEL_HELP, add_encoder_options, check_new, open_encoder, show
 from unmask.export.targets import TARGETS
 
 HELP = "write an encoder for another runtime; read it back and compare (exit code 1 if vectors differ)"
@@ -12,7 +12,7 @@ EXAMPLE = "export pocket-bi --for onnx --out pocket-onnx"
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    parser.add_argument("encoder", metavar="ENCODER", help="folder, hub id, or `pocket`")
+    parser.add_argument("encoder", metavar="ENCODER", help=MODEL_HELP)
     parser.add_argument("--for", dest="runtime", required=True, choices=tuple(TARGETS), help="what will serve it")
     parser.add_argument("--out", required=True, metavar="DIR", help="new folder")
     parser.add_argument(

@@ -6,7 +6,8 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
 
 from unmask import __version__
@@ -30,7 +31,8 @@ def build_parser() -> argparse.ArgumentParser:
         prog="unmask",
         description="Turn a decoder-only language model into a text encoder (LLM2Vec, arXiv 2404.05961).",
         epilog="Start with `unmask demo`: two minutes on a CPU, nothing downloaded. MODEL and ENCODER are a folder, "
-        "a GGUF file, a hub id, or `pocket`, the small decoder that comes with the package.",
+        "a GGUF file, a hub id, or a name: `pocket`, the small decoder that comes with the package, `smollm2` (extra "
+        "smollm2), `smollm2-mntp`, `smollm2-unsupervised`, `smollm2-supervised` (package unmask-pretrained).",
     )
     parser.add_argument("--version", action="version", version=f"unmask {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -45,6 +47,17 @@ def _add_debug(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--debug", action="store_true", default=argparse.SUPPRESS, help="show where an error comes from, and all logs"
     )
+    if isinstance(parser, LazyParser) and parser.fill is not None:
+        parser.fill = partial(_fill_and_add_debug, parser.fill)
+    _add_debug_below(parser)
+
+
+def _fill_and_add_debug(fill: Callable[[argparse.ArgumentParser], None], parser: argparse.ArgumentParser) -> None:
+    fill(parser)
+    _add_debug_below(parser)
+
+
+def _add_debug_below(parser: argparse.ArgumentParser) -> None:
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for command in dict.fromkeys(action.choices.values()):

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from unmask.cli.console import (
+    MODEL_HELP,
     add_encoder_options,
     add_quoting,
     check_new,
@@ -19,7 +20,7 @@ EXAMPLE = "mine pocket-bi --pairs pairs.jsonl --corpus documents.jsonl --negativ
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    parser.add_argument("encoder", metavar="ENCODER", help="folder, hub id, or `pocket`")
+    parser.add_argument("encoder", metavar="ENCODER", help=MODEL_HELP)
     parser.add_argument(
         "--pairs", nargs="+", required=True, metavar="FILE", help="files or hub data sets with query and positive"
     )

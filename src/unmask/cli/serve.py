@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from unmask.cli.console import add_encoder_options, open_encoder, positive, put_in_int8, show
+from unmask.cli.console import MODEL_HELP, add_encoder_options, open_encoder, positive, put_in_int8, show
 
 HELP = "serve an encoder over HTTP: OpenAI's /v1/embeddings, batches that clients share, metrics"
 EXAMPLE = "serve pocket-bi --port 8000 --name my-encoder"
@@ -16,7 +16,7 @@ _CHARACTERS = 500  # of each text that eight bits are fitted to
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    parser.add_argument("encoder", metavar="ENCODER", help="folder, hub id, or `pocket`")
+    parser.add_argument("encoder", metavar="ENCODER", help=MODEL_HELP)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1, this machine)")
     parser.add_argument("--port", type=_port, default=8000, metavar="N", help="0 for a free one (default: 8000)")
     parser.add_argument("--name", help="what clients call the encoder (default: the folder's name)")
@@ -33,6 +33,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--int8", action="store_true", help="linear layers in eight bits; prints what that costs on texts of our own"
     )
+    parser.add_argument("--normalize", action="store_true", help="scale vectors to length 1, as OpenAI's are")
     add_encoder_options(parser, json_help="print one JSON object on stdout when the server is ready")
 
 
@@ -53,7 +54,11 @@ def run(arguments: argparse.Namespace) -> None:
         note = f"Whoever reaches {arguments.host} may use this server; {_KEY} in the environment sets a key."
         print(note, file=sys.stderr)
     settings = ServerSettings(
-        name=name, key=key, batch_tokens=arguments.max_batch_tokens, max_queue=arguments.max_queue
+        name=name,
+        key=key,
+        batch_tokens=arguments.max_batch_tokens,
+        max_queue=arguments.max_queue,
+        normalize=arguments.normalize,
     )
 
     def ready(url: str, fingerprint: str) -> None:

@@ -2,7 +2,7 @@
 
 import argparse
 
-from unmask.cli.console import add_json, quiet_transformers, show
+from unmask.cli.console import MODEL_HELP, add_json, quiet_transformers, show
 
 HELP = "per-layer table: can the first token see the last? (exit code 1 if not)"
 EXAMPLE = "verify pocket-bi"
@@ -10,7 +10,7 @@ EXAMPLE = "verify pocket-bi"
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    parser.add_argument("model", metavar="MODEL", help="folder, hub id, or `pocket`; decoder or encoder")
+    parser.add_argument("model", metavar="MODEL", help=f"{MODEL_HELP}; decoder or encoder")
     parser.add_argument(
         "--backend",
         action="append",

@@ -22,6 +22,7 @@ def convert_and_save(
     pooling: str | None = None,
     max_length: int | None = None,
     include_special_tokens: bool | None = None,
+    normalize: bool | None = None,
     attention_implementation: str | None = None,
 ) -> VerificationReport:
     """Step 1 alone: load a decoder, make it bidirectional, verify, and save it as an encoder folder.
@@ -39,7 +40,9 @@ def convert_and_save(
     model = load_model(source, head=False, attention_implementation=attention_implementation)
     report = convert(model, recurrent=recurrent, window=window)
     saved, chat = settings_of_folder(model, tokenizer, Path(source))
-    settings = saved.changed(pooling=pooling, max_length=max_length, include_special_tokens=include_special_tokens)
+    settings = saved.changed(
+        pooling=pooling, max_length=max_length, include_special_tokens=include_special_tokens, normalize=normalize
+    )
     encoder = TextEncoder(model, tokenizer, settings, chat=chat)
     # An encoder that was trained already stays what it was trained to be.
     earlier = read_lineage(Path(source)) if Path(source).is_dir() else {}

@@ -27,12 +27,14 @@ class ServerSettings:
         key: a bearer key that clients must have; None lets everybody in.
         batch_tokens: most tokens in a batch; None for what suits the device.
         max_queue: most requests that are accepted and not answered.
+        normalize: scale vectors to length 1, also where the encoder does not.
     """
 
     name: str
     key: str | None = None
     batch_tokens: int | None = None
     max_queue: int = 512
+    normalize: bool = False
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -73,7 +75,8 @@ def serve(
         settings: see there.
         ready: called with the URL and the encoder's fingerprint as soon as clients can connect.
     """
-    service = Service(encoder, name=settings.name, batch_tokens=settings.batch_tokens)
+    normalize = settings.normalize or encoder.settings.normalize
+    service = Service(encoder, name=settings.name, batch_tokens=settings.batch_tokens, normalize=normalize)
     app = Api(service, key=settings.key, max_queue=settings.max_queue).app()
     config = uvicorn.Config(
         app,

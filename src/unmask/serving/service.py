@@ -28,6 +28,7 @@ class Service:
         encoder: nothing else may use or change it meanwhile.
         name: what clients call it.
         batch_tokens: most tokens in a batch; None for what suits the device.
+        normalize: scale vectors to length 1.
 
     Attributes:
         worker: the thread with the model.
@@ -36,8 +37,10 @@ class Service:
         requests_inside: requests accepted and not answered, which the event loop alone changes.
     """
 
-    def __init__(self, encoder: TextEncoder, *, name: str, batch_tokens: int | None = None) -> None:
-        self._encoder, self._name = encoder, name
+    def __init__(
+        self, encoder: TextEncoder, *, name: str, batch_tokens: int | None = None, normalize: bool = False
+    ) -> None:
+        self._encoder, self._name, self._normalize = encoder, name, normalize
         self._since = int(time.time())
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="unmask-texts")
         self.fingerprint = encoder.fingerprint()
@@ -132,7 +135,7 @@ class Service:
             raise RequestError(str(error), status=500, code="not_finite", param="input") from error
         if request.dimensions is not None:
             vectors = vectors[:, : request.dimensions]
-        if request.dimensions is not None or self._encoder.settings.normalize:
+        if request.dimensions is not None or self._normalize:
             vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(min=1e-12)
         # Vector by vector, because the JSON of thousands at once would keep all other threads waiting.
         data = ",".join(
