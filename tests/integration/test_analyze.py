@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from unmask.cli.main import main
@@ -13,7 +14,7 @@ from unmask.runs.recipe import load_recipe
 from unmask.runs.rungs import checkpoints, open_run
 
 
-@pytest.fixture(scope="module", params=["lora", "full"])
+@pytest.fixture(scope="module", params=[("lora", "bfloat16"), ("full", "float32")])
 def run_folder(request, tmp_path_factory):
     """Two short stages with every checkpoint kept, and a task that costs nothing."""
     from pydoc_data.topics import topics
@@ -24,11 +25,12 @@ def run_folder(request, tmp_path_factory):
     (folder / "pairs.csv").write_text(
         "A cat sleeps.,A cat naps.,5\nStocks fell.,It rained.,0\nRain fell.,It rained.,4\n"
     )
-    stage = {"data": "docs", "steps": 4, "save_every": 2, "keep_checkpoints": 9, "tuning": request.param, "lr": 1e-3}
+    tuning, dtype = request.param
+    stage = {"data": "docs", "steps": 4, "save_every": 2, "keep_checkpoints": 9, "tuning": tuning, "lr": 1e-3}
     recipe = {
         "name": "t",
         "precision": "fp32",
-        "model": {"name": "pocket", "dtype": "float32"},
+        "model": {"name": "pocket", "dtype": dtype},
         "data": {"docs": {"files": [str(folder / "docs.jsonl")]}},
         "stages": [
             {"objective": "mntp", "batch_tokens": 512, "block_size": 64, "micro_batch_tokens": 512, **stage},
@@ -51,7 +53,8 @@ def test_checkpoints_are_opened_as_they_were(run_folder):
     for place, step, encoder in found:
         final = load_file(f"{place.encoder}/model.safetensors")
         own = encoder.model.state_dict()
-        same = all(np.allclose(own[name].numpy(), value.numpy(), atol=1e-6) for name, value in final.items())
+        assert encoder.model.dtype == torch.float32
+        same = all(np.allclose(own[name], value.float(), atol=1e-6) for name, value in final.items())
         assert same == (step == 4)
 
 

@@ -10,16 +10,17 @@ import pytest
 import yaml
 from safetensors.torch import load_file, save_file
 
-from unmask import RecipeError
+from unmask import EncoderSettings, RecipeError, TextEncoder
 from unmask.backbone.loading import load_model
 from unmask.backbone.lora import add_lora
 from unmask.cli.main import main
+from unmask.files import read_json
 from unmask.objectives.contrastive import Contrastive
 from unmask.runs import evaluate
 from unmask.runs.inputs import RunInputs
 from unmask.runs.recipe import load_recipe
 from unmask.runs.run import train
-from unmask.runs.rungs import open_rung
+from unmask.runs.rungs import open_run, open_rung
 
 STEPS = 4
 
@@ -210,6 +211,54 @@ def test_a_task_is_scored_once_whatever_is_added_and_wherever_scoring_was_killed
     found = train(load_recipe(recipe), tmp_path / "run").to_dict()["rungs"]
     assert scored[4:] == ["added"] * 2
     assert found == train(load_recipe(recipe), tmp_path / "fresh").to_dict()["rungs"]
+
+
+def test_a_callers_own_score_is_asked_every_time(recipe, tmp_path):
+    recipe["stages"] = []
+    for wanted in (1.0, 2.0):
+        found = train(load_recipe(recipe), tmp_path / "run", evaluate=lambda _, wanted=wanted: {"own": wanted})
+        assert [rung.figures for rung in found.rungs] == [{"own": wanted}] * 2
+
+
+def test_a_stage_that_was_trained_again_is_scored_again(recipe, tmp_path):
+    first = train(load_recipe(recipe), tmp_path / "run").rungs
+    encoder = tmp_path / "run" / "stages" / "1-supervised" / "encoder"
+    fingerprint = read_json(encoder / "unmask.json")["fingerprint"]
+    shutil.rmtree(encoder)
+    shutil.rmtree(tmp_path / "run" / "encoder")
+    last = tmp_path / "run" / "stages" / "1-supervised" / "checkpoints" / f"step-{STEPS:08}"
+    weights = load_file(last / "weights.safetensors")
+    save_file({name: value * 1.5 for name, value in weights.items()}, last / "weights.safetensors")
+    again = train(load_recipe(recipe), tmp_path / "run").rungs
+    assert read_json(encoder / "unmask.json")["fingerprint"] != fingerprint
+    assert [one == other for one, other in zip(first, again, strict=True)] == [True, True, False]
+
+
+def test_a_run_is_scored_in_the_arithmetic_that_it_began_with(recipe, tmp_path, monkeypatch):
+    recipe["stages"], recipe["evaluation"]["precision"] = [], "auto"
+    opened = []
+    monkeypatch.setattr(
+        "unmask.runs.run.open_rung", lambda *given: opened.append(given[2]) or open_rung(*given[:2], "fp32")
+    )
+    for here in ("bf16", "fp32"):  # another machine
+        monkeypatch.setattr("unmask.runs.inputs.precision_here", lambda asked, here=here: here)
+        train(load_recipe(recipe), tmp_path / "run")
+        recipe["evaluation"]["sts"]["added"] = dict(recipe["evaluation"]["sts"]["own"], prompt="Read: ")
+    assert opened == ["bf16"] * 4
+
+
+def test_every_rung_reads_texts_alike(recipe, place, tmp_path):
+    """Whatever the folder of the base model says, here an encoder's own prompt and length."""
+    base = TextEncoder.load(place / "base", attention="causal")
+    own = EncoderSettings(max_length=32, prompts={"q": "query: "}, default_prompt_name="q", normalize=True)
+    TextEncoder(base.model, base.tokenizer, own).save(tmp_path / "encoder")
+    recipe["model"] |= {"name": str(tmp_path / "encoder"), "prompts": {"d": "text: "}, "include_prompt": True}
+    asked = load_recipe(recipe)
+    result = train(asked, tmp_path / "run", evaluate=lambda _: {})
+    _, places = open_run(tmp_path / "run")
+    assert len(places) == len(result.rungs) == 3
+    for one in places:
+        assert open_rung(asked, one).settings == asked.model.encoder_settings()
 
 
 def test_a_file_corrected_while_the_run_is_on_leaves_no_mixed_table(recipe, place, tmp_path, monkeypatch):

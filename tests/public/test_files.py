@@ -234,6 +234,11 @@ def test_a_first_judgement_with_a_broken_grade_is_no_header(tmp_path):
         read_beir(folder)
 
 
+def test_two_splits_are_one_too_many():
+    with pytest.raises(DataError, match="names the split 'test', and 'dev' was asked for"):
+        read_beir("owner/name@test", "dev")
+
+
 def test_an_id_is_the_same_as_number_and_as_word(tmp_path):
     folder = beir(tmp_path, "12", "7", "7\t1\t1\n")
     write(tmp_path, "queries.jsonl", '{"_id": 7, "text": "t"}\n')

@@ -4,6 +4,8 @@ from functools import partial
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from torch._dynamo.exc import TorchDynamoException
 
 from unmask.backbone.dropout import attention_dropout, hidden_dropout
 from unmask.backbone.fast.compiling import CompiledTraining
@@ -12,7 +14,9 @@ from unmask.backbone.forward import flat_states
 from unmask.backbone.lora import add_lora
 from unmask.backbone.truth.convert import convert
 from unmask.errors import RecipeError
+from unmask.objectives.mntp import MaskedNextToken
 from unmask.runs.recipe import load_recipe
+from unmask.runs.run import train
 
 LENGTHS = (40, 38, 17, 3)
 
@@ -118,6 +122,34 @@ def test_where_compiling_fails_the_step_is_run_as_written(tiny, caplog, monkeypa
     assert "torch.compile failed" in caplog.text
     for name, gradient in found.items():
         torch.testing.assert_close(gradient, wanted[name])
+
+
+def test_a_step_that_fails_in_its_second_part_is_repeated_from_nothing(tmp_path, articles, monkeypatch, caplog):
+    (tmp_path / "texts.txt").write_text("\n".join(articles[:20]))
+    sizes = {"batch_tokens": 768, "micro_batch_tokens": 256, "block_size": 64, "steps": 1, "tuning": "full"}
+    stage = {"objective": "mntp", "data": "t", "lr": 1e-3, **sizes}
+    recipe = {"name": "r", "precision": "fp32", "seed": 1, "model": {"name": "pocket", "dtype": "float32"}}
+    recipe |= {"data": {"t": {"files": [str(tmp_path / "texts.txt")]}}}
+    plain, calls = MaskedNextToken._loss, []
+
+    def fails_once(*given):
+        calls.append(1)
+        if compiled and len(calls) == 2:
+            raise TorchDynamoException("no room on the disk")
+        return plain(*given)
+
+    monkeypatch.setattr(MaskedNextToken, "_loss", fails_once)
+    found = []
+    for compiled in (False, True):
+        calls.clear()
+        asked = load_recipe({**recipe, "stages": [{**stage, "compile": compiled}]})
+        encoder = train(asked, tmp_path / f"run-{compiled}").encoder
+        found.append((len(calls), load_file(encoder / "model.safetensors")))
+    (parts, wanted), (parts_in_all, weights) = found
+    assert (parts, parts_in_all) == (3, 5)
+    assert "torch.compile failed" in caplog.text
+    for name, value in weights.items():
+        torch.testing.assert_close(value, wanted[name], atol=2e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("other", ["gradient_checkpointing: true", "grad_cache: true"])

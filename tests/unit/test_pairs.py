@@ -22,12 +22,14 @@ def test_pairs_triples_and_lists_are_read_by_their_usual_names(tmp_path):
         {"query": "a", "positive": "b"},
         {"anchor": "c", "pos": "d", "neg": "e"},
         {"question": "f", "answer": ["g", "h"], "negatives": ["i", "j"], "doc": 7},
+        {"anchor": "k", "positive": "l", **{f"negative_{n}": f"m{n}" for n in (10, 1, 2)}},
     ]
     assert list(read_pairs([write(tmp_path / "p.jsonl", rows)])) == [
         Pair("a", "b"),
         Pair("c", "d", ("e",)),
         Pair("f", "g", ("i", "j"), "7"),
         Pair("f", "h", ("i", "j"), "7"),
+        Pair("k", "l", ("m1", "m2", "m10")),
     ]
     assert len(list(read_pairs([str(tmp_path / "p.jsonl")] * 2, limit=3))) == 3
 

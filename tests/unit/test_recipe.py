@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+import yaml
 
 from unmask.errors import RecipeError
 from unmask.runs.raw import shipped
@@ -65,6 +66,10 @@ def test_all_mistakes_are_reported_at_once_with_the_nearest_name():
             "views of a text would be identical",
         ),
         ({"name": "has a space"}, "name"),
+        (
+            {"data__p": {"kind": "pairs", "files": ["p.jsonl"]}, "evaluation": {"masked": {"data": "p"}}},
+            "evaluation.masked: 'p' is of kind pairs, texts is needed",
+        ),
         ({"stages__1__objective": "mntp", "stages__1__data": "docs"}, "two are named 'mntp'"),
     ],
 )
@@ -83,6 +88,16 @@ def test_overrides_by_number_and_name():
         load_recipe(GOOD, ["steps"])
     with pytest.raises(RecipeError, match="no entry 'mnt'; there are mntp, simcse"):
         load_recipe(GOOD, ["stages.mnt.lr=1"])
+
+
+def test_an_alias_is_changed_in_one_place(tmp_path):
+    lora = {"rank": 16}
+    shared = broken(stages__0__lora=lora, stages__1__lora=lora)
+    (tmp_path / "shared.yaml").write_text(yaml.safe_dump(shared))
+    assert "*id001" in (tmp_path / "shared.yaml").read_text()
+    for source in (shared, tmp_path / "shared.yaml"):
+        recipe = load_recipe(source, ["stages.0.lora.rank=4"])
+        assert [stage.lora.rank for stage in recipe.stages] == [4, 16]
 
 
 def test_files_that_are_not_yaml_recipes_are_named(tmp_path):

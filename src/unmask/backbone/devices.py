@@ -67,6 +67,16 @@ def checked_device(name: str | torch.device | None) -> torch.device:
     return device
 
 
+def cast_weights(model: nn.Module, dtype: torch.dtype) -> list[tuple[torch.Tensor, torch.dtype]]:
+    """Change the dtype of what a model saves, in place; returns what was changed, and what it was."""
+    held = set(model.state_dict())
+    named = chain(model.named_parameters(), model.named_buffers())
+    changed = [(t, t.dtype) for n, t in named if n in held and t.is_floating_point() and t.dtype != dtype]
+    for tensor, _ in changed:
+        tensor.data = tensor.data.to(dtype)
+    return changed
+
+
 @contextmanager
 def weights_in(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     """A model whose weights are of another dtype for as long as the block lasts.
@@ -74,11 +84,7 @@ def weights_in(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     What is computed from the config and not saved (rotary frequencies) stays as it is: `model.to` would round it, and
     nothing would bring it back.
     """
-    held = set(model.state_dict())
-    named = chain(model.named_parameters(), model.named_buffers())
-    changed = [(t, t.dtype) for n, t in named if n in held and t.is_floating_point() and t.dtype != dtype]
-    for tensor, _ in changed:
-        tensor.data = tensor.data.to(dtype)
+    changed = cast_weights(model, dtype)
     try:
         yield
     finally:

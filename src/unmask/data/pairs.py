@@ -20,6 +20,9 @@ _USUAL = {
     "negatives": ("negatives", "negative", "neg"),
     "document": ("document", "doc", "document_id"),
 }
+_NUMBERED = re.compile(
+    r"neg(ative)?s?[_-]?(?P<number>[0-9]+)", re.IGNORECASE
+)  # negative_1, negative_2: a hard negative each
 # What a column is called, or what stands in it, that says how well a query and a text belong together.
 _JUDGEMENT = re.compile(
     r"(.*[_\W])?(labels?|scores?|sim|similar(ity)?|dup|duplicates?|paraphrases?|entail(s|ed|ment)|judge?ments?|gold|truth"
@@ -41,7 +44,9 @@ _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 @dataclass(frozen=True, slots=True)
 class PairColumns:
-    """Which columns hold what; None looks for the usual names (query, anchor; positive, pos; negatives, negative, neg).
+    """Which columns hold what; None looks for the usual names.
+
+    Those are query, anchor; positive, pos; negatives, negative, neg, or negative_1, negative_2 ...
 
     Attributes:
         query: column of the query.
@@ -158,6 +163,9 @@ def _columns(kind: str, asked: str | Sequence[str] | None, row: Mapping[str, Any
             raise DataError(f"{place}: no {missing[0]!r} here; found {', '.join(map(repr, row))}.")
         return wanted
     usual = [name for name in _USUAL[kind] if name in row][:1]
+    if kind == "negatives" and not usual:
+        numbered = {name: found for name in row if (found := _NUMBERED.fullmatch(name))}
+        return sorted(numbered, key=lambda name: int(numbered[name]["number"]))
     if not usual and kind in ("query", "positive"):
         raise DataError(
             f"{place}: no {kind} ({', '.join(_USUAL[kind])}) here; found {', '.join(map(repr, row))}. "

@@ -72,6 +72,8 @@ def read_beir(source: str | Path, split: str = "test") -> Beir:
             f"{source} is no folder with corpus.jsonl, queries.jsonl and qrels/{split}.tsv, and no hub data set "
             "(write name@split)."
         )
+    if own_split and split not in ("test", own_split):
+        raise DataError(f"{source} names the split {own_split!r}, and {split!r} was asked for; say one of them.")
     if own_split:
         corpus, listed = f"{name}:corpus@corpus", f"{name}:queries@queries"
         judgements, judged_in = _hub_judgements(f"{name}:default@{own_split}"), f"{name}@{own_split}"

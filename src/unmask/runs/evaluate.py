@@ -105,11 +105,12 @@ def score_checkpoints(
     chosen = recipe.model_copy(update={"evaluation": _only(recipe.evaluation, tasks)})
     texts = open_data(recipe).texts
     start = split_places(recipe, folder)[0][-1]
-    figures = evaluate_rung(open_rung(recipe, start, precision_here(chosen.evaluation.precision)), chosen, texts)
+    precision = precision_here(chosen.evaluation.precision)
+    figures = evaluate_rung(open_rung(recipe, start, precision), chosen, texts)
     rows: list[dict[str, Any]] = [{"rung": start.name, "step": 0, "stage_step": 0, **figures}]
     done, last, rung = 0, 0, start.name
     for place, step, encoder in tqdm(
-        checkpoints(recipe, folder), desc="checkpoints", unit="checkpoint", disable=not progress
+        checkpoints(recipe, folder, precision), desc="checkpoints", unit="checkpoint", disable=not progress
     ):
         if place.name != rung:
             done, rung = done + last, place.name

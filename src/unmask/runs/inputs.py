@@ -9,10 +9,12 @@ import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
+from unmask.backbone.devices import precision_here
 from unmask.backbone.locate import find_adapters, gguf_file, model_files, resolve_model, revision
 from unmask.data.hub import HubSplit, cached_revisions, files_in
+from unmask.encoder.saved import read_fingerprint
 from unmask.errors import DataError, RecipeError
 from unmask.evaluation.tasks import inputs as task_inputs
 from unmask.files import content_change, file_fingerprint, read_json, write_json
@@ -40,6 +42,7 @@ class RunInputs:
 
     Attributes:
         training: what the stages are made from: base model, data, teachers.
+        precision: rungs are scored in it; where the recipe leaves it to the machine, that of the machine that began.
 
     Raises:
         RecipeError: something that was trained on is not what it was when the run began.
@@ -51,8 +54,9 @@ class RunInputs:
         self.training = _fingerprints(self._listed)
         self._masked = _fingerprints(_masked_texts(recipe))  # texts are read once, at the start
         self._scored: dict[str, dict[str, Any]] = {}  # rung -> task -> figures and what they were computed from
-        if self._path.is_file():
-            known = read_json(self._path)
+        known = read_json(self._path, missing={})
+        self.precision = _precision(recipe, known)
+        if known:
             self._scored = known.get("scored", {})
             changes = _changes(known["training"], self.training)
             if changes and _has_trained(folder):
@@ -85,15 +89,18 @@ class RunInputs:
             )
             raise RecipeError("\n  ".join([heading, *changes]))
 
-    def digests(self) -> dict[str, str]:
-        """Of each task all that its figures follow from, but for what was trained; the files of tasks are read anew.
+    def digests(self, encoder: str) -> dict[str, str]:
+        """Of each task all that the figures of a rung follow from; the files of tasks are read anew.
 
-        The key "" stands for all tasks together.
+        Args:
+            encoder: the base model, or the folder of a stage, known by its fingerprint.
         """
         evaluation = self._recipe.evaluation
-        shared = {MODEL: self.training[MODEL], "precision": evaluation.precision}
+        shared: dict[str, Any] = {MODEL: self.training[MODEL], "precision": self.precision}
+        if encoder != self._recipe.model.name:
+            shared["encoder"] = read_fingerprint(Path(encoder))
         files = _fingerprints(_task_files(self._recipe))
-        found = {"": {"evaluation": evaluation.model_dump(mode="json"), **files, **self._masked, **shared}}
+        found: dict[str, dict[str, Any]] = {}
         if evaluation.masked:
             found["masked"] = {"task": evaluation.masked.model_dump(mode="json"), **self._masked, **shared}
         for task, name, settings in evaluation.tasks():
@@ -103,9 +110,9 @@ class RunInputs:
         dumped = {label: json.dumps(one, sort_keys=True).encode() for label, one in found.items()}
         return {label: hashlib.sha256(one).hexdigest() for label, one in dumped.items()}
 
-    def scored(self, rung: str) -> dict[str, dict[str, float]]:
+    def scored(self, rung: str, encoder: str) -> dict[str, dict[str, float]]:
         """The figures of a rung by task, of those that were computed from what the evaluation would read now."""
-        now, known = self.digests(), self._scored.get(rung, {})
+        now, known = self.digests(encoder), self._scored.get(rung, {})
         return {label: one["figures"] for label, one in known.items() if one["digest"] == now.get(label)}
 
     def note(self, rung: str, label: str, figures: Mapping[str, float], digest: str) -> None:
@@ -115,7 +122,15 @@ class RunInputs:
 
     def _write(self) -> None:
         evaluation = {**self._masked, **_fingerprints(_task_files(self._recipe))}
-        write_json(self._path, {"training": self.training, "evaluation": evaluation, "scored": self._scored})
+        found = {"training": self.training, "evaluation": evaluation, "precision": self.precision}
+        write_json(self._path, {**found, "scored": self._scored})
+
+
+def _precision(recipe: Recipe, known: Mapping[str, Any]) -> Literal["bf16", "fp32"]:
+    """In which rungs are scored: a run that moves to another machine goes on as it began, or its rungs would differ."""
+    if recipe.evaluation.precision == "auto" and known.get("precision") in ("bf16", "fp32"):
+        return cast(Literal["bf16", "fp32"], known["precision"])
+    return precision_here(recipe.evaluation.precision)
 
 
 def as_listed(files: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:

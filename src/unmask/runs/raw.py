@@ -98,7 +98,14 @@ def _yaml(source: str) -> dict[str, Any]:
     if not isinstance(raw, dict):
         found_type = "nothing" if raw is None else type(raw).__name__
         raise RecipeError(f"{source} holds {found_type}; expected keys and values.")
-    return raw
+    return dict(separate(raw))
+
+
+def separate(value: Any) -> Any:
+    """The same keys and values, each an object of its own: what a YAML alias repeats is changed in one place."""
+    if isinstance(value, dict):
+        return {key: separate(one) for key, one in value.items()}
+    return [separate(one) for one in value] if isinstance(value, list) else value
 
 
 def dump(raw: dict[str, Any]) -> str:

@@ -1,6 +1,5 @@
 """Reading recipes: one YAML a run, typed; unknown keys are refused with the nearest name, all mistakes at once."""
 
-import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -9,7 +8,7 @@ from pydantic import BaseModel, ValidationError
 
 from unmask.errors import RecipeError
 from unmask.evaluation.tasks import TASKS
-from unmask.runs.raw import nearest, override, read_raw
+from unmask.runs.raw import nearest, override, read_raw, separate
 from unmask.runs.schema import (
     KIND,
     SOURCES,
@@ -27,7 +26,7 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
         RecipeError: every mistake, one a line.
     """
     where = "recipe" if isinstance(source, Mapping) else str(source)
-    raw = copy.deepcopy(dict(source)) if isinstance(source, Mapping) else read_raw(where)
+    raw = separate(dict(source)) if isinstance(source, Mapping) else read_raw(where)
     for change in overrides:
         override(raw, change)
     mistakes = _reference_mistakes(raw)
@@ -91,6 +90,10 @@ def _stage_mistakes(recipe: Recipe) -> list[str]:
         needed = f"{' or '.join(stage.reads)} is needed"
         found = [f": {name!r} is of kind {kind}, {needed}" for name, kind in kinds if kind not in stage.reads]
         mistakes += [f"stages.{stage.label}{one}" for one in [*stage.order_mistakes(before), *found]]
+    masked = recipe.evaluation.masked
+    kind = recipe.data[masked.data].kind if masked and masked.data in recipe.data else "texts"
+    if masked and kind != "texts":
+        mistakes.append(f"evaluation.masked: {masked.data!r} is of kind {kind}, texts is needed")
     return mistakes
 
 

@@ -93,7 +93,7 @@ def train(
         recipe: what `load_recipe` made.
         out: run folder.
         progress: show bars.
-        evaluate: scores an encoder, instead of the recipe's own evaluation.
+        evaluate: scores an encoder, instead of the recipe's own evaluation; called for every rung, every time.
         rehearsal: do only the few steps of each stage that take the most memory.
 
     Raises:
@@ -171,6 +171,8 @@ def check_reading(recipe: Recipe) -> tuple[Any, Any]:
     asked = {"model.max_length": recipe.model.encoder_settings().max_length}
     for stage in recipe.stages:
         asked |= {f"stages.{stage.label}.{key}": getattr(stage, key, 0) for key in ("block_size", "max_length")}
+    if recipe.evaluation.masked:
+        asked["evaluation.masked.block_size"] = recipe.evaluation.masked.block_size
     for place, length in asked.items():
         if positions is not None and length > positions:
             raise RecipeError(
@@ -275,17 +277,18 @@ class Run:
     def rung(self, place: RungPlace) -> Rung:
         """Evaluate a rung; figures that an earlier call computed from what would be read now are read."""
         assert self.inputs is not None
-        known = self.inputs.scored(place.name)
+        known = self.inputs.scored(place.name, place.encoder)
         missing = [label for label in self.tasks if label not in known]
         if missing:  # else there is nothing to open
             which = f" ({len(missing)} of {len(self.tasks)} tasks)" if known else ""
             logger.info("%s: evaluating%s", place.name, which)
             self.inputs.check()
-            encoder = open_rung(self.recipe, place, precision_here(self.recipe.evaluation.precision))
+            encoder = open_rung(self.recipe, place, self.inputs.precision)
         for label in missing:
-            seen = self.inputs.digests()[label]
+            seen = self.inputs.digests(place.encoder).get(label)
             known[label] = self.tasks[label](encoder)
-            self.inputs.note(place.name, label, known[label], seen)
+            if seen is not None:  # a caller's own function may be another one next time
+                self.inputs.note(place.name, label, known[label], seen)
         figures = {name: value for label in self.tasks for name, value in known[label].items()}
         if self.tasks:
             (self.folder / "rungs").mkdir(exist_ok=True)

@@ -5,9 +5,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from unmask.backbone.devices import default_device
+import torch
+
+from unmask.backbone.devices import cast_weights, default_device, saved_dtype
 from unmask.backbone.locate import layout_folder, load_tokenizer
 from unmask.encoder import TextEncoder
+from unmask.encoder.opening import reader_for
 from unmask.encoder.saved import read_chat, read_lineage
 from unmask.errors import ArtifactError
 from unmask.files import read_json, write_json
@@ -90,13 +93,13 @@ def open_rung(recipe: Recipe, place: RungPlace, precision: Literal["bf16", "fp32
         recurrent=model.recurrent if turned else None,
         window=model.window if turned else None,
         pooling=model.pooling,
-        max_length=model.max_length,
         chat_template=model.chat_template,
-        include_special_tokens=model.include_special_tokens,
         dtype="bfloat16" if precision == "bf16" else "float32",
         attention_implementation=model.attention_implementation,
     )
-    encoder.reader.chat = place.chat or encoder.reader.chat
+    # Every rung reads texts as the recipe says, whatever the folder of the base model says.
+    chat = place.chat or encoder.reader.chat
+    encoder.reader = reader_for(encoder.model, encoder.tokenizer, model.encoder_settings(), chat)
     return encoder
 
 
@@ -125,17 +128,23 @@ def stage_origins(recipe: Recipe, folder: Path) -> list[Origin]:
     return origins
 
 
-def checkpoints(recipe: Recipe, folder: Path) -> Iterator[tuple[RungPlace, int, TextEncoder]]:
+def checkpoints(
+    recipe: Recipe, folder: Path, precision: Literal["bf16", "fp32"] = "fp32"
+) -> Iterator[tuple[RungPlace, int, TextEncoder]]:
     """Every kept checkpoint of every finished stage as an encoder, with the stage's rung and the step.
 
-    A recipe keeps as many as `keep_checkpoints` says, one every `save_every` steps.
+    A recipe keeps as many as `keep_checkpoints` says, one every `save_every` steps. Weights are rounded as the stage
+    rounds those that it saves, so that the last checkpoint is the rung.
     """
+    working = torch.bfloat16 if precision == "bf16" else torch.float32
     trained = split_places(recipe, folder)[1]
     for place, stage, origin in zip(trained, recipe.stages, stage_origins(recipe, folder), strict=True):
         if not isinstance(stage, TrainedStage) or not Path(place.encoder).is_dir():
             continue
         for path in checkpoint.kept(Path(place.encoder).parent / "checkpoints"):
             model = plain(*rebuild(stage, origin, path)).to(default_device())
+            for dtype in (saved_dtype(origin.base, origin.dtype), working):
+                cast_weights(model, dtype)
             encoder = encoder_around(model, origin, recipe.model.encoder_settings(), path)
             encoder.lineage = read_lineage(Path(place.encoder))
             yield place, checkpoint.step_of(path), encoder

@@ -162,7 +162,8 @@ def fit(job: Job, settings: TrainedStage, folder: Path, accelerator: Any, *, see
             for group in prepared.param_groups:  # before the backward pass: DeepSpeed steps at its end
                 group["lr"] = rate
             batch, tokens = job.batch(step)
-            out = layers.run(partial(job.objective.step, model, batch, engine), prepared.zero_grad)
+            # Not `prepared.zero_grad`, which leaves gradients where parts of a step are still to come.
+            out = layers.run(partial(job.objective.step, model, batch, engine), optimizer.zero_grad)
             norm = float(accelerator.clip_grad_norm_(parameters.values(), settings.clip_norm))
             _check_finite(settings.label, step, out.loss, norm)
             prepared.step()
