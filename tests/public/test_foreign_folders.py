@@ -14,8 +14,8 @@ from unmask.encoder.folder import _write_word_weights
 from unmask.encoder.layout import read_layout
 from unmask.encoder.layout_keys import NESTED, TABLES, markdown
 from unmask.errors import ArtifactError, RecipeError
+from unmask.runs.check import check_reading
 from unmask.runs.recipe import load_recipe
-from unmask.runs.run import check_reading
 from unmask.settings import EncoderSettings
 from unmask.text.words import append_eos
 

@@ -10,9 +10,9 @@ import torch
 from unmask.backbone.devices import default_device, precision_here, saved_dtype
 from unmask.backbone.locate import find_adapters
 from unmask.errors import ArtifactError
+from unmask.runs.check import check_reading
 from unmask.runs.inputs import teachers
 from unmask.runs.main_memory import main_memory
-from unmask.runs.run import check_reading
 from unmask.runs.schema import Recipe
 from unmask.runs.sources import open_data
 from unmask.training.base_settings import TrainedStage

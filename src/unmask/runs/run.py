@@ -20,28 +20,25 @@ from typing import Any
 
 from unmask import __version__
 from unmask.backbone.devices import precision_here
-from unmask.backbone.loading import check_vocabulary, empty_model, learned_positions, load_twin
-from unmask.backbone.locate import SCORES, layout_folder, load_tokenizer, revision
-from unmask.backbone.structure import text_config
-from unmask.backbone.truth.convert import convert
+from unmask.backbone.locate import SCORES, revision
 from unmask.encoder import TextEncoder
 from unmask.encoder.card import with_scores
-from unmask.encoder.layout import read_layout
-from unmask.encoder.saved import is_foreign, read_scores
-from unmask.errors import ArtifactError, RecipeError, UnmaskError
+from unmask.encoder.saved import read_scores
+from unmask.errors import UnmaskError
 from unmask.files import new_folder, write_json, write_text
 from unmask.heap import use_one_heap
+from unmask.runs.check import check_before
 from unmask.runs.claim import claim_folder
-from unmask.runs.evaluate import Score, check_tasks, scorers
+from unmask.runs.evaluate import Score, scorers
 from unmask.runs.inputs import MODEL, RunInputs, as_listed
 from unmask.runs.rungs import RungPlace, keep_chat, open_rung, run_chat, split_places, stage_origins
 from unmask.runs.schema import Recipe
-from unmask.runs.sources import check_files, open_data, used
+from unmask.runs.sources import check_files, open_data
 from unmask.settings import AttentionMode
 from unmask.training.base_settings import StageSettings, TrainedStage
 from unmask.training.building import Data, Origin, StageContext
 from unmask.training.processes import check_launcher, make_accelerator
-from unmask.training.stages.run import check_stage, run_stage
+from unmask.training.stages.run import run_stage
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +102,7 @@ def train(
     use_one_heap()
     check_files(recipe)
     data = open_data(recipe)
-    _preflight(recipe, data)
+    check_before(recipe, data)
     folder = Path(out)
     accelerator = make_accelerator(precision_here(recipe.precision), folder) if recipe.stages else None
     main = accelerator is None or bool(accelerator.is_main_process)
@@ -144,74 +141,6 @@ def _tell_scores(recipe: Recipe, result: RunResult) -> None:
     card = result.encoder / "README.md"
     if card.is_file():
         write_text(card, with_scores(card.read_text(encoding="utf-8"), scores))
-
-
-def _preflight(recipe: Recipe, data: Data) -> None:
-    """Read everything a run will read except weights, so that what is wrong is said at once."""
-    _, shape = check_reading(recipe)
-    twin = _check_conversion(recipe)
-    for name, source in used(recipe).items():
-        data.texts(name) if source.kind == "texts" else data.pairs(name)
-    for stage in recipe.stages:
-        check_stage(stage, data, int(text_config(shape).hidden_size), twin)
-    check_tasks(recipe)
-
-
-def check_reading(recipe: Recipe) -> tuple[Any, Any]:
-    """The tokenizer and the model without its weights, once it is sure that they can read what the recipe gives them.
-
-    Raises:
-        ArtifactError: one of them cannot be opened, or the tokenizer has tokens without an embedding.
-        RecipeError: texts or blocks longer than the positions that the model learned; an encoder that reads otherwise.
-    """
-    _refuse_layout(recipe)
-    tokenizer, shape = load_tokenizer(recipe.model.name), empty_model(recipe.model.name, head=True)
-    check_vocabulary(shape, tokenizer)
-    positions = learned_positions(shape)
-    asked = {"model.max_length": recipe.model.encoder_settings().max_length}
-    for stage in recipe.stages:
-        asked |= {f"stages.{stage.label}.{key}": getattr(stage, key, 0) for key in ("block_size", "max_length")}
-    if recipe.evaluation.masked:
-        asked["evaluation.masked.block_size"] = recipe.evaluation.masked.block_size
-    for place, length in asked.items():
-        if positions is not None and length > positions:
-            raise RecipeError(
-                f"{place}={length} is more than the {positions} positions that {recipe.model.name} learned; "
-                f"set it to {positions} or less."
-            )
-    return tokenizer, shape
-
-
-def _refuse_layout(recipe: Recipe) -> None:
-    """Refuse to train from an encoder that reads texts as stages do not, though rungs would."""
-    folder = layout_folder(recipe.model.name)
-    if not recipe.stages or not is_foreign(folder):
-        return
-    layout = read_layout(folder, default_length=1)
-    for asked, what in ((layout.lower_case, "lowers letters"), (layout.message, "puts a chat template around texts")):
-        if asked:
-            raise RecipeError(
-                f"{recipe.model.name} is a folder of sentence-transformers that {what}, which training does not; give "
-                "the decoder it was made from, or the folder without modules.json."
-            )
-
-
-def _check_conversion(recipe: Recipe) -> Any | None:
-    """Convert a tiny twin of the model, so that a refusal comes before any weight is loaded; the twin, if there is one.
-
-    Raises:
-        ConversionError: the family, or the options it needs.
-    """
-    spec = recipe.model.attention_spec()
-    try:
-        twin = load_twin(recipe.model.name)
-        if recipe.model.attention_implementation:
-            twin.set_attn_implementation(recipe.model.attention_implementation)
-    except (ArtifactError, ValueError, ImportError):
-        return None  # sizes that do not shrink together; the model itself will tell
-    if spec.attention != "causal":
-        convert(twin, recurrent=spec.recurrent, window=spec.window)
-    return twin
 
 
 def _climb(recipe: Recipe, run: "Run") -> tuple[list[Rung], Path]:
