@@ -3,6 +3,7 @@
 import json
 import math
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import transformers
@@ -149,6 +150,16 @@ def test_recipes_are_listed_shown_and_copied(tmp_path, capsys):
     assert "did you mean" in capsys.readouterr().err
     assert main(["recipes", "show", "pocket-wiki:words"]) == 2
     assert "has no variant 'words'" in capsys.readouterr().err
+
+
+def test_every_key_is_described(capsys):
+    assert main(["recipes", "keys"]) == 0
+    page = Path(__file__).parents[2] / "docs" / "recipe.md"
+    assert capsys.readouterr().out == page.read_text(), "unmask recipes keys > docs/recipe.md"
+    assert main(["recipes", "keys", "--json"]) == 0
+    sections = json.loads(capsys.readouterr().out)["sections"]
+    undescribed = {key["name"] for section in sections for key in section["keys"] if not key["about"]}
+    assert undescribed <= {"objective", "kind"}
 
 
 def test_a_recipe_of_ones_own_extends_another(tmp_path):

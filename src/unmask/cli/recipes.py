@@ -1,4 +1,4 @@
-"""`unmask recipes list | show | copy`: the recipes that come with the package."""
+"""`unmask recipes list | show | copy | keys`: the recipes that come with the package, and what a recipe may say."""
 
 import argparse
 import sys
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from unmask.cli.console import add_json, show
 
-HELP = "the recipes that come with the package: list, show, copy"
+HELP = "the recipes that come with the package: list, show, copy; every key of a recipe"
 EXAMPLE = ""
 
 
@@ -21,11 +21,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     copy = actions.add_parser("copy", help="a recipe as a file to change", epilog="example: unmask recipes copy NAME .")
     copy.add_argument("name", metavar="NAME", help="of a recipe, perhaps with :variant; or accelerate/NAME")
     copy.add_argument("target", metavar="PATH", help="file to write, or folder to write it into")
+    add_json(actions.add_parser("keys", help="every key of a recipe, its default and what it is for"))
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Do one of the three."""
-    {"list": _list, "show": _show, "copy": _copy}[arguments.action](arguments)
+    """Do one of them."""
+    {"list": _list, "show": _show, "copy": _copy, "keys": _keys}[arguments.action](arguments)
 
 
 def _list(arguments: argparse.Namespace) -> None:
@@ -56,6 +57,14 @@ def _copy(arguments: argparse.Namespace) -> None:
         raise ArtifactError(f"{target} {'exists already' if target.exists() else 'has no folder to be in'}.")
     target.write_text(text, encoding="utf-8")
     print(target, file=sys.stderr)
+
+
+def _keys(arguments: argparse.Namespace) -> None:
+    from unmask.runs.keys import markdown, recipe_keys
+
+    sections = recipe_keys()
+    found = [{"place": one.place, "about": one.about, "keys": [key._asdict() for key in one.keys]} for one in sections]
+    show(arguments, {"sections": found}, markdown(sections))
 
 
 def _text(name: str) -> str:

@@ -19,14 +19,14 @@ class ModelSettings(EncoderFields):
 
     name: str = Field(description="hub id, folder, GGUF file, `pocket` or `smollm2`")
     dtype: Dtype = Field("auto", description="of the weights, in memory and saved; auto is the model's own")
-    attention: AttentionMode = "bidirectional"
+    attention: AttentionMode = Field("bidirectional", description="causal leaves the decoder as it is")
     recurrent: Recurrent | None = Field(
         None, description="layers that no mask turns: refuse, forward or two-way; by default as saved, else refuse"
     )
     window: Window | None = Field(
         None, description="sliding windows: keep (two-sided) or lift; by default as saved, else keep"
     )
-    attention_implementation: str | None = None
+    attention_implementation: str | None = Field(None, description="eager, sdpa ...; by default transformers' choice")
 
     def attention_spec(self) -> AttentionSpec:
         """How the trained model attends."""
@@ -40,7 +40,7 @@ class TextSource(Settings):
 
     kind: Literal["texts"] = "texts"
     files: list[str] = Field(min_length=1, description="files, hub data sets name[:config]@split, hf:// files")
-    field: str = "text"
+    field: str = Field("text", description="column or key that holds the text")
     quoting: Quoting = Field("standard", description="of csv and tsv; none: quotation marks are ordinary characters")
     limit: int | None = Field(None, ge=1, description="first so many texts only")
 
@@ -48,10 +48,14 @@ class TextSource(Settings):
 class ColumnSettings(Settings):
     """Which columns of a pair source hold what; by default the usual names."""
 
-    query: str | None = None
-    positive: str | None = None
-    negatives: str | list[str] | None = None
-    document: str | None = None
+    query: str | None = Field(None, description="by default query, anchor, question or sentence1")
+    positive: str | None = Field(None, description="a text or a list; by default positive, pos, answer or sentence2")
+    negatives: str | list[str] | None = Field(
+        None, description="by default negatives, negative, neg, or negative_1, negative_2 ..."
+    )
+    document: str | None = Field(
+        None, description="names the positive's document; by default document, doc, document_id"
+    )
     where: dict[str, str | int | float | bool] = Field(
         default_factory=dict, description="keep rows with these values only, for example {label: 1}"
     )
@@ -79,7 +83,7 @@ class E5Source(Settings):
     """The public part of E5's data as Echo embeddings released it: a folder with a jsonl file for each data set."""
 
     kind: Literal["e5"]
-    folder: str
+    folder: str = Field(description="with a jsonl file for each data set")
     instructions: dict[str, str] = Field(default_factory=dict, description="other than the paper's, by data set")
     weights: dict[str, float] = Field(
         default_factory=dict, description="how often a set is drawn, relative to its size"
@@ -108,10 +112,10 @@ Precision = Literal["auto", "bf16", "fp32"]
 class MaskedTask(Settings):
     """Masked-token accuracy on held-out text, at every rung."""
 
-    data: str
-    block_size: int = Field(256, ge=24)
-    blocks: int = Field(128, ge=1)
-    mask_token: str = "_"
+    data: str = Field(description="name of a data source of kind texts")
+    block_size: int = Field(256, ge=24, description="tokens of a block")
+    blocks: int = Field(128, ge=1, description="at most so many")
+    mask_token: str = Field("_", description="a token of the vocabulary, or `own`: the tokenizer's mask token")
 
 
 class EvaluationSettings(Settings):
@@ -149,9 +153,9 @@ def _evaluation(given: Any) -> EvaluationSettings:
 class Recipe(Settings):
     """A run: model, data, stages, evaluation."""
 
-    name: str = Field(pattern=r"^[\w.-]+$")
-    description: str = ""
-    seed: int = Field(0, ge=0)
+    name: str = Field(pattern=r"^[\w.-]+$", description="of the run, and of its folder under runs/")
+    description: str = Field("", description="a line for people")
+    seed: int = Field(0, ge=0, description="of everything random; the same seed ends with the same weights")
     precision: Precision = Field("auto", description="of the arithmetic while training")
     model: ModelSettings
     data: dict[str, Source]

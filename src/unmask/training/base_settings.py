@@ -17,24 +17,24 @@ class LoraSettings(Settings):
     start: Literal["fresh", "previous"] = Field(
         "fresh", description="previous: continue the adapter of the stage before, on the weights it was trained on"
     )
-    rank: int = Field(16, ge=1)
-    alpha: float = Field(32, gt=0)
-    dropout: float = Field(0.05, ge=0, lt=1)
-    targets: str | list[str] = "all-linear"
+    rank: int = Field(16, ge=1, description="r")
+    alpha: float = Field(32, gt=0, description="the adapter is multiplied by alpha / rank")
+    dropout: float = Field(0.05, ge=0, lt=1, description="on the input of the adapter")
+    targets: str | list[str] = Field("all-linear", description="layers with an adapter, as peft names them")
 
 
 class OptimSettings(Settings):
     """AdamW and its learning rate over the steps of one stage."""
 
-    lr: float = Field(gt=0)
-    warmup_steps: int = Field(0, ge=0)
-    schedule: Schedule = "linear"
+    lr: float = Field(gt=0, description="learning rate of AdamW, after the warm-up")
+    warmup_steps: int = Field(0, ge=0, description="in which the rate rises from 0 to lr")
+    schedule: Schedule = Field("linear", description="how the rate falls after the warm-up")
     schedule_steps: int | None = Field(None, ge=1, description="steps the schedule is made for; by default all")
     final_lr_share: float = Field(0.0, ge=0, le=1, description="the schedule ends at this share of lr")
-    weight_decay: float = Field(0.0, ge=0)
-    betas: tuple[float, float] = Field((0.9, 0.999), strict=False)
-    epsilon: float = Field(1e-8, gt=0)
-    clip_norm: float = Field(1.0, gt=0)
+    weight_decay: float = Field(0.0, ge=0, description="of AdamW")
+    betas: tuple[float, float] = Field((0.9, 0.999), strict=False, description="of AdamW")
+    epsilon: float = Field(1e-8, gt=0, description="of AdamW")
+    clip_norm: float = Field(1.0, gt=0, description="longest gradient of a step")
 
 
 class StageSettings(Settings):
@@ -64,8 +64,10 @@ class TrainedStage(StageSettings, OptimSettings):
     """A stage that trains, whatever it minimises."""
 
     data: str = Field(description="name of a data source of the recipe")
-    steps: int = Field(ge=1)
-    tuning: Tuning = "lora"
+    steps: int = Field(ge=1, description="updates of the weights")
+    tuning: Tuning = Field(
+        "lora", description="what is trained: an adapter (qlora: on weights in four bits), or all weights"
+    )
     lora: LoraSettings = LoraSettings()
     gradient_checkpointing: bool | Literal["products"] = Field(
         False,
@@ -76,9 +78,9 @@ class TrainedStage(StageSettings, OptimSettings):
         description="compile the layers on a CPU: less memory a step, less time for short texts, a minute at the start",
     )
     micro_batch_tokens: int = Field(8192, ge=1, description="most tokens in one forward pass")
-    log_every: int = Field(10, ge=1)
-    save_every: int = Field(100, ge=1)
-    keep_checkpoints: int = Field(1, ge=1)
+    log_every: int = Field(10, ge=1, description="steps between two lines of metrics.jsonl")
+    save_every: int = Field(100, ge=1, description="steps between two checkpoints, from which a killed run resumes")
+    keep_checkpoints: int = Field(1, ge=1, description="of the newest, so many")
 
     @property
     def sources(self) -> list[str]:

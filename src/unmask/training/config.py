@@ -21,13 +21,15 @@ class MntpSettings(TrainedStage):
     objective: Literal["mntp"] = "mntp"
     lr: float = Field(5e-5, gt=0)
     batch_tokens: int = Field(16384, ge=1, description="tokens a step: 32 blocks of 512 in the paper")
-    block_size: int = Field(512, ge=24)
-    mask_rate: float = Field(0.2, gt=0, lt=1)
-    masking: Literal["bert", "roberta"] = "bert"
+    block_size: int = Field(512, ge=24, description="tokens of a block; documents in one block do not see each other")
+    mask_rate: float = Field(0.2, gt=0, lt=1, description="share of the tokens that are to be guessed")
+    masking: Literal["bert", "roberta"] = Field(
+        "bert", description="bert: of those, 80% are masked, 10% random, 10% as they are; roberta: all masked"
+    )
     mask_token: str = Field("_", description="a token of the vocabulary, or `own`: the tokenizer's mask token")
     held_out: str | None = Field(None, description="name of a data source to evaluate on while training")
-    held_out_blocks: int = Field(64, ge=1)
-    eval_every: int = Field(100, ge=1)
+    held_out_blocks: int = Field(64, ge=1, description="blocks to evaluate on")
+    eval_every: int = Field(100, ge=1, description="steps between two evaluations on held_out")
     future_steps: int = Field(0, ge=0, description="steps in which tokens come to see those behind them; 0: at once")
 
     @model_validator(mode="after")
@@ -79,7 +81,7 @@ class ContrastiveSettings(TrainedStage):
     """What SimCSE and supervised training share. The batch is that of a step, of all processes together."""
 
     batch_size: int = Field(128, ge=2, description="texts (or pairs) a step")
-    max_length: int = Field(128, ge=4)
+    max_length: int = Field(128, ge=4, description="most tokens of a text while training")
     scale: float = Field(20.0, gt=0, description="factor on the cosine, 1 / temperature")
     both_directions: bool = Field(False, description="positives also look for their query")
     mask_duplicates: bool = Field(True, description="a text equal to the query or its positive is no negative")
@@ -87,7 +89,7 @@ class ContrastiveSettings(TrainedStage):
     matryoshka: list[int] = Field([], description="also train the first so many dimensions")
     grad_cache: bool = Field(False, description="memory of one micro-batch for any batch, at a third more time")
     grad_cache_kept: int = Field(1, ge=0, description="micro-batches whose graph is kept even so, and not run again")
-    attention_dropout: float = Field(0.0, ge=0, lt=1)
+    attention_dropout: float = Field(0.0, ge=0, lt=1, description="on attention weights")
     hidden_dropout: float = Field(0.0, ge=0, lt=1, description="on what each layer adds to the residual stream")
 
     @property
@@ -140,7 +142,7 @@ class SimcseSettings(ContrastiveSettings):
 
     objective: Literal["simcse"] = "simcse"
     lr: float = Field(3e-5, gt=0)
-    attention_dropout: float = Field(0.3, ge=0, lt=1)
+    attention_dropout: float = Field(0.3, ge=0, lt=1, description="on attention weights")
 
     def sample(self, data: Any) -> tuple[Sequence[str], float]:
         """A text and the same again."""
@@ -163,7 +165,7 @@ class TeacherSettings(Settings):
     """A frozen encoder whose ranking of the candidates is learned beside the pairs."""
 
     name: str = Field(description="encoder folder or hub id")
-    weight: float = Field(1.0, gt=0)
+    weight: float = Field(1.0, gt=0, description="of its loss beside that of the pairs")
     scale: float = Field(20.0, gt=0, description="factor on the teacher's cosines")
     query_prompt: str = Field("", description="in front of queries, for the teacher")
     document_prompt: str = Field("", description="in front of positives and negatives, for the teacher")
@@ -180,9 +182,9 @@ class SupervisedSettings(ContrastiveSettings):
         description="names of data sources of kind pairs or e5; each batch is from one set"
     )
     lr: float = Field(2e-4, gt=0)
-    batch_size: int = Field(512, ge=2)
-    max_length: int = Field(512, ge=4)
-    scale: float = Field(50.0, gt=0)
+    batch_size: int = Field(512, ge=2, description="pairs a step")
+    max_length: int = Field(512, ge=4, description="most tokens of a text while training")
+    scale: float = Field(50.0, gt=0, description="factor on the cosine, 1 / temperature")
     hard_negatives: int | None = Field(None, ge=0, description="at most so many of a row; by default all")
     mask_same_document: bool = Field(True, description="positives of one document are no negatives of each other")
     false_negative_margin: float | None = Field(
@@ -223,7 +225,7 @@ class AverageSettings(StageSettings):
     title: ClassVar[str] = "averaged"
 
     objective: Literal["average"] = "average"
-    checkpoints: int = Field(ge=2)
+    checkpoints: int = Field(ge=2, description="of the stage before, so many; it must keep them")
 
     def order_mistakes(self, before: StageSettings | None) -> list[str]:
         """The stage before must leave as many checkpoints."""

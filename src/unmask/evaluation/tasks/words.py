@@ -19,10 +19,10 @@ _VARIANTS = ("", " (same)", " (previous)", " (auto)")  # the first position of a
 class WordsSettings(Settings):
     """Labelled words for a linear probe."""
 
-    train: InputFile
-    test: InputFile
-    word_column: int | None = None
-    label_column: int | None = None
+    train: InputFile = Field(description="CoNLL columns, CoNLL-U; docs/reading.md")
+    test: InputFile = Field(description="of the same form")
+    word_column: int | None = Field(None, description="counted from 0; by default the first (CoNLL-U: FORM)")
+    label_column: int | None = Field(None, description="counted from 0; by default the last (CoNLL-U: UPOS)")
     limit: int | None = Field(None, ge=1, description="train the probe on the first so many sentences")
     positions: list[Position] = Field(["same"], min_length=1, description="same, previous or auto; the first names it")
 
