@@ -15,13 +15,13 @@ import yaml
 from unmask.analysis.layers import attention_maps
 from unmask.analysis.page import Section, rungs_table, write_page
 from unmask.analysis.plots import attention_figure, lines_figure
-from unmask.backbone.loading import load_model
 from unmask.backbone.locate import resolve_model
 from unmask.demo.texts import DemoTexts, chunk_sentences, collect_texts
 from unmask.encoder import TextEncoder
 from unmask.errors import ArtifactError
 from unmask.evaluation.masked import evaluate_masked
 from unmask.evaluation.words import cross_validate
+from unmask.runs.evaluate import head_beside
 from unmask.runs.plan import duration, make_plan
 from unmask.runs.recipe import load_recipe
 from unmask.runs.run import train
@@ -39,7 +39,7 @@ _SETTINGS = {
     "pocket": [],
     "smollm2": [
         *("model.name=smollm2", "stages.mntp.lr=4e-4", "stages.simcse.lr=3e-4", "stages.simcse.scale=20"),
-        *("stages.simcse.attention_dropout=0.1", "stages.simcse.hidden_dropout=0.1"),
+        *("stages.simcse.attention_dropout=0.1", "stages.simcse.hidden_dropout=0.1", "evaluation.precision=auto"),
     ],
 }
 _QUERIES = 300
@@ -115,8 +115,9 @@ def _write_recipe(folder: Path, texts: DemoTexts, model: str, seed: int) -> Reci
 
 
 def _score(encoder: TextEncoder, recipe: Recipe, texts: DemoTexts) -> dict[str, float]:
-    base = load_model(recipe.model.name, head=True, dtype="float32")
-    masked = evaluate_masked(encoder, base, texts.held_out, block_size=128, num_blocks=96)
+    masked = evaluate_masked(
+        encoder, head_beside(encoder, recipe.model.name), texts.held_out, block_size=128, num_blocks=96
+    )
     return {
         "masked_accuracy": 100 * masked["masked_accuracy"],
         "retrieval": _mrr(encoder, texts.queries, texts.answers),

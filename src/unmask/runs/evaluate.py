@@ -130,8 +130,13 @@ def _only(evaluation: EvaluationSettings, tasks: Sequence[str]) -> EvaluationSet
     return evaluation.model_copy(update={**kept, "masked": evaluation.masked if "masked" in tasks else None})
 
 
+def head_beside(encoder: TextEncoder, base: str) -> Any:
+    """The base model, for its language-model head, in the arithmetic of an encoder."""
+    return load_model(base, head=True, dtype="bfloat16" if encoder.model.dtype == torch.bfloat16 else "float32")
+
+
 def _masked(encoder: TextEncoder, base: str, task: MaskedTask, texts: Texts) -> Figures:
-    head: Any = load_model(base, head=True, dtype="bfloat16" if encoder.model.dtype == torch.bfloat16 else "float32")
+    head = head_beside(encoder, base)
     found = evaluate_masked(
         encoder,
         head,
