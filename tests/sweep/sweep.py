@@ -176,7 +176,7 @@ def page(rows: list[Row]) -> str:
         "| --- | --- |",
         *(f"| {row.family} | {_short(row.reason)} |" for row in refused),
         "",
-        "## Layers that no mask turns",
+        "## Layers that follow no mask",
         "",
         "With `recurrent: two-way` these modules read the text and the reversed text; with `forward` they stay as is.",
         "",

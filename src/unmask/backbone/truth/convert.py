@@ -52,7 +52,7 @@ def convert(
 
     Args:
         model: a decoder-only transformers model, with or without a language-model head.
-        recurrent: what to do with recurrences and convolutions, which no mask turns: `refuse`, `forward` (they go on
+        recurrent: what to do with recurrences and convolutions, which follow no mask: `refuse`, `forward` (they go on
             reading left to right) or `two-way` (each reads the text and the reversed text, and the mean is used). By
             default what the config says of an earlier conversion, else refuse.
         window: `keep` sliding windows, which become two-sided, or `lift` them. By default what the config says.
