@@ -21,7 +21,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--recurrent",
         default="refuse",
         choices=("refuse", "forward", "two-way"),
-        help="recurrent layers, which follow no mask (Mamba, delta nets, convolutions): leave them as they are, or read both ways",
+        help="layers that follow no mask (Mamba, delta nets, convolutions): leave them as they are, or read both ways",
     )
     parser.add_argument(
         "--window", default="keep", choices=("keep", "lift"), help="sliding windows: keep (two-sided) or lift"

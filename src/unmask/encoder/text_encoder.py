@@ -110,7 +110,7 @@ class TextEncoder:
             adapters: LoRA folders or hub ids to put on the model, in the order they were trained.
             merge: fold the adapters into the weights; False keeps them apart, for `as_decoder`.
             attention: make a decoder causal or bidirectional; by default what its config or adapter says.
-            recurrent: what to do with recurrent layers, which follow no mask; see `convert`. By default as saved, else refuse.
+            recurrent: what to do with layers that follow no mask; see `convert`. By default as saved, else refuse.
             window: keep sliding windows (two-sided) or lift them; by default as saved, else keep.
             pooling: overrides what was saved; a bare model is mean-pooled.
             max_length: overrides what was saved.

@@ -21,7 +21,7 @@ class ModelSettings(EncoderFields):
     dtype: Dtype = Field("auto", description="of the weights, in memory and saved; auto is the model's own")
     attention: AttentionMode = Field("bidirectional", description="causal leaves the decoder as it is")
     recurrent: Recurrent | None = Field(
-        None, description="recurrent layers, which follow no mask: refuse, forward or two-way; by default as saved, else refuse"
+        None, description="layers that follow no mask: refuse, forward or two-way; by default as saved, else refuse"
     )
     window: Window | None = Field(
         None, description="sliding windows: keep (two-sided) or lift; by default as saved, else keep"

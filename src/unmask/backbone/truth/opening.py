@@ -37,7 +37,7 @@ class AttentionSpec:
 
     Attributes:
         attention: causal or bidirectional.
-        recurrent: what is done with recurrent layers, which follow no mask; see `convert`.
+        recurrent: what is done with layers that follow no mask; see `convert`.
         window: keep or lift sliding windows.
     """
 
