@@ -49,14 +49,14 @@ def layers_plot(found: Mapping[str, Findings]) -> str:
 
 def table(found: Mapping[str, Findings]) -> str:
     """A row a model, Markdown."""
-    head = ["", "", "cosine to causal states, middle layer", "known of 1 to 4 tokens left, %", "right, %", "prefix AUC"]
+    head = ["", "", "cosine to causal states, lowest layer", "known of 1 to 4 tokens left, %", "right, %", "prefix AUC"]
     rows: list[Sequence[str]] = [head, ["---", "---", *["--:"] * (len(head) - 2)]]
     for decoder, own in found.items():
         for name, separation in own.separations.items():
             means = own.similarities[name].means() if name in own.similarities else []
             known = dict(zip(own.contexts[name].offsets, own.contexts[name].known, strict=True))
             sides = [np.mean([known[side * far] for far in NEAR]) for side in (-1, 1)]
-            near = f"{means[len(means) // 2]:.2f}" if means else ""
+            near = f"{min(means[:-1]):.2f}" if means else ""  # the last comes after the final norm
             rows.append([decoder, name, near, *(f"{side:.1f}" for side in sides), f"{separation.auc:.2f}"])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
