@@ -13,15 +13,12 @@ from unmask.runs.schema import KIND, SOURCES, EvaluationSettings, ModelSettings,
 from unmask.training.base_settings import TrainedStage
 from unmask.training.config import STAGES, ContrastiveSettings
 
-_WORDS = {str: "text", int: "whole number", float: "number", bool: "true, false", NoneType: "null"}
-
-
+_WORDS = {str: "text", int: "whole number", float: "number", bool: "true, false"}
 _HEAD = (
     "# Which keys has a recipe?",
     "",
     "What `unmask recipes keys` prints. Keys below others are written with a dot, as `--set` takes them; `NAME` is "
-    "yours. "
-    "[How they go together](train.md).",
+    "yours. [How they go together](train.md).",
     "",
 )
 
@@ -54,8 +51,7 @@ def recipe_keys() -> list[Section]:
         _section("stages, simcse and supervised", ContrastiveSettings, beside=TrainedStage),
     ]
     for objective, stage in STAGES.items():
-        contrastive = ContrastiveSettings if issubclass(stage, ContrastiveSettings) else TrainedStage
-        beside = contrastive if issubclass(stage, TrainedStage) else None
+        beside = next((base for base in (ContrastiveSettings, TrainedStage) if issubclass(stage, base)), None)
         sections.append(_section(f"stages, objective: {objective}", stage, beside=beside))
     about = "tasks by kind and name; each is run at every rung"
     sections.append(_section("evaluation", EvaluationSettings, about=about))
