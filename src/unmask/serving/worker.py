@@ -79,7 +79,7 @@ class Worker:
         reader: tokenizer and settings.
         runner: the model; nothing else may use it meanwhile.
         batch_tokens: most tokens in a batch; None for what suits the device.
-        watch: called with the tokens and texts of every batch that is done.
+        watch: called with the tokens and texts of every batch that is done, before its answers go out.
     """
 
     def __init__(
@@ -167,6 +167,6 @@ class Worker:
             vectors = self._runner.vectors(batch).cpu().numpy()
             rate = batch.num_tokens / (time.perf_counter() - started)
             self._rate += (rate - self._rate) * (_SMOOTHING if self._rate else 1.0)
+            self._watch(batch.num_tokens, len(own))  # first, so that who has an answer finds it counted
             for (job, row), vector in zip(own, vectors, strict=True):
                 job.put(row, vector)
-            self._watch(batch.num_tokens, len(own))
