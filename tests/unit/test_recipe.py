@@ -129,3 +129,13 @@ def test_one_name_for_sts_and_words_is_refused_and_auto_is_a_position():
     assert load_recipe(broken(evaluation={"words": words})).evaluation.words["ner"].positions == ["auto"]
     with pytest.raises(RecipeError, match="sts and words both have 'ner'"):
         load_recipe(broken(evaluation={"words": words, "sts": {"ner": {"file": "c.csv"}}}))
+
+
+def test_null_takes_out_a_task_and_a_kind_of_tasks():
+    kept, other = {"file": "a.csv"}, {"train": "a.txt", "test": "b.txt"}
+    evaluation = {"sts": {"dev": kept, "test": kept}, "words": {"ner": other}, "masked": {"data": "docs"}}
+    raw = broken(evaluation=evaluation)
+    found = load_recipe(raw, ["evaluation.sts.test=null", "evaluation.words=null"]).evaluation
+    assert [name for _, name, _ in found.tasks()] == ["dev"]
+    assert found.masked.data == "docs"
+    assert load_recipe(raw, ["evaluation.masked=null", "evaluation.words=null", "evaluation.sts=null"]).evaluation.empty

@@ -147,7 +147,20 @@ def _evaluation_class(kinds: tuple[tuple[str, type[Settings]], ...]) -> type[Eva
 
 
 def _evaluation(given: Any) -> EvaluationSettings:
-    return given if isinstance(given, EvaluationSettings) else evaluation_class().model_validate(given)
+    if isinstance(given, EvaluationSettings):
+        return given
+    return evaluation_class().model_validate(_without_nulls(given) if isinstance(given, dict) else given)
+
+
+def _without_nulls(given: dict[str, Any]) -> dict[str, Any]:
+    """Null takes out a task, or all tasks of a kind, that the recipe has from the one it extends."""
+    kinds = {kind: tasks for kind, tasks in given.items() if kind not in TASKS or tasks is not None}
+    return {
+        kind: {name: task for name, task in tasks.items() if task is not None}
+        if kind in TASKS and isinstance(tasks, dict)
+        else tasks
+        for kind, tasks in kinds.items()
+    }
 
 
 class Recipe(Settings):
