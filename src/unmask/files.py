@@ -70,10 +70,12 @@ def require_new_folder(folder: Path) -> None:
     """Refuse a place where a new folder could not be written.
 
     Raises:
-        ArtifactError: the folder exists and is not empty, or is a file.
+        ArtifactError: the folder exists and is not empty, or is a file, or cannot be renamed to.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ArtifactError(f"{folder} exists already and is not empty; choose another folder or remove it.")
+    if folder.resolve().is_mount():
+        raise ArtifactError(f"{folder} is where a disk is mounted; choose a folder in it.")
 
 
 @contextmanager
@@ -84,6 +86,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
         ArtifactError: the folder exists and is not empty, or cannot be made.
     """
     require_new_folder(folder)
+    folder = folder.resolve()  # a link, or `.`, cannot be renamed to; what it stands for can
     partial = folder.with_name(folder.name + ".partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
@@ -95,9 +98,31 @@ def new_folder(folder: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+    for path in (*partial.rglob("*"), partial):
+        _to_disk(path)
     if folder.exists():
         folder.rmdir()
     partial.rename(folder)
+    _to_disk(folder.parent)
+
+
+def remove_folder(folder: Path) -> None:
+    """Take a folder away, so that a half of it is never taken for the whole."""
+    going = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(going, ignore_errors=True)
+    folder.rename(going)
+    shutil.rmtree(going)
+
+
+def _to_disk(path: Path) -> None:
+    """Else a machine that is switched off may keep the name of a file or folder and lose what is in it."""
+    if path.is_symlink():
+        return
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 @contextmanager
@@ -114,8 +139,7 @@ def new_file(path: Path, owner: str = "") -> Iterator[Path]:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    with partial.open("rb") as file:  # else a machine that is switched off may keep the name and lose what is in it
-        os.fsync(file.fileno())
+    _to_disk(partial)
     os.replace(partial, path)
 
 

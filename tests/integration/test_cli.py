@@ -1,5 +1,6 @@
 """The commands, through main(argv): what they print, what they write, and what they say when input is wrong."""
 
+import gzip
 import json
 
 import numpy as np
@@ -172,6 +173,10 @@ def test_a_tagger_is_trained_saved_and_applied(encoder_folder, tmp_path, capsys)
         {"label": "PER", "start": 0, "end": 2, "text": "Anna Smith"},
         {"label": "LOC", "start": 4, "end": 5, "text": "Rome"},
     ]
+    packed = tmp_path / "packed.txt.gz"
+    packed.write_bytes(gzip.compress((tmp_path / "news.txt").read_bytes()))
+    assert main(["tag", tagger, str(packed), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == found
     out = tmp_path / "news.conll"
     assert main(["tag", tagger, str(tmp_path / "words.txt"), str(tmp_path / "news.txt"), "--out", str(out)]) == 0
     assert main(["tag", tagger, str(words.rename(tmp_path / "words.conll")), "--out", str(out)]) == 0

@@ -141,6 +141,28 @@ def test_duplicates_documents_and_close_candidates_do_not_count():
     assert out.loss == pytest.approx(float(plain(first, torch.cat([second, third]), hidden=hidden)), rel=1e-5)
 
 
+def test_a_known_positive_is_no_negative_wherever_its_text_stands():
+    first, second, third = random(3, 3, 2)
+    texts = ["q", "q", "other", "p0", "p1", "p1", "p1", "p0"]  # p0 and p1 answer q; "other" has both as hard negatives
+    hidden = torch.zeros(3, 5, dtype=torch.bool)
+    hidden[0, [1, 2, 3, 4]] = hidden[1, [0, 2, 3, 4]] = True
+    hidden[2, [1, 3]] = True  # its own positive, p1, in other rows
+    batch, weights = table(first, second, third, texts)
+    out, _ = run(batch, weights)
+    assert out.loss == pytest.approx(float(plain(first, torch.cat([second, third]), hidden=hidden)), rel=1e-5)
+
+    texts = ["q", "q", "r", "p0", "p1", "p0"]  # and back: p1 looks for q, p0 for q and r
+    hidden = torch.zeros(3, 3, dtype=torch.bool)
+    hidden[0, [1, 2]] = hidden[1, 0] = hidden[2, [0, 1]] = True
+    batch, weights = table(first, second, (), texts)
+    backward = plain(second, first, hidden=hidden)
+    hidden = torch.zeros(3, 3, dtype=torch.bool)
+    hidden[0, [1, 2]] = hidden[1, [0, 2]] = hidden[2, 0] = True
+    forward = plain(first, second, hidden=hidden)
+    out, _ = run(batch, weights, InfoNce(both_directions=True))
+    assert out.loss == pytest.approx(float(forward + backward) / 2, rel=1e-5)
+
+
 def test_the_positives_of_equal_queries_and_documents_do_not_count_in_either_direction():
     first, second = random(4, 4)
     hidden = torch.zeros(4, 4, dtype=torch.bool)

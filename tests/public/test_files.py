@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -277,3 +278,9 @@ def test_what_is_no_label_is_named(tmp_path, label):
         tmp_path, "c.jsonl", "".join(f'{{"text": "a", "label": {one}}}\n' for one in ("1", "1.0", '" 1"', "2"))
     )
     assert read_labelled_texts(str(path)).labels == ["1", "1", "1", "2"]
+
+
+def test_a_pipe_is_refused_before_its_beginning_is_lost(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match="is a pipe or a device, which cannot be read twice; write it to a file first"):
+        list(read_records(tmp_path / "pipe"))

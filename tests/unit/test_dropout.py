@@ -1,10 +1,14 @@
 """Dropout that makes two views differ: real, undone afterwards, and an error where there is none."""
 
+from contextlib import ExitStack
+
 import pytest
 import torch
 
 from unmask.backbone.dropout import attention_dropout, hidden_dropout, views_differ
 from unmask.backbone.forward import token_states
+from unmask.training.config import SupervisedSettings
+from unmask.training.stages.contrastive import set_dropout
 
 IDS = torch.arange(10, 20)[None]
 
@@ -47,3 +51,16 @@ def test_hidden_dropout_keeps_the_expectation(tiny):
                 token_states(model, IDS)
     handle.remove()
     torch.testing.assert_close(torch.stack(seen).mean(0), clean, atol=0.02, rtol=0.2)
+
+
+def test_no_attention_dropout_means_none_even_where_the_config_has_some(tiny):
+    model = tiny("gpt2")
+    assert views_differ(model)
+    for path, module in model.named_modules():  # the families' own residual dropout is another matter
+        if isinstance(module, torch.nn.Dropout) and not path.endswith("attn_dropout"):
+            module.p = 0.0
+    assert views_differ(model)
+    with ExitStack() as stack:
+        set_dropout(model, SupervisedSettings(data="pairs", steps=1), stack)
+        assert not views_differ(model)
+    assert views_differ(model)

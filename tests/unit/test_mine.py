@@ -117,3 +117,11 @@ def test_the_command_writes_triples_that_training_reads(tmp_path, capsys):
 def test_nothing_to_mine_is_an_error(bidirectional, tmp_path):
     with pytest.raises(DataError, match="0 pairs and 7 documents"):
         mine(bidirectional, [], CORPUS, tmp_path / "o", filters=Filters())
+
+
+def test_pairs_without_a_document_share_none(bidirectional, tmp_path):
+    (tmp_path / "pairs.csv").write_text(f"query,positive,doc\nwhat,{CORPUS[0]},\nwhen,{CORPUS[3]},\n")
+    pairs = list(read_pairs([str(tmp_path / "pairs.csv")]))
+    mine(bidirectional, pairs, CORPUS, tmp_path / "out.jsonl", filters=Filters(count=9))
+    assert CORPUS[3] in rows(tmp_path / "out.jsonl")[0]["negatives"]
+    assert "document" not in rows(tmp_path / "out.jsonl")[0]

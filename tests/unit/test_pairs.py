@@ -34,6 +34,16 @@ def test_pairs_triples_and_lists_are_read_by_their_usual_names(tmp_path):
     assert len(list(read_pairs([str(tmp_path / "p.jsonl")] * 2, limit=3))) == 3
 
 
+@pytest.mark.parametrize("cell", ["", "  ", None, float("nan")])
+def test_rows_of_unknown_documents_do_not_share_one(tmp_path, cell):
+    rows = [{"query": "a", "positive": "b", "doc": cell}, {"query": "c", "positive": "d", "doc": 7.0}]
+    assert [pair.document for pair in read_pairs([write(tmp_path / "p.jsonl", rows)])] == [None, "7"]
+    (tmp_path / "p.csv").write_text("query,positive,document_id\na,b,\nc,d,7\n")
+    assert [pair.document for pair in read_pairs([str(tmp_path / "p.csv")])] == [None, "7"]
+    with pytest.raises(DataError, match="the document is a list; expected its name or number"):
+        list(read_pairs([write(tmp_path / "l.jsonl", [{"query": "a", "positive": "b", "doc": ["x"]}])]))
+
+
 def test_pairs_are_read_from_csv_parquet_and_data_sets(tmp_path):
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -127,14 +137,16 @@ def test_each_step_is_of_one_set_and_no_set_or_row_is_left_out():
     sampler = MixedSampler({"a": 20, "b": 9, "c": 40}, {"c": 0.5}, 4, seed=1)
     assert sampler.turns == {"a": 5, "b": 2, "c": 5}
     drawn = [sampler.rows(step) for step in range(2 * sum(sampler.turns.values()))]
-    assert all(len(rows) == 4 == len(set(rows)) for _, rows in drawn)
+    assert all(len(rows) == 4 == len(set(rows)) for _, rows, _ in drawn)
     for epoch in (drawn[:12], drawn[12:]):
-        assert {name: sum(one == name for one, _ in epoch) for name in "abc"} == sampler.turns
-    assert sorted(row for name, rows in drawn[:12] for row in rows if name == "a") == list(range(20))
+        assert {name: sum(one == name for one, _, _ in epoch) for name in "abc"} == sampler.turns
+    assert sorted(row for name, rows, _ in drawn[:12] for row in rows if name == "a") == list(range(20))
     # half of the large set an epoch: after two, every row had its turn
-    assert sorted(row for name, rows in drawn for row in rows if name == "c") == list(range(40))
-    assert [name for name, _ in drawn[:12]] != [name for name, _ in drawn[12:]]
+    assert sorted(row for name, rows, _ in drawn for row in rows if name == "c") == list(range(40))
+    assert [name for name, _, _ in drawn[:12]] != [name for name, _, _ in drawn[12:]]
     assert MixedSampler({"a": 20, "b": 9, "c": 40}, {"c": 0.5}, 4, seed=1).rows(17) == drawn[17]
+    # a set of half its rows an epoch is gone through once in two
+    assert {n: {epoch for name, _, epoch in drawn if name == n} for n in "abc"} == {"a": {0, 1}, "b": {0, 1}, "c": {0}}
     with pytest.raises(DataError, match=r"b: 9 rows at weight 0.3 are fewer than one batch of 4"):
         MixedSampler({"a": 20, "b": 9}, {"b": 0.3}, 4, seed=1)
     with pytest.raises(DataError, match="3 rows of b are fewer than one batch of 4"):

@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from unmask.errors import RecipeError
-from unmask.runs.raw import shipped
+from unmask.runs.claim import claimed
+from unmask.runs.raw import dump, shipped
 from unmask.runs.recipe import load_recipe
 from unmask.runs.sources import check_files
 
@@ -139,3 +140,28 @@ def test_null_takes_out_a_task_and_a_kind_of_tasks():
     assert [name for _, name, _ in found.tasks()] == ["dev"]
     assert found.masked.data == "docs"
     assert load_recipe(raw, ["evaluation.masked=null", "evaluation.words=null", "evaluation.sts=null"]).evaluation.empty
+
+
+def test_a_key_that_stands_there_twice_is_refused(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text(yaml.safe_dump(GOOD) + "stages: []\n")
+    with pytest.raises(RecipeError, match="'stages' stands there twice"):
+        load_recipe(path)
+
+
+@pytest.mark.parametrize("name", ["1e-4", "007", "2024-02-28", "no"])
+def test_a_name_that_looks_like_something_else_stays_a_name(tmp_path, name):
+    recipe = load_recipe(broken(name=name))
+    (tmp_path / "run" / "encoder").mkdir(parents=True)  # as if it had trained
+    (tmp_path / "run" / "recipe.yaml").write_text(dump(recipe.model_dump(mode="json")))
+    with claimed(tmp_path / "run", recipe) as fresh:  # its own recipe is not another
+        assert not fresh
+
+
+def test_a_date_that_is_none_is_one_sentence(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text(yaml.safe_dump(GOOD).replace("name: test", "name: 2024-02-30"))
+    with pytest.raises(RecipeError, match="is not YAML: day"):
+        load_recipe(path)
+    with pytest.raises(RecipeError, match="is not a YAML value"):
+        load_recipe(GOOD, ["name=2024-02-30"])

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+from unmask import TextEncoder
 from unmask.data.ranking import Candidates, read_beir, read_candidates
 from unmask.data.sources import LabelledTexts, read_labelled_texts
 from unmask.errors import DataError
@@ -178,3 +179,22 @@ def test_retrieval_and_reranking_read_data_sets_in_the_hubs_layout(bidirectional
     (tmp_path / "ranked").mkdir()
     write(tmp_path / "ranked" / "test.jsonl", [{"query": ANIMALS[0], "positive": [ANIMALS[1]], "negative": MARKETS}])
     assert read_candidates(f"{tmp_path / 'ranked'}@test") == [Candidates(ANIMALS[0], [ANIMALS[1]], MARKETS)]
+
+
+def test_saved_prompts_are_read_as_by_search_unless_others_are_asked_for(bidirectional, beir, tmp_path, monkeypatch):
+    own = bidirectional.settings.changed(prompts={"query": "QUERY: ", "passage": "PASSAGE: "})
+    encoder = TextEncoder(bidirectional.model, bidirectional.tokenizer, own)
+    write(tmp_path / "c.jsonl", [{"query": ANIMALS[0], "positive": [ANIMALS[1]], "negative": MARKETS}])
+    seen = []
+    plain = type(encoder.reader).prompt
+    monkeypatch.setattr(type(encoder.reader), "prompt", lambda *given: seen.append(plain(*given)) or seen[-1])
+    for score, data in (
+        (evaluate_beir, read_beir(beir)),
+        (evaluate_candidates, read_candidates(tmp_path / "c.jsonl")),
+    ):
+        score(encoder, data)
+        assert set(seen) == {"QUERY: ", "PASSAGE: "}
+        seen.clear()
+        score(encoder, data, prompt="ask: ", document_prompt="")
+        assert set(seen) == {"ask: ", ""}
+        seen.clear()

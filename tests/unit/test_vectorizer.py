@@ -40,6 +40,7 @@ def test_vectors_are_those_of_encode_and_frames_have_names(bidirectional):
     expected = bidirectional.encode(TEXTS, prompt="Words: ", normalize=True)
     for texts in (TEXTS, np.array(TEXTS), np.array(TEXTS, dtype=object)):
         np.testing.assert_allclose(step.fit_transform(texts), expected, atol=1e-6)
+    np.testing.assert_allclose(step.fit_transform(text for text in TEXTS), expected, atol=1e-6)
     names = step.get_feature_names_out()
     assert (len(names), names[0]) == (bidirectional.dimension, "encodervectorizer0")
     frame = clone(step.set_output(transform="pandas")).fit_transform(TEXTS)

@@ -106,6 +106,9 @@ def check_new(path: str | None, *, folder: bool) -> None:
         raise ArtifactError(f"{path} exists already and is not an empty folder; choose another.")
     if not folder and (place.is_dir() or not place.parent.is_dir()):
         raise ArtifactError(f"{path} cannot be written: {'it is a folder' if place.is_dir() else 'no such folder'}.")
+    there = next(parent for parent in place.absolute().parents if parent.exists())
+    if not os.access(there, os.W_OK):
+        raise ArtifactError(f"{path} cannot be written: {there} may not be written to.")
 
 
 _JSON = "print one JSON object on stdout"

@@ -98,15 +98,16 @@ def run(arguments: argparse.Namespace) -> None:
     results = evaluate_words(
         encoder, data, positions=(arguments.position,), layers=layers, probe=settings, progress=progress_wanted()
     )
-    _save(arguments, encoder, data, results)
     found = {"encoder": arguments.encoder, "task": "words", "data": arguments.data or arguments.test}
     text = table(["task", "layer", "position", "accuracy", "F1", "words"], [_row(result) for result in results])
     show(arguments, {**found, "results": [result.to_dict() for result in results]}, text)
+    _save(arguments, encoder, data, results)  # last: a disk that is full costs no figure
 
 
 def _save(arguments: argparse.Namespace, encoder: Any, data: Any, results: Any) -> None:
     from unmask.analysis.plots import lines_figure
     from unmask.evaluation.tagger import Tagger
+    from unmask.files import write_text
 
     if arguments.save_tagger:
         best = max(results, key=lambda result: result.accuracy)
@@ -118,7 +119,7 @@ def _save(arguments: argparse.Namespace, encoder: Any, data: Any, results: Any) 
         rows = [{"layer": result.layer, f"of {result.task}": result.accuracy} for result in in_order]
         series = {f"of {task}": task for task in data.schemes}
         figure = lines_figure(rows, series, "accuracy of words, %", across="layer", from_zero=False)
-        Path(arguments.plot).write_text(figure, encoding="utf-8")
+        write_text(Path(arguments.plot), figure)
 
 
 def _sources(arguments: argparse.Namespace) -> tuple[str, str]:

@@ -108,6 +108,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output went away (`| head`)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # a disk that is full, a folder that may not be written to
+        if debug:
+            traceback.print_exc()
+        print(f"unmask: {f'{error.filename}: {error.strerror}' if error.filename else error}", file=sys.stderr)
+        return 1
     return code
 
 

@@ -71,12 +71,12 @@ def _all_sentences(arguments: argparse.Namespace) -> Iterator[tuple[str, ...]]:
 
 
 def _sentences(path: Path, arguments: argparse.Namespace) -> Iterator[tuple[str, ...]]:
-    from unmask.data.formats import find_format
+    from unmask.data.formats import find_format, plain_suffix
     from unmask.data.records import read_records
     from unmask.data.words import ColumnFile, split_words
 
     kind = find_format(path)
-    if kind != "words" and (kind != "text" or path.suffix.lower() == ".txt"):
+    if kind != "words" and (kind != "text" or plain_suffix(path) == ".txt"):
         for record in read_records(path, field=arguments.field, quoting=arguments.quoting):
             words = split_words(record.text)
             if words:

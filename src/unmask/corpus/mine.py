@@ -79,8 +79,8 @@ def mine(
         corpus: documents; equal ones count once.
         out: jsonl with query, positive, negatives, and the cosines of each.
         filters: which documents may be negatives.
-        prompt: instruction in front of queries.
-        document_prompt: instruction in front of documents.
+        prompt: instruction in front of queries; by default the one that is saved for them.
+        document_prompt: instruction in front of documents; likewise.
         seed: of what is drawn at random.
         progress: show bars.
 
@@ -100,13 +100,14 @@ def mine(
     for pair in pairs:
         known = answers.setdefault(pair.query, {pair.query})
         known.add(pair.positive)
-        known |= of_document.get(pair.document or "", set())
+        if pair.document is not None:
+            known |= of_document[pair.document]
     depth = filters.last + max(map(len, answers.values()))
-    query_vectors = encoder.encode(queries, prompt=prompt, normalize=True, progress=progress)
+    query_vectors = encoder.encode_query(queries, prompt=prompt, normalize=True, progress=progress)
     scores, best, _ = search(
         encoder, query_vectors, enumerate(documents), depth=depth, prompt=document_prompt, progress=progress
     )
-    positives = _positive_cosines(encoder, pairs, query_vectors, number, document_prompt or "")
+    positives = _positive_cosines(encoder, pairs, query_vectors, number, document_prompt)
     found = Mined(0, 0, 0)
     generator = np.random.default_rng(seed)
     with write_whole(out) as file:
@@ -142,11 +143,11 @@ def _choose(
 
 
 def _positive_cosines(
-    encoder: TextEncoder, pairs: Sequence[Pair], queries: Floats, number: dict[str, int], prompt: str
+    encoder: TextEncoder, pairs: Sequence[Pair], queries: Floats, number: dict[str, int], prompt: str | None
 ) -> list[float]:
     found: list[float] = []
     for part in chunks(pairs, _PAIRS_AT_ONCE):
-        vectors = encoder.encode([pair.positive for pair in part], prompt=prompt, normalize=True)
+        vectors = encoder.encode_document([pair.positive for pair in part], prompt=prompt, normalize=True)
         own = queries[[number[pair.query] for pair in part]]
         found += np.einsum("nd,nd->n", own, vectors).tolist()
     return found

@@ -113,12 +113,14 @@ def read_head(path: Path) -> bytes:
     """The first bytes of a file.
 
     Raises:
-        DataError: missing, a folder, empty, a Git LFS pointer, or binary where text is expected.
+        DataError: missing, a folder, a pipe, empty, a Git LFS pointer, or binary where text is expected.
     """
     if not path.exists():
         raise DataError(f"{path}: no such file.")
     if path.is_dir():
         raise DataError(f"{path} is a folder; give files ({', '.join(FORMATS)}).")
+    if not path.is_file():  # what its first look takes out of a pipe is gone
+        raise DataError(f"{path} is a pipe or a device, which cannot be read twice; write it to a file first.")
     try:
         with open_bytes(path) as file:
             head = file.read(_PROBE)

@@ -7,7 +7,7 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any, NamedTuple
 
-from unmask.data.records import Quoting
+from unmask.data.records import Quoting, as_name
 from unmask.data.sources import is_hub, open_mappings
 from unmask.errors import DataError
 from unmask.text.chunks import chunks
@@ -146,12 +146,12 @@ def _pairs_of(source: str, columns: PairColumns, quoting: Quoting) -> Iterator[P
             continue
         (query,) = _texts(row, names["query"], place)
         negatives = tuple(_texts(row, names["negatives"], place, many=True))
-        document = row[names["document"][0]] if names["document"] else None
+        document = _document(row[names["document"][0]], place) if names["document"] else None
         positives = _texts(row, names["positive"], place, many=True)
         if not positives:
             raise DataError(f"{place}: {names['positive'][0]!r} is empty; every row needs a positive.")
         for positive in positives:
-            yield Pair(query, positive, negatives, None if document is None else str(document))
+            yield Pair(query, positive, negatives, document)
 
 
 def _columns(kind: str, asked: str | Sequence[str] | None, row: Mapping[str, Any], place: str) -> list[str]:
@@ -212,6 +212,13 @@ def _same(found: Any, wanted: Any) -> bool:
         return float(found) == float(wanted)
     except (TypeError, ValueError):
         return str(found).strip().lower() == str(wanted).strip().lower()
+
+
+def _document(value: Any, place: str) -> str | None:
+    """The name of a document; None where a cell is empty, for rows of unknown documents do not share one."""
+    if isinstance(value, list | dict):
+        raise DataError(f"{place}: the document is a {type(value).__name__}; expected its name or number.")
+    return as_name(value)
 
 
 def _texts(row: Mapping[str, Any], names: Sequence[str], place: str, *, many: bool = False) -> list[str]:

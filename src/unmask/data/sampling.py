@@ -27,6 +27,10 @@ class EpochSampler:
         self.steps_per_epoch = num_rows // batch_size
         self._order = lru_cache(maxsize=2)(self._shuffle)
 
+    def epoch(self, step: int) -> int:
+        """How often all rows came before a step."""
+        return step // self.steps_per_epoch
+
     def rows(self, step: int) -> list[int]:
         """Row numbers of a step, counted from 0."""
         epoch, place = divmod(step, self.steps_per_epoch)
@@ -70,13 +74,14 @@ class MixedSampler:
         self._flat = np.repeat(np.arange(len(turns)), turns)
         self._order = lru_cache(maxsize=2)(self._shuffle)
 
-    def rows(self, step: int) -> tuple[str, list[int]]:
-        """The set of a step (from 0) and the numbers of its rows."""
+    def rows(self, step: int) -> tuple[str, list[int], int]:
+        """The set of a step (from 0), the numbers of its rows, and how often the set was gone through before."""
         epoch, place = divmod(step, len(self._flat))
         order = self._order(epoch)
         chosen = int(order[place])
         before = epoch * list(self.turns.values())[chosen] + int((order[:place] == chosen).sum())
-        return self.names[chosen], self._own[chosen].rows(before)
+        own = self._own[chosen]
+        return self.names[chosen], own.rows(before), own.epoch(before)
 
     def _shuffle(self, epoch: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
         return np.random.default_rng((self.seed, epoch, 1)).permutation(self._flat)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import regex
 
-from unmask.data.formats import find_format, is_universal, read_lines
+from unmask.data.formats import find_format, is_universal, plain_suffix, read_lines
 from unmask.data.hub import HubSplit
 from unmask.data.sources import label_name
 from unmask.errors import DataError
@@ -229,7 +229,7 @@ def _look(path: Path) -> tuple[bool, bool, int]:
     if kind not in ("words", "text", "tsv"):
         what = {"csv": "csv", "parquet": "Parquet"}.get(kind, "JSON")
         raise DataError(f"{path} holds {what}; expected a word a line, columns between tabs or spaces.")
-    named = path.suffix.lower() == ".conllu"
+    named = plain_suffix(path) == ".conllu"
     for _, line in read_lines(path):
         if line.strip() and not line.startswith(("#", "-DOCSTART-")):
             return is_universal([line]) or named, "\t" in line, len(_columns(line, "\t" in line))

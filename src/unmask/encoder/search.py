@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from unmask.encoder.stream import Floats
+from unmask.encoder.stream import EncodeOptions, Floats, with_saved_prompt
 from unmask.encoder.text_encoder import TextEncoder
 from unmask.text.chunks import chunks
 
@@ -32,7 +32,7 @@ def search(
         queries: vectors of length 1, float32 [queries, width].
         documents: id and text of each.
         depth: how many to keep.
-        prompt: instruction in front of documents.
+        prompt: instruction in front of documents; by default the one that is saved for them.
         max_length: most tokens of a document; None for the encoder's.
         total: how many documents will come, if that is known.
         progress: show a bar.
@@ -43,10 +43,10 @@ def search(
     best: Floats = np.empty((len(queries), 0), dtype=np.float32)
     ids = np.empty((len(queries), 0), dtype=object)
     count = 0
+    asked = EncodeOptions(prompt=prompt, normalize=True, max_length=max_length)
+    options = with_saved_prompt(encoder.settings, "document", asked)
     with tqdm(desc="documents", unit="text", disable=not progress) as bar:
-        for names, vectors in encoder.stream_keyed(
-            documents, prompt=prompt or "", normalize=True, max_length=max_length, total=total
-        ):
+        for names, vectors in encoder.stream_keyed(documents, total=total, **options):
             for part in chunks(range(len(names)), _DOCUMENTS_AT_ONCE):
                 where = slice(part[0], part[-1] + 1)
                 own = np.empty(len(part), dtype=object)

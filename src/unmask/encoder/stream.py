@@ -46,17 +46,26 @@ class EncodeOptions(TypedDict, total=False):
     compile: bool | None
 
 
+class ShownOptions(EncodeOptions, total=False):
+    """The same, and whether to show a bar."""
+
+    progress: bool
+
+
+Asked = TypeVar("Asked", EncodeOptions, ShownOptions)
+
+
 def saved_prompt(settings: EncoderSettings, side: Side | None) -> str | None:
     """The name of the prompt that is saved for queries or for documents; None if there is none, or no side."""
     return next((name for name in _SAVED_PROMPTS.get(side, ()) if name in settings.prompts), None)
 
 
-def with_saved_prompt(settings: EncoderSettings, side: Side, asked: EncodeOptions) -> EncodeOptions:
+def with_saved_prompt(settings: EncoderSettings, side: Side, asked: Asked) -> Asked:
     """What was asked for, with the prompt that is saved for a side, unless another prompt is asked for."""
     name = saved_prompt(settings, side)
     if name is None or asked.get("prompt") is not None or asked.get("prompt_name") is not None:
         return asked
-    return {**asked, "prompt_name": name}
+    return asked | {"prompt_name": name}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

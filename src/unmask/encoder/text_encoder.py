@@ -23,6 +23,7 @@ from unmask.encoder.stream import (
     EncodeOptions,
     Floats,
     Key,
+    ShownOptions,
     StreamOptions,
     model_batches,
     stream_vectors,
@@ -212,8 +213,7 @@ class TextEncoder:
             normalize: scale vectors to length 1; by default as saved.
             max_length: most tokens of a text; by default as saved.
             batch_tokens: most tokens in a batch; by default what suits the device.
-            compile: compile the layers with torch, or run them as they are written; by default on a CPU they are
-                compiled as soon as that pays.
+            compile: compile the layers with torch, or do not; by default on a CPU as soon as that pays.
             progress: show a progress bar.
 
         Returns:
@@ -225,18 +225,18 @@ class TextEncoder:
         """
         listed = [texts] if isinstance(texts, str) else list(ordered(texts))
         with tqdm(total=len(listed), unit="text", disable=not progress, desc="encoding") as bar:
-            asked: EncodeOptions = {"prompt": prompt, "prompt_name": prompt_name, "normalize": normalize}
-            asked |= {"max_length": max_length, "batch_tokens": batch_tokens, "compile": compile}
+            asked = EncodeOptions(prompt=prompt, prompt_name=prompt_name, normalize=normalize, max_length=max_length)
+            asked |= {"batch_tokens": batch_tokens, "compile": compile}
             options = StreamOptions.of(self.reader, asked, total=len(listed), advance=bar.update)
             blocks = [block for _, block in stream_vectors(self.reader, self.runner, enumerate(listed), options)]
         vectors: Floats = np.concatenate(blocks) if blocks else np.empty((0, self.dimension), dtype=np.float32)
         return vectors[0] if isinstance(texts, str) else vectors
 
-    def encode_query(self, texts: str | Iterable[str], **options: Unpack[EncodeOptions]) -> Floats:
+    def encode_query(self, texts: str | Iterable[str], **options: Unpack[ShownOptions]) -> Floats:
         """Like `encode`, with the saved prompt `query` where there is one and no other is asked for."""
         return self.encode(texts, **with_saved_prompt(self.settings, "query", options))
 
-    def encode_document(self, texts: str | Iterable[str], **options: Unpack[EncodeOptions]) -> Floats:
+    def encode_document(self, texts: str | Iterable[str], **options: Unpack[ShownOptions]) -> Floats:
         """Like `encode`, with the saved prompt `document` (or `passage`, `corpus`) where no other is asked for."""
         return self.encode(texts, **with_saved_prompt(self.settings, "document", options))
 

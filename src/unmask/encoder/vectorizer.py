@@ -53,6 +53,16 @@ class EncoderVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         self._n_features_out = self.encoder_.dimension
         return self
 
+    def fit_transform(self, X: Iterable[str], y: Any = None) -> Floats:
+        """Vectors of texts, which may be a generator.
+
+        Raises:
+            UnmaskError: as `fit` and `transform`.
+        """
+        listed = list(ordered(X))
+        vectors: Floats = self.fit(listed, y).transform(listed)
+        return vectors
+
     def transform(self, X: Iterable[str]) -> Floats:
         """Vectors of texts, float32 [texts, width].
 

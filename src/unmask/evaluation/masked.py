@@ -8,9 +8,18 @@ from unmask.backbone.forward import TokenStates
 from unmask.backbone.head import LanguageModelHead
 from unmask.data.blocks import pack, stack
 from unmask.encoder import TextEncoder
-from unmask.objectives.mntp import MaskedNextToken, build_masking
+from unmask.objectives.mntp import MaskedNextToken, build_masking, mask_token_id
 from unmask.text.batching import pad_token
 from unmask.text.chunks import chunks
+
+
+def check_mask_token(tokenizer: Any, mask_token: str) -> None:
+    """See that a tokenizer has the mask token, before any weight is loaded.
+
+    Raises:
+        RecipeError: it has not.
+    """
+    mask_token_id(tokenizer, mask_token)
 
 
 def evaluate_masked(

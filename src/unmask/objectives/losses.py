@@ -48,6 +48,19 @@ class ContrastiveBatch:
     sources: torch.Tensor
     extra: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
+    def are_pairs(self, queries: torch.Tensor, documents: torch.Tensor) -> torch.Tensor:
+        """True where some row of the step has this text for its anchor and that one for its positive.
+
+        Args:
+            queries: numbers of texts, int64; the shapes broadcast.
+            documents: likewise.
+        """
+        base = self.texts.max() + 1
+        known = (self.texts[: self.anchors] * base + self.texts[self.anchors : 2 * self.anchors]).sort().values
+        asked = queries * base + documents
+        places = torch.searchsorted(known, asked).clamp(max=self.anchors - 1)
+        return known[places] == asked
+
 
 @dataclass(frozen=True, slots=True)
 class LossOutput:
@@ -98,8 +111,8 @@ class InfoNce:
     Attributes:
         scale: factor on the cosine, 1 / temperature.
         both_directions: positives also look for their anchor among all anchors; the two losses are averaged.
-        mask_duplicates: a candidate does not count where its text is the anchor's or its positive's, or where it is the
-            positive of an equal anchor (a query with several positives).
+        mask_duplicates: a candidate does not count where its text is the anchor's or its positive's, nor where a row of
+            the batch has it and the anchor, or it and the positive, for a pair (a query with several positives).
         mask_same_document: nor where it comes from the document of the positive.
         false_negative_margin: nor where its cosine exceeds the positive's by more than this, unless it is a hard
             negative of this very anchor; None: all count.
@@ -151,10 +164,9 @@ class InfoNce:
         hidden = torch.zeros(cosines.shape, dtype=torch.bool, device=cosines.device)
         own, others = batch.owners[anchors][:, None], batch.owners[candidates][None]
         if self.mask_duplicates:
-            texts, n = batch.texts, batch.anchors
-            same_pair = (texts[own] == texts[others]) | (texts[own + n] == texts[others + n])
-            hidden |= same_pair & (candidates < 2 * n).to(hidden.device)
-            hidden |= (texts[candidates] == texts[own]) | (texts[candidates] == texts[own + n])
+            query, positive, found = batch.texts[own], batch.texts[own + batch.anchors], batch.texts[candidates][None]
+            hidden |= (found == query) | (found == positive)
+            hidden |= batch.are_pairs(query, found) | batch.are_pairs(found, positive)
         if self.mask_same_document:
             document = batch.documents[own]
             hidden |= (document == batch.documents[candidates]) & (document != NO_DOCUMENT)

@@ -9,6 +9,7 @@ from unmask.backbone.truth.convert import convert
 from unmask.encoder.layout import read_layout
 from unmask.encoder.saved import is_foreign
 from unmask.errors import ArtifactError, RecipeError
+from unmask.evaluation.masked import check_mask_token
 from unmask.runs.evaluate import check_tasks
 from unmask.runs.schema import Recipe
 from unmask.runs.sources import used
@@ -22,12 +23,14 @@ def check_before(recipe: Recipe, data: Data) -> None:
     Raises:
         UnmaskError: what is wrong.
     """
-    _, shape = check_reading(recipe)
+    tokenizer, shape = check_reading(recipe)
     twin = _check_conversion(recipe)
     for name, source in used(recipe).items():
         data.texts(name) if source.kind == "texts" else data.pairs(name)
     for stage in recipe.stages:
-        check_stage(stage, data, int(text_config(shape).hidden_size), twin)
+        check_stage(stage, data, tokenizer, int(text_config(shape).hidden_size), twin)
+    if recipe.evaluation.masked:
+        check_mask_token(tokenizer, recipe.evaluation.masked.mask_token)
     check_tasks(recipe)
 
 

@@ -1,43 +1,96 @@
-"""The folder of a run: new, or one that was begun by the same recipe."""
+"""The folder of a run: new, or one that was begun by the same recipe; one process at a time writes in it."""
 
+import contextlib
 import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-import yaml
-
-from unmask.errors import ArtifactError, RecipeError
-from unmask.files import write_text
+from unmask.errors import ArtifactError, RecipeError, UnmaskError
+from unmask.files import locked, write_text
+from unmask.runs.raw import dump
 from unmask.runs.recipe import load_recipe
 from unmask.runs.schema import Recipe
 
 logger = logging.getLogger(__name__)
 
+_RECIPE, _LOCK = "recipe.yaml", ".lock"
+_OF_TASKS = "What is evaluated was changed; rungs are scored as the recipe asks now."
+_OF_ALL = "Nothing was trained yet, so the run begins with the recipe as it is now."
+_TRAINED = ("stages/*/checkpoints/step-*", "stages/*/encoder", "encoder")
 
-def claim_folder(folder: Path, recipe: Recipe) -> bool:
-    """Make the run folder (True), or see that it holds a run that was trained as this recipe asks (False).
 
-    What is evaluated may change between two starts: figures are computed anew then, and nothing is trained again.
+@contextmanager
+def claimed(folder: Path, recipe: Recipe) -> Iterator[bool]:
+    """Hold a run folder: a new one (True), or one whose run was trained as this recipe asks (False).
+
+    What is evaluated may change between two starts: figures are computed anew then, and nothing is trained again. All
+    else may change as long as nothing was trained. A new run that fails before it has any figure leaves nothing behind.
 
     Raises:
         RecipeError: a run of another recipe.
-        ArtifactError: something else is in the folder.
+        DataError: another process holds it.
+        ArtifactError: something else is in the folder, or it cannot be written to.
     """
-    path = folder / "recipe.yaml"
-    if path.is_file():
-        begun = _read_recipe(path)
-        if begun is None or begun.model_copy(update={"evaluation": recipe.evaluation}) != recipe:
-            raise RecipeError(
-                f"{folder} holds a run of another recipe (compare {path}). Choose another --out, or remove the folder."
-            )
-        if begun != recipe:
-            logger.info("What is evaluated was changed; rungs are scored as the recipe asks now.")
-            _write_recipe(path, recipe)
-        return False
-    if folder.exists() and (not folder.is_dir() or set(folder.iterdir()) - {path.with_name("recipe.yaml.partial")}):
+    begun = (folder / _RECIPE).is_file()
+    change = _change(folder, recipe) if begun else None
+    strays = set(folder.iterdir()) if folder.is_dir() else set()
+    if not begun and (strays - {folder / _LOCK, folder / f"{_RECIPE}.partial"} or folder.is_file()):
         raise ArtifactError(f"{folder} is there already and holds no run. Choose another --out.")
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_recipe(path, recipe)
-    return True
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = contextlib.ExitStack()
+        lock.enter_context(locked(folder / _LOCK, folder))
+    except OSError as error:
+        raise ArtifactError(f"{folder} cannot be written ({error.strerror}).") from error
+    with lock:
+        if change:
+            logger.info(change)
+        if change == _OF_ALL:
+            for made in ("stages", "rungs"):
+                shutil.rmtree(folder / made, ignore_errors=True)
+        if change or not begun:
+            write_text(folder / _RECIPE, dump(recipe.model_dump(mode="json")))
+        try:
+            yield not begun
+        except UnmaskError:
+            if not begun:
+                _leave_nothing(folder)
+            raise
+
+
+def has_trained(folder: Path) -> bool:
+    """True if anything is left in a run folder that was made by training."""
+    return any(any(folder.glob(pattern)) for pattern in _TRAINED)
+
+
+def _change(folder: Path, recipe: Recipe) -> str | None:
+    """What is new in the recipe of a run that was begun, in words; None where it is the same."""
+    begun = _read_recipe(folder / _RECIPE)
+    if begun == recipe:
+        return None
+    if begun is not None and begun.model_copy(update={"evaluation": recipe.evaluation}) == recipe:
+        return _OF_TASKS
+    if begun is not None and not has_trained(folder):
+        return _OF_ALL
+    raise RecipeError(
+        f"{folder} holds a run of another recipe (compare {folder / _RECIPE}). Choose another --out, or remove the "
+        "folder."
+    )
+
+
+def _leave_nothing(folder: Path) -> None:
+    """Take away what a start writes; the folder itself may be a link or a mounted disk, which stays."""
+    if any(folder.glob("rungs/*")) or any(folder.glob("stages/*/metrics.jsonl")):
+        return
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def _read_recipe(path: Path) -> Recipe | None:
@@ -45,7 +98,3 @@ def _read_recipe(path: Path) -> Recipe | None:
         return load_recipe(path)
     except RecipeError:
         return None
-
-
-def _write_recipe(path: Path, recipe: Recipe) -> None:
-    write_text(path, yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True))

@@ -9,7 +9,7 @@ import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from unmask.backbone.devices import precision_here
 from unmask.backbone.locate import find_adapters, gguf_file, model_files, resolve_model, revision
@@ -18,6 +18,7 @@ from unmask.encoder.saved import read_fingerprint
 from unmask.errors import DataError, RecipeError
 from unmask.evaluation.tasks import inputs as task_inputs
 from unmask.files import content_change, file_fingerprint, read_json, write_json
+from unmask.runs.claim import has_trained
 from unmask.runs.schema import E5Source, Recipe
 from unmask.runs.sources import local_source, on_hub, resolve_path
 
@@ -28,7 +29,8 @@ _DATA = "data."  # what the places of data begin with
 Inputs = dict[str, dict[str, dict[str, Any]]]  # place in the recipe -> file or name -> its fingerprint
 _Input = tuple[str, str, Path | dict[str, Any]]  # place, name, and the file or what else tells it
 _Named = Iterator[_Input]
-_FILE = "inputs.json"
+_Arithmetic = Literal["bf16", "fp32"]
+_FILE, _TRAINING = "inputs.json", "training_precision"
 _LONG = 4 * 2**30  # bytes that take more than some seconds
 
 
@@ -55,11 +57,12 @@ class RunInputs:
         self._masked = _fingerprints(_masked_texts(recipe))  # texts are read once, at the start
         self._scored: dict[str, dict[str, Any]] = {}  # rung -> task -> figures and what they were computed from
         known = read_json(self._path, missing={})
-        self.precision = _precision(recipe, known)
+        self.precision = _pinned(recipe.evaluation.precision, known.get("precision"))
+        self._training_precision = _pinned(recipe.precision, known.get(_TRAINING))
         if known:
             self._scored = known.get("scored", {})
             changes = _changes(known["training"], self.training)
-            if changes and _has_trained(folder):
+            if changes and has_trained(folder):
                 heading = (
                     f"{folder} holds a run that was begun with other inputs; nothing was changed in it. Put back what "
                     "they were, or choose another --out."
@@ -96,7 +99,8 @@ class RunInputs:
             encoder: the base model, or the folder of a stage, known by its fingerprint.
         """
         evaluation = self._recipe.evaluation
-        shared: dict[str, Any] = {MODEL: self.training[MODEL], "precision": self.precision}
+        read_by = self._recipe.model.model_dump(mode="json")
+        shared: dict[str, Any] = {MODEL: self.training[MODEL], "precision": self.precision, "read by": read_by}
         if encoder != self._recipe.model.name:
             shared["encoder"] = read_fingerprint(Path(encoder))
         files = _fingerprints(_task_files(self._recipe))
@@ -123,14 +127,17 @@ class RunInputs:
     def _write(self) -> None:
         evaluation = {**self._masked, **_fingerprints(_task_files(self._recipe))}
         found = {"training": self.training, "evaluation": evaluation, "precision": self.precision}
-        write_json(self._path, {**found, "scored": self._scored})
+        write_json(self._path, {**found, _TRAINING: self._training_precision, "scored": self._scored})
 
 
-def _precision(recipe: Recipe, known: Mapping[str, Any]) -> Literal["bf16", "fp32"]:
-    """In which rungs are scored: a run that moves to another machine goes on as it began, or its rungs would differ."""
-    if recipe.evaluation.precision == "auto" and known.get("precision") in ("bf16", "fp32"):
-        return cast(Literal["bf16", "fp32"], known["precision"])
-    return precision_here(recipe.evaluation.precision)
+def training_precision(recipe: Recipe, folder: Path) -> _Arithmetic:
+    """In which the stages of a run are trained; see `RunInputs.precision`."""
+    return _pinned(recipe.precision, read_json(folder / _FILE, missing={}).get(_TRAINING))
+
+
+def _pinned(wanted: Literal["auto", "bf16", "fp32"], known: Any) -> _Arithmetic:
+    """A run that moves to another machine goes on as it began, or its weights and rungs would be of two kinds."""
+    return known if wanted == "auto" and known in ("bf16", "fp32") else precision_here(wanted)
 
 
 def as_listed(files: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -255,9 +262,3 @@ def _changes(before: Inputs, now: Inputs) -> list[str]:
             if change := content_change(old.get(name), new.get(name)):
                 lines.append(f"{place}: {name} {change}")
     return lines
-
-
-def _has_trained(folder: Path) -> bool:
-    """True if anything is left in a run folder that was made from the inputs."""
-    made = ("stages/*/checkpoints/step-*", "stages/*/encoder", "encoder")
-    return any(any(folder.glob(pattern)) for pattern in made)

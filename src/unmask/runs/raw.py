@@ -16,12 +16,27 @@ _CONFIGS = "accelerate"  # settings for `accelerate launch`, beside the recipes
 
 
 class _Yaml(yaml.SafeLoader):
-    """YAML as people write it: `1e-4` is a number, as in YAML 1.2, not a string as in 1.1."""
+    """YAML as people write it: `1e-4` is a number, as in YAML 1.2, not a string as in 1.1; no key stands twice."""
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        """Refuse a key that stands there already: the first of two `stages:` would be lost without a word."""
+        node: Any = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands there twice", key.start_mark)
+            seen.add(str(key.value))
+        return node
 
 
-_Yaml.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
-)
+class _Dumper(yaml.SafeDumper):
+    """Quotes what `_Yaml` would read as a number, for example a run named `1e-4`."""
+
+
+for _one in (_Yaml, _Dumper):
+    _one.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
+    )
 
 
 def shipped() -> list[str]:
@@ -93,7 +108,7 @@ def _yaml(source: str) -> dict[str, Any]:
         raw = yaml.load(path.read_text(encoding="utf-8"), _Yaml)
     except UnicodeDecodeError:
         raise RecipeError(f"{path} is a binary file; a recipe is YAML text.") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # 2024-02-30 is a ValueError
         raise RecipeError(f"{source} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
         found_type = "nothing" if raw is None else type(raw).__name__
@@ -110,7 +125,7 @@ def separate(value: Any) -> Any:
 
 def dump(raw: dict[str, Any]) -> str:
     """A recipe as YAML text."""
-    return yaml.safe_dump(raw, sort_keys=False, allow_unicode=True, width=120)
+    return yaml.dump(raw, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
 def override(raw: dict[str, Any], text: str) -> None:
@@ -123,9 +138,10 @@ def override(raw: dict[str, Any], text: str) -> None:
     if not equals or not path:
         raise RecipeError(f"--set {text!r}: expected key.path=value, for example stages.mntp.steps=100.")
     try:
-        change(raw, path, yaml.load(value, _Yaml))
-    except yaml.YAMLError:
+        read = yaml.load(value, _Yaml)
+    except (yaml.YAMLError, ValueError):
         raise RecipeError(f"--set {text!r}: {value!r} is not a YAML value.") from None
+    change(raw, path, read)
 
 
 def change(raw: dict[str, Any], path: str, value: Any) -> None:

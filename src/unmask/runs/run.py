@@ -13,24 +13,23 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from unmask import __version__
-from unmask.backbone.devices import precision_here
 from unmask.backbone.locate import SCORES, revision
 from unmask.encoder import TextEncoder
 from unmask.encoder.card import with_scores
 from unmask.encoder.saved import read_scores
-from unmask.errors import UnmaskError
 from unmask.files import new_folder, write_json, write_text
 from unmask.heap import use_one_heap
 from unmask.runs.check import check_before
-from unmask.runs.claim import claim_folder
+from unmask.runs.claim import claimed
 from unmask.runs.evaluate import Score, scorers
-from unmask.runs.inputs import MODEL, RunInputs, as_listed
+from unmask.runs.inputs import MODEL, RunInputs, as_listed, training_precision
 from unmask.runs.rungs import RungPlace, keep_chat, open_rung, run_chat, split_places, stage_origins
 from unmask.runs.schema import Recipe
 from unmask.runs.sources import check_files, open_data
@@ -95,6 +94,7 @@ def train(
 
     Raises:
         RecipeError: missing files, or a folder that holds a run of another recipe or one begun with other inputs.
+        DataError: another process runs in the folder.
         TrainingError: a stage had to stop.
     """
     started = time.perf_counter()
@@ -104,10 +104,9 @@ def train(
     data = open_data(recipe)
     check_before(recipe, data)
     folder = Path(out)
-    accelerator = make_accelerator(precision_here(recipe.precision), folder) if recipe.stages else None
+    accelerator = make_accelerator(training_precision(recipe, folder), folder) if recipe.stages else None
     main = accelerator is None or bool(accelerator.is_main_process)
-    fresh = main and claim_folder(folder, recipe)
-    try:
+    with claimed(folder, recipe) if main else nullcontext(False) as fresh:
         if main:
             keep_chat(recipe, folder)
         inputs = RunInputs(recipe, folder, fresh=fresh) if main else None  # hashing is work for one process
@@ -115,17 +114,13 @@ def train(
             accelerator.wait_for_everyone()
         tasks = {"": evaluate} if evaluate else scorers(recipe, data.texts, progress=progress)
         rungs, encoder = _climb(recipe, Run(recipe, folder, data, accelerator, progress, tasks, inputs, rehearsal))
-    except UnmaskError:
-        if fresh and not any(folder.glob("stages/*/checkpoints/step-*")):
-            shutil.rmtree(folder)  # nothing was trained; the corrected recipe starts in a clean place
-        raise
-    result = RunResult(rungs, encoder, time.perf_counter() - started)
-    if main:
-        write_json(folder / "results.json", result.to_dict())
-        if evaluate is None:  # else nobody else can find them
-            _tell_scores(recipe, result)
-    if accelerator is not None:
-        accelerator.end_training()
+        result = RunResult(rungs, encoder, time.perf_counter() - started)
+        if main:
+            write_json(folder / "results.json", result.to_dict())
+            if evaluate is None:  # else nobody else can find them
+                _tell_scores(recipe, result)
+        if accelerator is not None:
+            accelerator.end_training()
     return result
 
 

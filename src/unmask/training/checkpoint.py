@@ -5,16 +5,16 @@ that a resumed run needs to end where an uninterrupted one does. Sharded paramet
 on with another number of processes.
 """
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from unmask.errors import ArtifactError
-from unmask.files import new_folder, read_json, write_json
+from unmask.errors import ArtifactError, TrainingError
+from unmask.files import new_folder, read_json, remove_folder, write_json
 from unmask.training.shards import MOMENTS, Shards
 
 _POOLING = "pooling."  # what a trained encoder calls its pooling
@@ -24,6 +24,9 @@ def save(folder: Path, step: int, parameters: Mapping[str, nn.Parameter], shards
     """Write `folder/step-N` for N finished steps and remove all but the newest `keep`.
 
     Every process must call this, for it takes all to put shards together; only one writes, the others say None.
+
+    Raises:
+        TrainingError: it cannot be written.
     """
     target = folder / f"step-{step:08d}"
     weights, moments = {}, {}
@@ -33,22 +36,33 @@ def save(folder: Path, step: int, parameters: Mapping[str, nn.Parameter], shards
         moments.update({f"{moment}/{name}": value for moment, value in values.items()})
     if keep is None or target.exists():
         return
-    with new_folder(target) as partial:
-        save_file(weights, partial / "weights.safetensors")
-        save_file(moments, partial / "optimizer.safetensors")
-        write_json(partial / "state.json", {"step": step})
+    try:
+        with new_folder(target) as partial:
+            save_file(weights, partial / "weights.safetensors")
+            save_file(moments, partial / "optimizer.safetensors")
+            write_json(partial / "state.json", {"step": step})
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(
+            f"{target} cannot be written ({error}); what was saved before is untouched. Make room, and start the same "
+            "command again."
+        ) from error
     for old in kept(folder)[:-keep]:
-        shutil.rmtree(old)
+        remove_folder(old)
 
 
 def restore(newest: Path, parameters: Mapping[str, nn.Parameter], shards: Shards) -> int:
     """Load a checkpoint. Returns how many steps are done.
 
     Raises:
-        ArtifactError: the checkpoint belongs to other parameters.
+        ArtifactError: the checkpoint belongs to other parameters, or is broken.
     """
-    weights = load_file(newest / "weights.safetensors")
-    moments = load_file(newest / "optimizer.safetensors")
+    try:
+        weights, moments = (load_file(newest / f"{name}.safetensors") for name in ("weights", "optimizer"))
+    except (OSError, SafetensorError) as error:
+        raise ArtifactError(
+            f"{newest} cannot be read ({error}). Remove this folder: the stage goes on from the checkpoint before it, "
+            "or from its start."
+        ) from error
     step = step_of(newest)
     if set(weights) != set(parameters):
         raise ArtifactError(f"{newest} belongs to other parameters than this recipe trains; use a new run folder.")

@@ -89,7 +89,7 @@ class ContrastiveSettings(TrainedStage):
     matryoshka: list[int] = Field([], description="also train the first so many dimensions")
     grad_cache: bool = Field(False, description="memory of one micro-batch for any batch, at a third more time")
     grad_cache_kept: int = Field(1, ge=0, description="micro-batches whose graph is kept even so, and not run again")
-    attention_dropout: float = Field(0.0, ge=0, lt=1, description="on attention weights")
+    attention_dropout: float = Field(0.0, ge=0, lt=1, description="on attention weights; instead of the model's own")
     hidden_dropout: float = Field(0.0, ge=0, lt=1, description="on what each layer adds to the residual stream")
 
     @property
@@ -142,7 +142,7 @@ class SimcseSettings(ContrastiveSettings):
 
     objective: Literal["simcse"] = "simcse"
     lr: float = Field(3e-5, gt=0)
-    attention_dropout: float = Field(0.3, ge=0, lt=1, description="on attention weights")
+    attention_dropout: float = Field(0.3, ge=0, lt=1, description="on attention weights; instead of the model's own")
 
     def sample(self, data: Any) -> tuple[Sequence[str], float]:
         """A text and the same again."""

@@ -17,8 +17,12 @@ if TYPE_CHECKING:
 
 Run = Mapping[str, Mapping[str, float]]  # query id -> document id -> score
 _DEPTH = 1000
-_QueryPrompt = Annotated[str | None, Field(description="instruction put in front of queries")]
-_DocumentPrompt = Annotated[str | None, Field(description="instruction put in front of documents; the paper has none")]
+_QueryPrompt = Annotated[
+    str | None, Field(description="instruction put in front of queries; by default the encoder's own")
+]
+_DocumentPrompt = Annotated[
+    str | None, Field(description="instruction put in front of documents; by default the encoder's own")
+]
 
 
 class RetrievalSettings(Settings):
@@ -73,8 +77,8 @@ def evaluate_beir(
     Args:
         encoder: frozen.
         data: a BEIR folder.
-        prompt: instruction put in front of queries.
-        document_prompt: instruction put in front of documents; the paper has none.
+        prompt: instruction put in front of queries; None for the one that is saved for them.
+        document_prompt: instruction put in front of documents, likewise; the paper has none.
         max_length: most tokens of a query or document; by default as the encoder's settings say.
         ignore_identical_ids: drop a document that has its query's id (ArguAna, Quora).
         progress: show a bar.
@@ -83,7 +87,7 @@ def evaluate_beir(
 
     names = list(data.queries)
     texts = list(data.queries.values())
-    queries = encoder.encode(texts, prompt=prompt, normalize=True, max_length=max_length, progress=progress)
+    queries = encoder.encode_query(texts, prompt=prompt, normalize=True, max_length=max_length, progress=progress)
     scores, ids, count = search(
         encoder,
         queries,
@@ -112,7 +116,7 @@ def evaluate_candidates(
     document_prompt: str | None = None,
     progress: bool = False,
 ) -> RankingResult:
-    """Put each query's own candidates in order of cosine.
+    """Put each query's own candidates in order of cosine; prompts as of `evaluate_beir`.
 
     Raises:
         DataError: nothing to rank.
@@ -121,8 +125,8 @@ def evaluate_candidates(
         raise DataError("There is no query with candidates.")
     texts = list(dict.fromkeys(text for one in data for text in (*one.positive, *one.negative)))
     number = {text: i for i, text in enumerate(texts)}
-    vectors = encoder.encode(texts, prompt=document_prompt or "", normalize=True, progress=progress)
-    queries = encoder.encode([one.query for one in data], prompt=prompt, normalize=True, progress=progress)
+    vectors = encoder.encode_document(texts, prompt=document_prompt, normalize=True, progress=progress)
+    queries = encoder.encode_query([one.query for one in data], prompt=prompt, normalize=True, progress=progress)
     run: dict[str, dict[str, float]] = {}
     judgements: Judgements = {}
     for row, one in enumerate(data):
@@ -163,6 +167,7 @@ RETRIEVAL = Task(
     measures=(Measure("ndcg_at_10", "nDCG@10, %", " nDCG@10"),),
     example="retrieval pocket-bi --data scifact --prompt 'Given a claim, find its source: '",
     note=_left_out,
+    revision=1,  # saved prompts were not read
 )
 RERANKING = Task(
     name="reranking",
@@ -172,4 +177,5 @@ RERANKING = Task(
     score=scored_by(evaluate_candidates, "prompt", "document_prompt"),
     measures=(Measure("map", "mean average precision, %", " MAP"),),
     example="reranking pocket-bi --data candidates.jsonl",
+    revision=1,
 )

@@ -50,10 +50,10 @@ def supervised_job(settings: SupervisedSettings, context: StageContext) -> Abstr
     teach = _teacher(settings.teacher, context.accelerator.device) if settings.teacher else None
 
     def batch(encoder: TextEncoder, step: int) -> tuple[ContrastiveBatch, int]:
-        name, rows = sampler.rows(step)
+        name, rows, epoch = sampler.rows(step)
         chosen, pairs = sets[name], sets[name].take(rows)
         queries = [pair.query for pair in pairs]
-        negatives = _negatives(pairs, settings, step)
+        negatives = _negatives(pairs, settings, epoch)
         others = [pair.positive for pair in pairs] + [text for _, text in negatives]
         step_rows = Rows(
             [*encoder.tokenize(queries, chosen.query_prompt), *encoder.tokenize(others, chosen.document_prompt)],
@@ -173,7 +173,7 @@ def build_loss(settings: ContrastiveSettings) -> Loss:
     loss: Loss = settings.own_loss.build()
     teacher = getattr(settings, "teacher", None)
     if teacher is not None:
-        follow = Distillation(scale=settings.scale, teacher_scale=teacher.scale)
+        follow = Distillation(scale=getattr(settings.own_loss, "scale", settings.scale), teacher_scale=teacher.scale)
         loss = Sum(((loss, 1.0), (follow, teacher.weight)))
     return Matryoshka(loss, tuple(settings.matryoshka)) if settings.matryoshka else loss
 
@@ -215,29 +215,28 @@ def _teacher(settings: TeacherSettings, device: torch.device) -> Teach:
     return teach
 
 
-def _negatives(pairs: Sequence[Pair], settings: SupervisedSettings, step: int) -> list[tuple[int, str]]:
-    """The hard negatives of all rows with the number of each one's row; of too many, other ones each time."""
+def _negatives(pairs: Sequence[Pair], settings: SupervisedSettings, epoch: int) -> list[tuple[int, str]]:
+    """The hard negatives of all rows with the number of each one's row; of too many, other ones each epoch."""
     chosen = []
     for number, pair in enumerate(pairs):
         count = len(pair.negatives)
         wanted = count if settings.hard_negatives is None else min(settings.hard_negatives, count)
-        chosen += [(number, pair.negatives[(step + i) % count]) for i in range(wanted)]
+        chosen += [(number, pair.negatives[(epoch * wanted + i) % count]) for i in range(wanted)]
     return chosen
 
 
 def set_dropout(model: nn.Module, settings: ContrastiveSettings, stack: ExitStack) -> None:
-    """Turn on the dropout that makes two views of one text differ, and see that it does.
+    """Set dropout to what was asked for, which for attention replaces the config's, and see that two views differ.
 
     Raises:
         RecipeError: attention dropout was asked for and the family applies none.
     """
-    if settings.attention_dropout:
-        taken = stack.enter_context(attention_dropout(model, settings.attention_dropout))
-        if not taken or not views_differ(model):
-            raise RecipeError(
-                f"{family(model)} applies no attention dropout, so attention_dropout={settings.attention_dropout} "
-                "would do nothing. Set attention_dropout: 0 and hidden_dropout (for example 0.1) instead."
-            )
+    taken = stack.enter_context(attention_dropout(model, settings.attention_dropout))
+    if settings.attention_dropout and not (taken and views_differ(model)):
+        raise RecipeError(
+            f"{family(model)} applies no attention dropout, so attention_dropout={settings.attention_dropout} "
+            "would do nothing. Set attention_dropout: 0 and hidden_dropout (for example 0.1) instead."
+        )
     stack.enter_context(hidden_dropout(model, settings.hidden_dropout))
 
 

@@ -19,10 +19,10 @@ from unmask.backbone.truth.opening import apply_attention
 from unmask.data.blocks import Block, BlockBatch, pack, stack
 from unmask.data.sampling import EpochSampler
 from unmask.errors import RecipeError
-from unmask.objectives.mntp import MaskedNextToken, build_masking
+from unmask.objectives.mntp import MaskedNextToken, build_masking, mask_token_id
 from unmask.text.batching import deal, pad_token
 from unmask.text.words import append_eos
-from unmask.training.building import StageContext, load_for_training, make_trainable
+from unmask.training.building import Data, StageContext, load_for_training, make_trainable
 from unmask.training.config import MntpSettings
 from unmask.training.loop import Job
 
@@ -88,6 +88,19 @@ def mntp_job(settings: MntpSettings, context: StageContext) -> Iterator[Job]:
         evaluate=(lambda module: objective.evaluate(module, evaluated)) if held_out else None,
         evaluate_every=settings.eval_every,
     )
+
+
+def check_mntp(settings: MntpSettings, data: Data, tokenizer: Any, twin: nn.Module | None) -> None:
+    """A mask token that the tokenizer has, blocks for a step, attention that can be opened by and by.
+
+    Raises:
+        UnmaskError: one of them is not so.
+    """
+    mask_token_id(tokenizer, settings.mask_token)
+    blocks = pack(iter(data.texts(settings.data)), tokenizer, block_size=settings.block_size)
+    EpochSampler(sum(1 for _ in islice(blocks, settings.batch_size)), settings.batch_size, seed=0, what="blocks")
+    if twin is not None:
+        check_future(settings, twin)
 
 
 def check_future(settings: MntpSettings, model: nn.Module) -> None:

@@ -22,6 +22,7 @@ from unmask.backbone.quantized import four_bit
 from unmask.backbone.truth.opening import attention_of
 from unmask.encoder.folder import POOLING_WEIGHTS
 from unmask.encoder.saved import as_saved
+from unmask.errors import TrainingError
 from unmask.files import new_folder, write_json
 from unmask.heap import trim_heap
 from unmask.training import checkpoint
@@ -40,7 +41,7 @@ from unmask.training.processes import agreed
 from unmask.training.rate import forget_peak
 from unmask.training.rehearsal import heaviest
 from unmask.training.stages.contrastive import check_contrastive, simcse_job, supervised_job
-from unmask.training.stages.mntp import check_future, mntp_job
+from unmask.training.stages.mntp import check_mntp, mntp_job
 from unmask.training.stages.weights import averaged, merged
 
 # What a stage that trains gives the loop, from its settings and its context.
@@ -89,7 +90,13 @@ def _train(settings: TrainedStage, context: StageContext, folder: Path) -> None:
         if context.rehearsal:
             job, settings = heaviest(job, settings)
         trim_heap()
-        fit(job, settings, folder, context.accelerator, seed=context.draw("steps"), progress=context.progress)
+        try:
+            fit(job, settings, folder, context.accelerator, seed=context.draw("steps"), progress=context.progress)
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(
+                f"{settings.label}: the device's memory is full ({str(error).splitlines()[0]}). Lower "
+                "micro_batch_tokens, or set gradient_checkpointing: true. What was saved is untouched."
+            ) from error
 
 
 def _finish(settings: TrainedStage, context: StageContext, folder: Path) -> None:
@@ -117,18 +124,19 @@ def _save(model: Any, context: StageContext, folder: Path, trained: Path | None 
         encoder.save(folder)
 
 
-def check_stage(stage: StageSettings, data: Data, width: int, twin: Any | None) -> None:
+def check_stage(stage: StageSettings, data: Data, tokenizer: Any, width: int, twin: Any | None) -> None:
     """See what can be known of a stage before any weight is loaded.
 
     Args:
         stage: its settings.
         data: its rows.
+        tokenizer: of the model.
         width: of the model's vectors.
         twin: a small model of the same architecture, if there is one.
 
     Raises:
-        UnmaskError: too few rows for a step, widths or LoRA targets that the model has not, dropout or a bias of
-            attention that it does not apply, a teacher or a package that is not there.
+        UnmaskError: too few rows for a step, no such mask token, widths or LoRA targets that the model has not,
+            dropout or a bias of attention that it does not apply, a teacher or a package that is not there.
     """
     if not isinstance(stage, TrainedStage):
         return
@@ -136,7 +144,7 @@ def check_stage(stage: StageSettings, data: Data, width: int, twin: Any | None) 
         four_bit(torch.device("cpu"))
     if twin is not None and stage.has_adapter and stage.lora.targets != "all-linear":
         make_trainable(copy.deepcopy(twin), stage, None)
-    if isinstance(stage, MntpSettings) and twin is not None:
-        check_future(stage, twin)
+    if isinstance(stage, MntpSettings):
+        check_mntp(stage, data, tokenizer, twin)
     if isinstance(stage, ContrastiveSettings):
         check_contrastive(stage, data, width, twin)
