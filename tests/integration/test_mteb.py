@@ -113,6 +113,16 @@ def test_a_task_that_fails_is_told_and_costs_no_other(bidirectional, tasks, tmp_
     assert result.average is None
 
 
+def test_a_file_of_scores_that_was_cut_short_is_written_again(bidirectional, tasks, tmp_path):
+    similarity = [task for task in tasks if task.metadata.name == "STSBenchmark"]
+    first = evaluate_mteb(bidirectional, similarity, tmp_path, name="pocket")
+    (path,) = tmp_path.rglob("STSBenchmark.json")
+    path.write_text(path.read_text()[:100])  # killed while it was written
+    again = evaluate_mteb(bidirectional, similarity, tmp_path, name="pocket")
+    assert (again.scores[0].score, again.failures) == (first.scores[0].score, {})
+    assert again.scores[0].seconds > 0  # it did run
+
+
 def test_a_bug_is_no_failed_task(bidirectional, tasks, tmp_path, monkeypatch):
     def fail(**_):
         raise AssertionError("this cannot be")

@@ -1,6 +1,7 @@
 """What is encoded: files, folders, patterns, hub data sets and standard input, each read from any row on."""
 
 import glob
+import logging
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,8 @@ from unmask.data.hub import HubSplit, fetch_file, files_in
 from unmask.data.records import BrokenRowError, Columns, Quoting, Record, as_record, read_columns
 from unmask.errors import DataError
 from unmask.files import file_fingerprint, locked
+
+logger = logging.getLogger(__name__)
 
 Rejected = Callable[[str, int, str], None]  # what becomes of a row that cannot be used: input, line, and why
 Own = Callable[[Path], bool]  # whether a file belongs to the output
@@ -124,7 +127,13 @@ def find_inputs(given: Sequence[str], stdin: Path | None = None, own: Own = _not
     Raises:
         DataError: something that is not there.
     """
-    return [found for one in given for found in _found(one, stdin, own)]
+    inputs: dict[str, Input] = {}
+    for one in (found for name in given for found in _found(name, stdin, own)):
+        place = str(one.path.resolve()) if one.path else one.name
+        if place in inputs:  # its rows would stand in the output twice, under one id
+            logger.info("%s is given more than once; it is read once.", one.name)
+        inputs.setdefault(place, one)
+    return list(inputs.values())
 
 
 def _found(given: str, stdin: Path | None, own: Own) -> list[Input]:

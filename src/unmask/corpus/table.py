@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from unmask.corpus.kinds import as_kept
+from unmask.corpus.kinds import arrow_type, as_kept
 from unmask.corpus.manifest import KEY, own_file, owner
 from unmask.encoder.stream import Floats
 from unmask.errors import CorpusError
@@ -69,7 +69,7 @@ class Layout:
         """As Arrow has it."""
         own = [pa.field("id", pa.string()), pa.field("vector", pa.list_(_STORED[self.precision], self.width))]
         scale = [pa.field("scale", pa.float32())] if self.precision == "int8" else []
-        kept = [pa.field(name, pa.type_for_alias(kind)) for name, kind in self.kinds.items()]
+        kept = [pa.field(name, arrow_type(kind)) for name, kind in self.kinds.items()]
         return pa.schema([*own, *scale, *kept], metadata={KEY: self.metadata})
 
     def batch(self, ids: Sequence[str], kept: Sequence[Sequence[Any]], vectors: Floats) -> Any:
@@ -80,7 +80,7 @@ class Layout:
             columns.append(pa.array(scale))
         for number, kind in enumerate(self.kinds.values()):
             values = [as_kept(row[number], kind) for row in kept]
-            columns.append(pa.array(values, pa.type_for_alias(kind)))
+            columns.append(pa.array(values, arrow_type(kind)))
         return pa.record_batch(columns, schema=self.schema)
 
 

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from unmask.corpus.manifest import read_manifest
+from unmask.corpus.manifest import KEY, read_manifest
 from unmask.corpus.origin import Origin, common_origin
-from unmask.corpus.table import OWN_COLUMNS, Precision
+from unmask.corpus.table import OWN_COLUMNS, Precision, read_said
 from unmask.data.formats import find_format
 from unmask.encoder import Floats
 from unmask.errors import DataError
@@ -219,7 +219,11 @@ class _Array:
         if self._numbers.ndim != 2 or kind is None:
             raise DataError(f"{path} holds {self._numbers.dtype} {list(self._numbers.shape)}; expected {_EXPECTED}.")
         self.rows, width = self._numbers.shape
-        self.form = Form(kind, 8 * width if kind == "binary" else width)
+        said = read_said(path)
+        origin = Origin() if said is None else Origin.of({KEY: said[0]})
+        if origin.dimension and width == (-(-origin.dimension // 8) if kind == "binary" else origin.dimension):
+            self.origin = origin  # else another array was put in the place of ours
+        self.form = Form(kind, (self.origin.dimension or 8 * width) if kind == "binary" else width)
 
     def batches(self, rows: int, *, kept: bool) -> Iterator[tuple[Any, NDArray[Any]]]:
         for at in range(0, self.rows, rows):

@@ -44,6 +44,7 @@ class MappedRows(Rows):
             if hasattr(os, "posix_fallocate"):  # a disk that is full says so now, not by a signal in the middle
                 _allocate(file.fileno(), size, path)
             self._map = mmap.mmap(file.fileno(), 0)
+        path.unlink()  # the map keeps what is in it; so a process that is killed leaves no gigabytes behind
         super().__init__(np.frombuffer(self._map, dtype=np.float32, count=rows * width).reshape(rows, width))
 
     def chunks(self) -> Iterator[tuple[int, Floats]]:

@@ -186,7 +186,7 @@ def evaluate_mteb(
     for task in tqdm(tasks, desc="mteb", unit="task", disable=not progress):
         own = task.metadata.name
         started = time.perf_counter()
-        had = cache.load_task_result(own, bridge.mteb_model_meta) is not None
+        had = _has_result(cache, own, bridge.mteb_model_meta)
         try:
             score = _run(bridge, task, cache)
         except _FAULTS as error:  # told at the end; it costs no other task
@@ -209,7 +209,16 @@ def finished_tasks(
     settings = _settings(encoder, name, instructions, task_instructions(instructions, tasks))
     cache, meta = mteb.ResultCache(Path(out)), _meta(encoder, settings)
     names = [task.metadata.name for task in tasks]
-    return [one for one in names if cache.load_task_result(one, meta) is not None]
+    return [one for one in names if _has_result(cache, one, meta)]
+
+
+def _has_result(cache: Any, task: str, meta: Any) -> bool:
+    """True if a folder has a task's scores; a file that writing was cut short in is taken away."""
+    try:
+        return cache.load_task_result(task, meta) is not None
+    except ValueError:
+        cache.get_task_result_path(task, meta).unlink(missing_ok=True)
+        return False
 
 
 def _with_earlier(path: Path, result: MtebResult) -> MtebResult:

@@ -77,6 +77,8 @@ def _size(task: Any) -> tuple[int, int] | None:
         for own in _subsets(task, statistics.get(split, {})):
             for key in keys:
                 part = own[key]
+                if part is None:  # pictures are not counted in characters
+                    return None
                 texts += part["unique_texts"]
                 characters += round(part["average_text_length"] * part["unique_texts"])
     if task.metadata.type == "Classification" and task.train_split in statistics:
