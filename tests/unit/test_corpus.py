@@ -23,7 +23,7 @@ from unmask.corpus.origin import check_encoder
 from unmask.corpus.table import Layout, packed_vectors, parquet_writer
 from unmask.corpus.vectors import open_vectors
 from unmask.data.records import read_records
-from unmask.errors import CorpusError
+from unmask.errors import CorpusError, EncodingError
 
 # --- inputs
 
@@ -380,3 +380,8 @@ def test_an_array_of_ours_says_whose_vectors_it_holds(encode, bidirectional, tmp
     check_encoder(bidirectional, "pocket", found.path, found.origin, found.dimension)
     np.save(tmp_path / "v.npy", np.zeros((2, 3), np.float32))  # somebody else's
     assert open_vectors(tmp_path / "v.npy").origin.fingerprint is None
+
+
+def test_a_number_too_large_for_float16_is_refused():
+    with pytest.raises(EncodingError, match=r"the number 70,000, more than float16 holds"):
+        packed_vectors(np.full((1, 4), -7e4, dtype=np.float32), "float16")

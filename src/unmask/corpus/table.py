@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from unmask.corpus.kinds import arrow_type, as_kept
 from unmask.corpus.manifest import KEY, own_file, owner
 from unmask.encoder.stream import Floats
-from unmask.errors import CorpusError
+from unmask.errors import CorpusError, EncodingError
 from unmask.files import new_file
 
 Precision = Literal["float32", "float16", "int8", "binary"]
@@ -97,10 +97,17 @@ def packed_vectors(vectors: Floats, precision: Precision) -> tuple[NDArray[Any],
 
     Binary keeps the sign: a bit is 1 above zero, the first number is the highest bit of the first byte, and bits beyond
     the last number are 0, as `numpy.packbits` has them.
+
+    Raises:
+        EncodingError: a number too large for float16.
     """
     if precision == "float32":
         return vectors, None
     if precision == "float16":
+        if (largest := float(np.abs(vectors).max(initial=0.0))) > np.finfo(np.float16).max:
+            raise EncodingError(
+                f"A vector has the number {largest:,.0f}, more than float16 holds; take another precision."
+            )
         return vectors.astype(np.float16), None
     if precision == "binary":
         return np.packbits(vectors > 0, axis=1), None
