@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import IO, Any, TextIO
 
@@ -74,8 +74,9 @@ def require_new_folder(folder: Path) -> None:
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ArtifactError(f"{folder} exists already and is not empty; choose another folder or remove it.")
-    if folder.resolve().is_mount():
-        raise ArtifactError(f"{folder} is where a disk is mounted; choose a folder in it.")
+    if folder.resolve().is_mount() or folder.resolve() == Path.cwd():
+        what = "where a disk is mounted" if folder.resolve().is_mount() else "where this command runs"
+        raise ArtifactError(f"{folder} is {what}; choose a folder in it.")
 
 
 @contextmanager
@@ -86,7 +87,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
         ArtifactError: the folder exists and is not empty, or cannot be made.
     """
     require_new_folder(folder)
-    folder = folder.resolve()  # a link, or `.`, cannot be renamed to; what it stands for can
+    folder = folder.resolve()  # a link cannot be renamed to; what it stands for can
     partial = folder.with_name(folder.name + ".partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
@@ -95,11 +96,11 @@ def new_folder(folder: Path) -> Iterator[Path]:
         raise ArtifactError(f"{folder} cannot be written ({error.strerror}).") from error
     try:
         yield partial
+        for path in (*partial.rglob("*"), partial):
+            _to_disk(path)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    for path in (*partial.rglob("*"), partial):
-        _to_disk(path)
     if folder.exists():
         folder.rmdir()
     partial.rename(folder)
@@ -118,11 +119,12 @@ def _to_disk(path: Path) -> None:
     """Else a machine that is switched off may keep the name of a file or folder and lose what is in it."""
     if path.is_symlink():
         return
-    opened = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
+    with suppress(OSError) if path.is_dir() else nullcontext():  # not every file system does it for folders
+        opened = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
 
 
 @contextmanager
@@ -163,6 +165,8 @@ def locked(path: Path, written: Path) -> Iterator[IO[bytes]]:
             raise DataError(f"{written} is being written by another process; wait for it, or stop it.") from error
         except OSError:  # a file system without locks
             pass
+        if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            raise DataError(f"{written} was taken away by the process that held it; start again.")
         yield file
 
 

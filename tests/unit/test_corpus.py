@@ -71,6 +71,8 @@ def test_folders_patterns_and_several_inputs_are_read_in_order(encode, tmp_path)
     ids = table(tmp_path / "v.parquet")["id"].to_pylist()
     names = ["a.jsonl.gz:1", "a.jsonl.gz:2", "b.txt:1", "deep/c.csv:2"]
     assert ids == [f"{folder}/{name}" for name in names]
+    (folder / "link.txt").symlink_to(folder / "b.txt")  # another name, other ids
+    assert encode(folder, out="x.parquet").texts == 5
     with pytest.raises(DataError, match=r"\*\.tsv: no file has such a name"):
         encode(folder / "*.tsv", out="w.parquet")
 

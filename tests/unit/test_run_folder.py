@@ -2,6 +2,8 @@
 
 import copy
 import json
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ import torch
 from torch import nn
 
 from unmask.errors import ArtifactError, DataError, RecipeError, TrainingError
-from unmask.files import new_folder, read_json, remove_folder
+from unmask.files import locked, new_folder, read_json, remove_folder
 from unmask.runs.claim import claimed
 from unmask.runs.inputs import RunInputs
 from unmask.runs.recipe import load_recipe
@@ -95,6 +97,7 @@ def test_stages_go_on_in_the_arithmetic_that_the_run_began_with(recipe, tmp_path
         monkeypatch.setattr("unmask.runs.inputs.precision_here", lambda _, here=here: here)
         with claimed(tmp_path / "run", load_recipe(recipe)) as fresh:
             RunInputs(load_recipe(recipe), tmp_path / "run", fresh=fresh)
+        (tmp_path / "run" / "stages" / "1-mntp" / "encoder").mkdir(parents=True, exist_ok=True)  # as if it had trained
         with pytest.raises(pytest.fail.Exception):
             train(load_recipe(recipe), tmp_path / "run")
     assert asked == ["bf16", "bf16"]
@@ -155,12 +158,51 @@ def test_a_checkpoint_that_cannot_be_written_is_one_sentence(tmp_path, monkeypat
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
 
 
-@pytest.mark.parametrize("name", ["link", "."])
-def test_a_new_folder_may_be_a_link_or_here(tmp_path, monkeypatch, name):
+def test_a_new_folder_may_be_a_link_but_not_here(tmp_path, monkeypatch):
     (tmp_path / "disk").mkdir()
+    (tmp_path / "here").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "disk")
-    monkeypatch.chdir(tmp_path / "disk")
-    with new_folder(tmp_path / "link" if name == "link" else Path(".")) as partial:
+    with new_folder(tmp_path / "link") as partial:
         (partial / "a").write_text("b")
     assert (tmp_path / "disk" / "a").read_text() == "b"
     assert (tmp_path / "link" / "a").is_file()
+    monkeypatch.chdir(tmp_path / "here")
+    with (
+        pytest.raises(ArtifactError, match=r"\. is where this command runs; choose a folder in it"),
+        new_folder(Path(".")),
+    ):
+        pass
+
+
+def test_folders_that_cannot_be_synced_are_written_all_the_same(tmp_path, monkeypatch):
+    plain = os.fsync
+
+    def fsync(number):
+        if stat.S_ISDIR(os.fstat(number).st_mode):
+            raise OSError(22, "Invalid argument")
+        plain(number)
+
+    monkeypatch.setattr("os.fsync", fsync)
+    with new_folder(tmp_path / "new") as partial:
+        (partial / "a").write_text("b")
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+
+
+def test_a_run_that_begins_again_keeps_nothing_of_the_recipe_before(recipe, tmp_path):
+    with claimed(tmp_path / "run", load_recipe(recipe)):
+        (tmp_path / "run" / "chat.json").write_text("{}")
+        (tmp_path / "run" / "stages" / "1-mntp" / "checkpoints" / "step-00000001.partial").mkdir(parents=True)  # killed
+    with claimed(tmp_path / "run", changed(recipe, lr=1e-5)) as fresh:
+        assert not fresh
+        assert {path.name for path in (tmp_path / "run").iterdir()} == {".lock", "recipe.yaml"}
+
+
+def test_a_lock_that_was_taken_away_is_not_held(tmp_path, monkeypatch):
+    (tmp_path / ".lock").touch()
+
+    def flock(*_):  # who held it until now takes it away at its end
+        (tmp_path / ".lock").unlink()
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with pytest.raises(DataError, match="was taken away"), locked(tmp_path / ".lock", tmp_path):
+        pass

@@ -2,6 +2,7 @@
 
 import glob
 import logging
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -129,7 +130,7 @@ def find_inputs(given: Sequence[str], stdin: Path | None = None, own: Own = _not
     """
     inputs: dict[str, Input] = {}
     for one in (found for name in given for found in _found(name, stdin, own)):
-        place = str(one.path.resolve()) if one.path else one.name
+        place = os.path.abspath(one.path) if one.path else one.name  # links to one file may be rows of two names
         if place in inputs:  # its rows would stand in the output twice, under one id
             logger.info("%s is given more than once; it is read once.", one.name)
         inputs.setdefault(place, one)

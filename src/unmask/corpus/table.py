@@ -104,7 +104,7 @@ def packed_vectors(vectors: Floats, precision: Precision) -> tuple[NDArray[Any],
     if precision == "float32":
         return vectors, None
     if precision == "float16":
-        if (largest := float(np.abs(vectors).max(initial=0.0))) > np.finfo(np.float16).max:
+        if (largest := float(np.abs(vectors).max(initial=0.0))) > float(np.finfo(np.float16).max):
             raise EncodingError(
                 f"A vector has the number {largest:,.0f}, more than float16 holds; take another precision."
             )

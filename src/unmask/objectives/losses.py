@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 ANCHORS_AT_ONCE = 1024  # rows of the score matrix that exist at a time
+_CANDIDATES_AT_ONCE = 8192  # that are looked up among the pairs at a time
 NO_DOCUMENT = -1
 TEACHER = "teacher"  # the name of its vectors in a batch
 
@@ -164,9 +165,11 @@ class InfoNce:
         hidden = torch.zeros(cosines.shape, dtype=torch.bool, device=cosines.device)
         own, others = batch.owners[anchors][:, None], batch.owners[candidates][None]
         if self.mask_duplicates:
-            query, positive, found = batch.texts[own], batch.texts[own + batch.anchors], batch.texts[candidates][None]
-            hidden |= (found == query) | (found == positive)
-            hidden |= batch.are_pairs(query, found) | batch.are_pairs(found, positive)
+            query, positive = batch.texts[own], batch.texts[own + batch.anchors]
+            for part in torch.arange(len(candidates)).split(_CANDIDATES_AT_ONCE):
+                found = batch.texts[candidates[part]][None]
+                known = batch.are_pairs(query, found) | batch.are_pairs(found, positive)
+                hidden[:, part] |= (found == query) | (found == positive) | known
         if self.mask_same_document:
             document = batch.documents[own]
             hidden |= (document == batch.documents[candidates]) & (document != NO_DOCUMENT)

@@ -33,11 +33,7 @@ def claimed(folder: Path, recipe: Recipe) -> Iterator[bool]:
         DataError: another process holds it.
         ArtifactError: something else is in the folder, or it cannot be written to.
     """
-    begun = (folder / _RECIPE).is_file()
-    change = _change(folder, recipe) if begun else None
-    strays = set(folder.iterdir()) if folder.is_dir() else set()
-    if not begun and (strays - {folder / _LOCK, folder / f"{_RECIPE}.partial"} or folder.is_file()):
-        raise ArtifactError(f"{folder} is there already and holds no run. Choose another --out.")
+    _look(folder, recipe)  # what is refused is left untouched, without a lock
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = contextlib.ExitStack()
@@ -45,11 +41,14 @@ def claimed(folder: Path, recipe: Recipe) -> Iterator[bool]:
     except OSError as error:
         raise ArtifactError(f"{folder} cannot be written ({error.strerror}).") from error
     with lock:
+        begun, change = _look(folder, recipe)  # the holder before may have trained meanwhile
         if change:
             logger.info(change)
         if change == _OF_ALL:
             for made in ("stages", "rungs"):
                 shutil.rmtree(folder / made, ignore_errors=True)
+            for made in ("chat.json", "lineage.json", "results.json"):  # figures in inputs.json say what they are of
+                (folder / made).unlink(missing_ok=True)
         if change or not begun:
             write_text(folder / _RECIPE, dump(recipe.model_dump(mode="json")))
         try:
@@ -62,7 +61,17 @@ def claimed(folder: Path, recipe: Recipe) -> Iterator[bool]:
 
 def has_trained(folder: Path) -> bool:
     """True if anything is left in a run folder that was made by training."""
-    return any(any(folder.glob(pattern)) for pattern in _TRAINED)
+    return any(path.suffix != ".partial" for pattern in _TRAINED for path in folder.glob(pattern))
+
+
+def _look(folder: Path, recipe: Recipe) -> tuple[bool, str | None]:
+    """Whether a folder holds a run, and what the recipe changes about it."""
+    if (folder / _RECIPE).is_file():
+        return True, _change(folder, recipe)
+    strays = set(folder.iterdir()) if folder.is_dir() else set()
+    if strays - {folder / _LOCK, folder / f"{_RECIPE}.partial"} or folder.is_file():
+        raise ArtifactError(f"{folder} is there already and holds no run. Choose another --out.")
+    return False, None
 
 
 def _change(folder: Path, recipe: Recipe) -> str | None:

@@ -58,7 +58,7 @@ class RunInputs:
         self._scored: dict[str, dict[str, Any]] = {}  # rung -> task -> figures and what they were computed from
         known = read_json(self._path, missing={})
         self.precision = _pinned(recipe.evaluation.precision, known.get("precision"))
-        self._training_precision = _pinned(recipe.precision, known.get(_TRAINING))
+        self._training_precision = training_precision(recipe, folder)
         if known:
             self._scored = known.get("scored", {})
             changes = _changes(known["training"], self.training)
@@ -131,8 +131,9 @@ class RunInputs:
 
 
 def training_precision(recipe: Recipe, folder: Path) -> _Arithmetic:
-    """In which the stages of a run are trained; see `RunInputs.precision`."""
-    return _pinned(recipe.precision, read_json(folder / _FILE, missing={}).get(_TRAINING))
+    """In which the stages of a run are trained: as what is there already was."""
+    known = read_json(folder / _FILE, missing={}) if has_trained(folder) else {}
+    return _pinned(recipe.precision, known.get(_TRAINING))
 
 
 def _pinned(wanted: Literal["auto", "bf16", "fp32"], known: Any) -> _Arithmetic:
