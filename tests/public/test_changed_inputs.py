@@ -216,8 +216,11 @@ def test_a_task_is_scored_once_whatever_is_added_and_wherever_scoring_was_killed
 def test_a_callers_own_score_is_asked_every_time(recipe, tmp_path):
     recipe["stages"] = []
     for wanted in (1.0, 2.0):
-        found = train(load_recipe(recipe), tmp_path / "run", evaluate=lambda _, wanted=wanted: {"own": wanted})
+        asked = []
+        score = lambda _, wanted=wanted, asked=asked: asked.append(1) or {"own": wanted}  # noqa: E731
+        found = train(load_recipe(recipe), tmp_path / "run", evaluate=score)
         assert [rung.figures for rung in found.rungs] == [{"own": wanted}] * 2
+        assert len(asked) == 2  # once a rung
 
 
 def test_a_stage_that_was_trained_again_is_scored_again(recipe, tmp_path):

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -171,7 +171,10 @@ def _climb(recipe: Recipe, run: "Run") -> tuple[list[Rung], Path]:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What the parts of one run share; `inputs` is None in every process but the one that writes."""
+    """What the parts of one run share.
+
+    `inputs` is None in every process but the one that writes; `own` has what a caller's function found in this call.
+    """
 
     recipe: Recipe
     folder: Path
@@ -181,6 +184,7 @@ class Run:
     tasks: Mapping[str, Score]
     inputs: RunInputs | None
     rehearsal: bool = False
+    own: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
 
     def context(self, number: int, stage_folder: Path, origin: Origin, lineage: dict[str, Any]) -> StageContext:
         """What one stage is given."""
@@ -201,7 +205,7 @@ class Run:
     def rung(self, place: RungPlace) -> Rung:
         """Evaluate a rung; figures that an earlier call computed from what would be read now are read."""
         assert self.inputs is not None
-        known = self.inputs.scored(place.name, place.encoder)
+        known = self.inputs.scored(place.name, place.encoder) | self.own.get(place.name, {})
         missing = [label for label in self.tasks if label not in known]
         if missing:  # else there is nothing to open
             which = f" ({len(missing)} of {len(self.tasks)} tasks)" if known else ""
@@ -211,8 +215,10 @@ class Run:
         for label in missing:
             seen = self.inputs.digests(place.encoder).get(label)
             known[label] = self.tasks[label](encoder)
-            if seen is not None:  # a caller's own function may be another one next time
+            if seen is not None:
                 self.inputs.note(place.name, label, known[label], seen)
+            else:  # a caller's own function, which may be another one next time
+                self.own[place.name] = {label: known[label]}
         figures = {name: value for label in self.tasks for name, value in known[label].items()}
         if self.tasks:
             (self.folder / "rungs").mkdir(exist_ok=True)
