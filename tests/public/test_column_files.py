@@ -1,12 +1,14 @@
 """Files of words, running text split into words, and labels that mark spans: right, or named as not understood."""
 
+import gzip
+
 import numpy as np
 import pytest
 from seqeval.metrics import f1_score
 
 from tests.public.test_files import write
 from unmask.data.records import read_records
-from unmask.data.words import ColumnFile, split_words
+from unmask.data.words import ColumnFile, _look, split_words
 from unmask.errors import DataError
 from unmask.evaluation.spans import span_f1, span_scheme, spans
 
@@ -179,3 +181,8 @@ def test_f1_is_that_of_seqeval_with_transitions_that_should_not_be():
         as_labels = [[names[i] for i in ids] for ids in (truth, predicted)]
         expected = 100 * f1_score([as_labels[0]], [as_labels[1]])
         assert span_f1(np.array([300], dtype=np.int32), truth, predicted, names) == pytest.approx(expected)
+
+
+def test_packed_conll_u_without_any_word_is_known_by_its_name(tmp_path):
+    path = write(tmp_path, "a.conllu.gz", gzip.compress(b"# only a comment\n"))
+    assert _look(path) == _look(write(tmp_path, "a.conllu", "# only a comment\n")) == (True, True, 0)
