@@ -41,6 +41,17 @@ def test_a_good_recipe_has_the_papers_defaults():
     assert (simcse.batch_size, simcse.scale, simcse.attention_dropout) == (128, 20.0, 0.3)
 
 
+def test_masked_tokens_are_scored_with_the_token_that_was_trained():
+    def token(*overrides, **changes):
+        recipe = load_recipe(broken(evaluation={"masked": {"data": "docs"}}, **changes), overrides)
+        return recipe.evaluation.masked.mask_token
+
+    assert token() == "_"
+    assert token("stages.mntp.mask_token=<mask>") == "<mask>"
+    assert token("stages.mntp.mask_token=<mask>", "evaluation.masked.mask_token=_") == "_"
+    assert token(stages=[]) == "_"
+
+
 def test_all_mistakes_are_reported_at_once_with_the_nearest_name():
     wrong = broken(stages__0__step=5, stages__1__steps="ten", model__poolin="mean", stages__0__data="doc")
     with pytest.raises(RecipeError) as caught:

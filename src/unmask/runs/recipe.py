@@ -32,7 +32,7 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
     mistakes = _reference_mistakes(raw)
     recipe = None
     try:
-        recipe = Recipe.model_validate(raw)
+        recipe = _same_mask(Recipe.model_validate(raw))
     except ValidationError as error:
         mistakes = [line for item in error.errors() for line in _explain(dict(item))] + mistakes
     if recipe is not None:
@@ -41,6 +41,16 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
         heading = f"{where}: {len(mistakes)} mistake{'s' if len(mistakes) > 1 else ''}"
         raise RecipeError("\n  ".join([heading, *mistakes]))
     return recipe
+
+
+def _same_mask(recipe: Recipe) -> Recipe:
+    """The recipe, its masked-token task with the token that it trains: another piece would be a word to the model."""
+    masked = recipe.evaluation.masked
+    trained = [token for stage in recipe.stages if (token := getattr(stage, "mask_token", None))]
+    if masked is None or not trained or "mask_token" in masked.model_fields_set:
+        return recipe
+    masked = masked.model_copy(update={"mask_token": trained[-1]})
+    return recipe.model_copy(update={"evaluation": recipe.evaluation.model_copy(update={"masked": masked})})
 
 
 def _reference_mistakes(raw: Mapping[str, Any]) -> list[str]:

@@ -115,7 +115,7 @@ class MaskedTask(Settings):
     data: str = Field(description="name of a data source of kind texts")
     block_size: int = Field(256, ge=24, description="tokens of a block")
     blocks: int = Field(128, ge=1, description="at most so many")
-    mask_token: str = Field("_", description="a token of the vocabulary, or `own`: the tokenizer's mask token")
+    mask_token: str = Field("_", description="as in the stage `mntp`; left away, that of the recipe's last one")
 
 
 class EvaluationSettings(Settings):
