@@ -109,7 +109,8 @@ def _yaml(source: str) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise RecipeError(f"{path} is a binary file; a recipe is YAML text.") from None
     except (yaml.YAMLError, ValueError) as error:  # 2024-02-30 is a ValueError
-        raise RecipeError(f"{source} is not YAML: {' '.join(str(error).split())}") from None
+        said = " ".join(str(error).replace('in "<unicode string>", ', "in ").split())
+        raise RecipeError(f"{source} is not YAML: {said}") from None
     if not isinstance(raw, dict):
         found_type = "nothing" if raw is None else type(raw).__name__
         raise RecipeError(f"{source} holds {found_type}; expected keys and values.")
