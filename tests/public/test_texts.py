@@ -9,6 +9,7 @@ import pytest
 
 from unmask import TextEncoder
 from unmask.backbone.loading import learned_positions
+from unmask.backbone.truth.convert import convert
 from unmask.encoder.conversion import convert_and_save
 from unmask.errors import ArtifactError, DataError
 from unmask.settings import EncoderSettings
@@ -108,3 +109,40 @@ def test_convert_refuses_a_length_beyond_the_positions(tiny, tokenizer, tmp_path
 
 def test_rotary_positions_have_no_end(tiny):
     assert learned_positions(tiny("llama", head=False)) is None
+
+
+def rotary(tiny, family, rope, **config):
+    """A model whose states depend on its frequencies by far more than rounding."""
+    model = tiny(family, head=False, initializer_range=0.25, rope_parameters={"rope_theta": 1e4, **rope}, **config)
+    convert(model, backends=["sdpa"])
+    return model
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_a_long_text_changes_no_frequency_of_a_short_one(tiny, tokenizer, flat):
+    factors = {"short_factor": [1.0] * 4, "long_factor": [1.0, 8.0, 16.0, 32.0]}
+    rope = {"rope_type": "longrope", "original_max_position_embeddings": 64, **factors}
+    more = {"max_position_embeddings": 512, "original_max_position_embeddings": 64}
+    encoder = TextEncoder(rotary(tiny, "phi3", rope, **more), tokenizer, EncoderSettings(max_length=400))
+    encoder.padding_free = flat
+    short, long = "The quick brown fox jumps over the lazy dog.", "a river runs through the town " * 40
+    alone = np.concatenate([encoder.encode([short]), encoder.encode([long])])
+    np.testing.assert_allclose(encoder.encode([short, long]), alone, atol=1e-4)
+    lengths = [len(text) for text in encoder.tokenize([short, long, short])]
+    assert list(encoder.reader.groups(lengths, 4096, padded=not flat)) == [[1], [0, 2]]
+
+
+def test_dynamic_frequencies_end_where_they_would_change(tiny, tokenizer):
+    model = rotary(tiny, "llama", {"rope_type": "dynamic", "factor": 4.0}, max_position_embeddings=128)
+    encoder = TextEncoder(model, tokenizer, EncoderSettings(max_length=128))
+    before = encoder.encode(["a river runs through the town"])
+    encoder.encode(["a river runs through the town " * 40])
+    np.testing.assert_array_equal(encoder.encode(["a river runs through the town"]), before)
+    with pytest.raises(ArtifactError, match="max_length=129 is more than the 128 positions"):
+        TextEncoder(model, tokenizer, EncoderSettings(max_length=129))
+
+
+@pytest.mark.parametrize("length", [0, -1])
+def test_a_text_needs_a_token(bidirectional, length):
+    with pytest.raises(DataError, match=f"max_length={length}: a text needs at least 1 token"):
+        bidirectional.encode(["a"], max_length=length)

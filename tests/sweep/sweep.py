@@ -18,7 +18,7 @@ from tests.sweep.families import family_config, reason_aside, text_decoders
 from unmask.backbone.forward import TokenStates, token_states
 from unmask.backbone.head import LanguageModelHead
 from unmask.backbone.structure import body, decoder_layers
-from unmask.backbone.truth.convert import compatibility_gaps, convert
+from unmask.backbone.truth.convert import compatibility_gaps, convert, reads_alike
 from unmask.backbone.truth.flat import reads_flat
 from unmask.backbone.truth.twins import tiny_model
 from unmask.backbone.truth.verify import VerificationReport, backend_in_use, verify
@@ -91,8 +91,9 @@ def _naive(name: str) -> bool:
     """Would the config's flag, set before the model is built, have turned it?"""
     config = family_config(name)
     config.is_causal = False
-    report = verify(tiny_model(config, head=False))
-    return report.bidirectional and not report.one_sided
+    model = tiny_model(config, head=False)
+    report = verify(model)
+    return report.bidirectional and not report.one_sided and reads_alike(model)
 
 
 def _forward(row: Row) -> None:
@@ -144,8 +145,8 @@ make support
 ```
 
 - *layers*: see both sides / all. A layer that is an MLP alone mixes no tokens and does not count.
-- *needed*: what `is_causal: false` in the config does not do by itself. `switches`: attributes and mask buffers of the
-  attention modules, which `convert` sets. `window lift`, `recurrent two-way`: options you must choose, because they
+- *needed*: what `is_causal: false` in the config does not do by itself. `switches`: attributes, mask buffers and
+  biases of attention, which `convert` sets. `window lift`, `recurrent two-way`: options you must choose, because they
   change more than the mask; without them the family is refused and the message names them. `float32`: refused in
   bfloat16, in which all others are converted too.
 - *opens elsewhere*: whether plain transformers, and so sentence-transformers, reads the saved folder alike.

@@ -7,6 +7,8 @@ from transformers import LlamaConfig
 
 from unmask import ConversionError, convert, verify
 from unmask.backbone.families.switches import attention_mode, set_attention_mode
+from unmask.backbone.forward import token_states
+from unmask.backbone.truth.convert import compatibility_gaps
 from unmask.backbone.truth.verify import CASES, first_sees_last
 
 
@@ -41,6 +43,28 @@ def test_causal_again_gives_the_untouched_logits(tiny):
     assert not torch.allclose(model(input_ids=ids).logits, before)
     set_attention_mode(model, "causal")
     assert torch.equal(model(input_ids=ids).logits, before)
+
+
+@pytest.mark.parametrize("padding", [0, 5])
+def test_alibi_counts_distances_to_both_sides(tiny, padding):
+    """The text backwards has the states backwards; transformers' bias draws every token to the end of the text."""
+    model = tiny("bloom", head=False, initializer_range=0.2)
+    ids, mask = torch.arange(10, 40)[None], torch.tensor([[1] * 30 + [0] * padding])
+
+    def states(ids):
+        return token_states(model, nn.functional.pad(ids, (0, padding)), mask)[:, :30]
+
+    before = states(ids)
+    assert convert(model).bidirectional
+    torch.testing.assert_close(states(ids.flip(1)), states(ids).flip(1), atol=1e-4, rtol=1e-4)
+    assert "counts distances to both sides" in compatibility_gaps(model)[0]
+    set_attention_mode(model, "causal")
+    assert torch.equal(states(ids), before)
+
+
+def test_alibi_within_the_mask_is_refused(tiny):
+    with pytest.raises(ConversionError, match="falcon with alibi: true cannot be converted"):
+        convert(tiny("falcon", head=False, alibi=True))
 
 
 def test_masks_that_lie_in_buffers_are_turned_and_turned_back(tiny):

@@ -1,5 +1,6 @@
 """Where a model runs and in which dtype it computes."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
@@ -67,26 +68,45 @@ def checked_device(name: str | torch.device | None) -> torch.device:
     return device
 
 
-def cast_weights(model: nn.Module, dtype: torch.dtype) -> list[tuple[torch.Tensor, torch.dtype]]:
-    """Change the dtype of what a model saves, in place; returns what was changed, and what it was."""
-    held = set(model.state_dict())
-    named = chain(model.named_parameters(), model.named_buffers())
-    changed = [(t, t.dtype) for n, t in named if n in held and t.is_floating_point() and t.dtype != dtype]
-    for tensor, _ in changed:
-        tensor.data = tensor.data.to(dtype)
-    return changed
+def cast_weights(model: nn.Module, dtype: torch.dtype) -> None:
+    """Change the dtype of what a model saves, in place.
+
+    What transformers loads in float32 whatever is asked for (biases of routers, decays) is float32 here, too.
+    """
+    for tensor, wanted in _to_cast(model, dtype):
+        tensor.data = tensor.data.to(wanted)
 
 
 @contextmanager
 def weights_in(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
-    """A model whose weights are of another dtype for as long as the block lasts.
+    """A model whose weights are of another dtype for as long as the block lasts, and afterwards what they were.
 
     What is computed from the config and not saved (rotary frequencies) stays as it is: `model.to` would round it, and
-    nothing would bring it back.
+    nothing would bring it back. Weights that the other dtype cannot hold exactly are kept beside it meanwhile.
     """
-    changed = cast_weights(model, dtype)
+    before: list[tuple[torch.Tensor, torch.dtype, torch.Tensor | None]] = []
+    for tensor, wanted in _to_cast(model, dtype):
+        held, tensor.data = tensor.data, tensor.data.to(wanted)
+        exact = torch.equal(tensor.data.to(held.dtype), held)
+        before.append((tensor, held.dtype, None if exact else held))
     try:
         yield
     finally:
-        for tensor, before in changed:
-            tensor.data = tensor.data.to(before)
+        for tensor, own, held_back in before:
+            tensor.data = tensor.data.to(own) if held_back is None else held_back
+
+
+def _to_cast(model: nn.Module, dtype: torch.dtype) -> Iterator[tuple[torch.Tensor, torch.dtype]]:
+    """What a model saves in another dtype than it should, and that dtype."""
+    held, kept = set(model.state_dict()), _kept_in_float32(model, dtype)
+    for name, tensor in chain(model.named_parameters(), model.named_buffers()):
+        wanted = torch.float32 if kept is not None and kept.search(name) else dtype
+        if name in held and tensor.is_floating_point() and tensor.dtype != wanted:
+            yield tensor, wanted
+
+
+def _kept_in_float32(model: nn.Module, dtype: torch.dtype) -> re.Pattern[str] | None:
+    """Names of weights that a model's class keeps in float32 where the others are of another dtype."""
+    keys = {torch.bfloat16: ("_strict",), torch.float16: ("_strict", "")}.get(dtype, ())
+    names = {name for key in keys for name in getattr(model, f"_keep_in_fp32_modules{key}", None) or ()}
+    return re.compile("|".join(sorted(names)).replace("*", ".*")) if names else None  # as transformers reads them

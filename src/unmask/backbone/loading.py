@@ -203,8 +203,13 @@ def max_positions(model: Any, tokenizer: Any) -> int:
 
 
 def learned_positions(model: nn.Module) -> int | None:
-    """The most tokens of a text where a model has a learned vector for each position; None where it has none."""
+    """The most tokens of a text where a model has a learned vector for each position; None where it has none.
+
+    Dynamic rotary positions end there, too: beyond, one text would change the frequencies of all that come after it.
+    """
     positions = getattr(text_config(model), "max_position_embeddings", None)
+    if positions and any("dynamic" in rope["rope_type"] for rope in _rotary(model)):
+        return int(positions)
     for name, module in model.named_modules():
         if isinstance(module, nn.Embedding) and name.rpartition(".")[2] in _POSITIONS and positions:
             # Some (OPT) keep rows in front for padding, and do not count them.
@@ -212,6 +217,22 @@ def learned_positions(model: nn.Module) -> int | None:
             if module.num_embeddings in (positions, positions + in_front):
                 return int(module.num_embeddings - (in_front or position_offset(model)))
     return None
+
+
+def short_positions(model: nn.Module) -> int | None:
+    """The most tokens of a text that has the short frequencies of LongRoPE (Ding et al. 2024, arXiv 2402.13753).
+
+    transformers chooses between short and long for a whole batch, so texts of both kinds may not share one.
+    """
+    lengths = [r["original_max_position_embeddings"] for r in _rotary(model) if r["rope_type"] == "longrope"]
+    return min(map(int, lengths), default=None)
+
+
+def _rotary(model: nn.Module) -> list[dict[str, Any]]:
+    """The config's rotary positions: one set, or one for each kind of layer."""
+    given = getattr(text_config(model), "rope_parameters", None) or {}
+    sets = [given] if "rope_type" in given else [one for one in given.values() if isinstance(one, dict)]
+    return [one for one in sets if isinstance(one.get("rope_type"), str)]
 
 
 def check_vocabulary(model: nn.Module, tokenizer: Any) -> None:

@@ -35,7 +35,7 @@ def add_lora(
         The peft wrapper, which shares its modules with `base`.
 
     Raises:
-        RecipeError: no module has one of the target names.
+        RecipeError: no module has one of the target names; peft cannot adapt one of them so.
     """
     import peft  # 4 s to import; only training needs it
 
@@ -46,6 +46,9 @@ def add_lora(
     try:
         wrapped = peft.get_peft_model(base, config)
     except ValueError as error:
+        if "target" not in str(error).lower():  # e.g. dropout, which peft has not for the experts of a layer
+            hint = "; lora: {dropout: 0} takes it away" if "dropout" in str(error) else ""
+            raise RecipeError(f"peft cannot add LoRA here: {first_line(error)}{hint}.") from error
         names = sorted({name.rpartition(".")[2] for name, m in base.named_modules() if isinstance(m, nn.Linear)})
         raise RecipeError(f"LoRA targets {wanted!r} fit no layer; linear layers here: {names}.") from error
     LoraBranch().attach(wrapped)

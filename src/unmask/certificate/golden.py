@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from unmask.backbone.devices import weights_in
+from unmask.backbone.devices import cast_weights
 from unmask.certificate.cases import Case, golden_cases
 from unmask.certificate.variants import Faulty, Plan, planned_vectors, skipped_masks, units
 from unmask.encoder import Floats, TextEncoder
@@ -177,11 +177,12 @@ def _bfloat16(encoder: TextEncoder, texts: Sequence[Any], right: Floats) -> floa
     """How far bfloat16 takes the vectors of some texts, 1 - cosine; 0 where they are in less than float32 already."""
     if encoder.model.dtype != torch.float32 or encoder.quantized:
         return 0.0
-    model = copy.deepcopy(encoder.model)  # going there and back would leave the weights rounded
+    model = copy.deepcopy(encoder.model)
+    cast_weights(model, torch.bfloat16)
     runner = Runner(model, encoder.settings.pooling, fast=False)
     module = BatchEncoder(model, encoder.module.pooling)
     found = np.empty_like(right)
-    with weights_in(model, torch.bfloat16), torch.inference_mode():
+    with torch.inference_mode():
         for rows, batch in encoder.reader.batches(texts, runner.budget(None), runner.device, padded=True):
             found[rows] = module(batch).cpu().numpy()
     return float((1 - (units(found) * units(right)).sum(axis=1)).max())

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from unmask.backbone.devices import checked_device, saved_dtype, working_dtype
-from unmask.backbone.loading import check_vocabulary, learned_positions, load_model, max_positions
+from unmask.backbone.loading import check_vocabulary, learned_positions, load_model, max_positions, short_positions
 from unmask.backbone.locate import find_adapters, layout_folder, load_tokenizer
 from unmask.backbone.truth.opening import AttentionSpec, apply_attention, attach_adapters
 from unmask.encoder.layout import fit_tokenizer, read_layout
@@ -66,7 +66,8 @@ def reader_for(model: Any, tokenizer: Any, settings: EncoderSettings | None, cha
     """
     check_vocabulary(model, tokenizer)
     settings = settings or EncoderSettings(max_length=max_positions(model, tokenizer))
-    return Reader(tokenizer, settings, positions=learned_positions(model), chat=chat)
+    limits = {"positions": learned_positions(model), "short": short_positions(model)}
+    return Reader(tokenizer, settings, **limits, chat=chat)
 
 
 def open_model(

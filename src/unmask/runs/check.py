@@ -1,8 +1,9 @@
 """What is looked at before a run loads any weight: data, tasks, tokenizer, lengths, whether the family converts."""
 
+from collections.abc import Mapping
 from typing import Any
 
-from unmask.backbone.loading import check_vocabulary, empty_model, learned_positions, load_twin
+from unmask.backbone.loading import check_vocabulary, empty_model, learned_positions, load_twin, short_positions
 from unmask.backbone.locate import layout_folder, load_tokenizer
 from unmask.backbone.structure import text_config
 from unmask.backbone.truth.convert import convert
@@ -44,19 +45,21 @@ def check_reading(recipe: Recipe) -> tuple[Any, Any]:
     _refuse_layout(recipe)
     tokenizer, shape = load_tokenizer(recipe.model.name), empty_model(recipe.model.name, head=True)
     check_vocabulary(shape, tokenizer)
-    positions = learned_positions(shape)
-    asked = {"model.max_length": recipe.model.encoder_settings().max_length}
-    for stage in recipe.stages:
-        asked |= {f"stages.{stage.label}.{key}": getattr(stage, key, 0) for key in ("block_size", "max_length")}
+    blocks = {f"stages.{one.label}.block_size": getattr(one, "block_size", 0) for one in recipe.stages}
     if recipe.evaluation.masked:
-        asked["evaluation.masked.block_size"] = recipe.evaluation.masked.block_size
-    for place, length in asked.items():
-        if positions is not None and length > positions:
-            raise RecipeError(
-                f"{place}={length} is more than the {positions} positions that {recipe.model.name} learned; "
-                f"set it to {positions} or less."
-            )
+        blocks["evaluation.masked.block_size"] = recipe.evaluation.masked.block_size
+    texts = {f"stages.{one.label}.max_length": getattr(one, "max_length", 0) for one in recipe.stages}
+    texts["model.max_length"] = recipe.model.encoder_settings().max_length
+    _refuse_longer(texts | blocks, learned_positions(shape), f"positions that {recipe.model.name} learned")
+    _refuse_longer(blocks, short_positions(shape), "tokens up to which its rotary frequencies are the short ones")
     return tokenizer, shape
+
+
+def _refuse_longer(asked: Mapping[str, int], most: int | None, what: str) -> None:
+    """Refuse a length that is more than a model has for it."""
+    for place, length in asked.items():
+        if most is not None and length > most:
+            raise RecipeError(f"{place}={length} is more than the {most} {what}; set it to {most} or less.")
 
 
 def _refuse_layout(recipe: Recipe) -> None:

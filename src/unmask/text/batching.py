@@ -89,7 +89,9 @@ def pad_token(tokenizer: Any) -> int:
     return int(tokenizer.pad_token_id or 0)
 
 
-def token_budget(lengths: Sequence[int], max_tokens: int, *, padded: bool) -> Iterator[list[int]]:
+def token_budget(
+    lengths: Sequence[int], max_tokens: int, *, padded: bool, short: int | None = None
+) -> Iterator[list[int]]:
     """Group row numbers, longest first, so that a batch of them stays within `max_tokens`.
 
     A row longer than the budget is a batch of its own. Longest first: what runs out of memory does so at once.
@@ -98,13 +100,15 @@ def token_budget(lengths: Sequence[int], max_tokens: int, *, padded: bool) -> It
         lengths: of the rows.
         max_tokens: in a batch.
         padded: padding counts as well.
+        short: rows of at most so many tokens share no batch with longer ones.
     """
     order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
     group: list[int] = []
     used = 0
     for row in order.tolist():
         used = lengths[group[0] if padded and group else row] * (len(group) + 1) if padded else used + lengths[row]
-        if group and used > max_tokens:
+        apart = short is not None and bool(group) and lengths[row] <= short < lengths[group[0]]
+        if group and (used > max_tokens or apart):
             yield group
             group, used = [], lengths[row]
         group.append(row)

@@ -25,6 +25,7 @@ class Reader:
         tokenizer: a fast transformers tokenizer; for the pooling `eos` it is made to end every text with EOS.
         settings: of the encoder.
         positions: the most tokens that the model has positions for; None where any number has.
+        short: texts of at most so many tokens share no batch with longer ones; see `short_positions`.
         chat: the wrapper that an encoder was saved with; by default the tokenizer's chat template makes one.
 
     Raises:
@@ -42,6 +43,7 @@ class Reader:
         settings: EncoderSettings,
         *,
         positions: int | None = None,
+        short: int | None = None,
         chat: ChatWrapper | None = None,
     ) -> None:
         check_tokenizer(tokenizer)
@@ -50,7 +52,7 @@ class Reader:
         self.tokenizer = tokenizer
         self.settings = settings
         self.padding_side: PaddingSide = "right"
-        self._positions = positions
+        self._positions, self._short = positions, short
         self._prompts: set[str] = set()  # that were looked at
         wrapped = settings.chat_template
         self.chat = (chat or ChatWrapper.from_tokenizer(tokenizer)) if wrapped else None
@@ -73,8 +75,10 @@ class Reader:
 
         Raises:
             DataError: something that is not a string, or half a surrogate pair; a prompt that leaves no room for
-                text; more tokens than the model has positions for.
+                text; no token at all, or more than the model has positions for.
         """
+        if max_length is not None and max_length < 1:
+            raise DataError(f"max_length={max_length}: a text needs at least 1 token.")
         if self._positions is not None and max_length is not None and max_length > self._positions:
             raise DataError(_too_long(max_length, self._positions))
         check_strings(texts, first=first)
@@ -83,7 +87,7 @@ class Reader:
         return tokenize(
             self.tokenizer,
             render(texts, prompt, self.chat),
-            max_length=max_length or self.settings.max_length,
+            max_length=self.settings.max_length if max_length is None else max_length,
             include_special_tokens=self.settings.include_special_tokens,
             include_prompt=self.settings.include_prompt,
             control=self._control,
@@ -127,8 +131,12 @@ class Reader:
         self, tokenized: Sequence[TokenizedText], max_tokens: int, device: torch.device, *, padded: bool
     ) -> Iterator[tuple[list[int], Batch]]:
         """Batches of at most `max_tokens` on a device, with the numbers of their rows; longest texts first."""
-        for rows in token_budget([len(text) for text in tokenized], max_tokens, padded=padded):
+        for rows in self.groups([len(text) for text in tokenized], max_tokens, padded=padded):
             yield rows, self.collate([tokenized[row] for row in rows], device, padded=padded)
+
+    def groups(self, lengths: Sequence[int], max_tokens: int, *, padded: bool) -> Iterator[list[int]]:
+        """Numbers of rows that may share a batch; see `token_budget`."""
+        return token_budget(lengths, max_tokens, padded=padded, short=self._short)
 
     def collate(self, texts: Sequence[TokenizedText], device: torch.device, *, padded: bool) -> Batch:
         """Tokenized texts as one batch on a device, padded or one after the other."""

@@ -161,4 +161,7 @@ class TrainedStage(StageSettings, OptimSettings):
     def _warmup_fits(self) -> "TrainedStage":
         if self.warmup_steps > self.steps:
             raise ValueError(f"warmup_steps={self.warmup_steps} is more than steps={self.steps}")
+        last = self.schedule_steps
+        if last is not None and last <= self.warmup_steps and self.schedule != "constant":
+            raise ValueError(f"schedule_steps={last} must be more than warmup_steps={self.warmup_steps}")
         return self

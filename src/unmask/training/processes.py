@@ -59,7 +59,7 @@ def make_accelerator(precision: str, folder: Path) -> Any:
     """
     from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
     from accelerate.state import AcceleratorState
-    from accelerate.utils import ProjectConfiguration
+    from accelerate.utils import GradientAccumulationPlugin, ProjectConfiguration
 
     # accelerate keeps the precision of a process's first run for good; a run of its own starts from its own.
     AcceleratorState._reset_state()
@@ -67,6 +67,8 @@ def make_accelerator(precision: str, folder: Path) -> Any:
         cpu=default_device().type == "cpu",  # or several processes would not find each other there
         mixed_precision="bf16" if precision == "bf16" else "no",
         log_with="tensorboard",
+        # Said outright, because a number left in the environment would divide every gradient.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder)),
         # Buffers are constants here; sending them round between two passes would break the first one's graph.
         kwargs_handlers=[

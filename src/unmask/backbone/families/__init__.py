@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
+from unmask.backbone.families.alibi import LinearBias
 from unmask.errors import ConversionError
 
 
@@ -48,6 +49,7 @@ class Family:
 
 
 FAMILIES: dict[str, Family] = {
+    "bloom": Family(switches=(LinearBias(),)),
     "cpmant": Family(refused="It puts prompt tokens of its own before every text."),
     "deepseek_v4": Family(
         refused="It attends to compressed blocks of the past, which shift with padding and know no future."

@@ -102,6 +102,11 @@ def _turn(model: nn.Module, recurrent: Recurrent, window: Window, backends: Sequ
     Raises:
         ConversionError: it cannot be done; the model may be half turned.
     """
+    if getattr(text_config(model), "alibi", False):
+        raise ConversionError(
+            f"{family(model)} with alibi: true cannot be converted: its class adds a bias that grows with the place of "
+            "the key, so that without a causal mask every token looks at the end of the text."
+        )
     left = _set(model, recurrent, window)
     if left and recurrent == "refuse":
         raise ConversionError(
@@ -246,6 +251,7 @@ def compatibility_gaps(model: nn.Module) -> list[str]:
             lift_windows(twin)
             twin = tiny_model(text_config(twin))
         report = verify(twin, backends=[backend_in_use(twin)])
+        alike = reads_alike(twin)
     except MODEL_ERRORS as error:
         return [*gaps, f"Not checked how other runtimes read this {family(model)}: {first_line(error)}."]
     mixed = layers_with(model, installed_mixers(model))
@@ -255,9 +261,23 @@ def compatibility_gaps(model: nn.Module) -> list[str]:
             f"Plain transformers does not obey `is_causal: false` for {family(model)}: layer {blind[0].layer} "
             f"{blind[0].reason()}. Other runtimes will give other vectors; load this folder with unmask.TextEncoder."
         )
+    elif not alike:
+        gaps.append(
+            f"Plain transformers computes other states of {family(model)} than unmask, which counts distances to both "
+            "sides; load this folder with unmask.TextEncoder."
+        )
     elif any(map(report.depends_on_padding, report.backends)):
         gaps.append(
             f"In plain transformers padding moves the states of a text in {family(model)}; encode one text at a time "
             "there."
         )
     return gaps
+
+
+def reads_alike(plain: nn.Module) -> bool:
+    """Whether our switches change no state of a model that its config alone makes bidirectional."""
+    ids = torch.arange(LONG)[None] + 20
+    with torch.no_grad():
+        before = token_states(plain, ids)
+        set_attention_mode(plain, "bidirectional")
+        return bool(torch.allclose(before, token_states(plain, ids), atol=1e-5))

@@ -20,7 +20,7 @@ from unmask.encoder import Floats, TextEncoder
 from unmask.errors import DataError, RecipeError
 from unmask.objectives.contrastive import Contrastive
 from unmask.objectives.losses import NO_DOCUMENT, TEACHER, ContrastiveBatch, Distillation, Loss, Matryoshka, Part, Sum
-from unmask.text.batching import deal, token_budget
+from unmask.text.batching import deal
 from unmask.text.spans import TokenizedText
 from unmask.training.building import Data, StageContext, encoder_around, load_for_training, make_trainable
 from unmask.training.config import ContrastiveSettings, SimcseSettings, SupervisedSettings, TeacherSettings
@@ -130,8 +130,8 @@ def make_batch(
     budget = settings.micro_batch_tokens
     if processes > 1:  # one process's share, even where a whole step would fit: all of them are to have work
         budget = min(budget, -(-len(lengths) // processes) * max(lengths))
-    groups = [[read[i] for i in group] for group in token_budget(lengths, budget, padded=not encoder.padding_free)]
-    own = deal(groups, processes)[index]
+    groups = encoder.reader.groups(lengths, budget, padded=not encoder.padding_free)
+    own = deal([[read[i] for i in group] for group in groups], processes)[index]
     device = context.accelerator.device
     parts = [
         Part(number, encoder.collate([rows.tokenized[i] for i in chosen], device), torch.tensor(chosen, device=device))

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from unmask.backbone.devices import saved_dtype, weights_in
+from unmask.backbone.devices import cast_weights, saved_dtype
 from unmask.backbone.quantized import four_bit
 from unmask.backbone.truth.opening import attention_of
 from unmask.encoder.folder import POOLING_WEIGHTS
@@ -118,10 +118,10 @@ def _finish(settings: TrainedStage, context: StageContext, folder: Path) -> None
 def _save(model: Any, context: StageContext, folder: Path, trained: Path | None = None) -> None:
     """The encoder folder; a learned pooling is that of a checkpoint, or of the stage before."""
     origin = context.origin
-    with weights_in(model, saved_dtype(origin.base, origin.dtype)):
-        encoder = encoder_around(model, origin, context.encoder, trained)
-        encoder.lineage = dict(context.lineage)
-        encoder.save(folder)
+    cast_weights(model, saved_dtype(origin.base, origin.dtype))
+    encoder = encoder_around(model, origin, context.encoder, trained)
+    encoder.lineage = dict(context.lineage)
+    encoder.save(folder)
 
 
 def check_stage(stage: StageSettings, data: Data, tokenizer: Any, width: int, twin: Any | None) -> None:
@@ -142,7 +142,7 @@ def check_stage(stage: StageSettings, data: Data, tokenizer: Any, width: int, tw
         return
     if stage.tuning == "qlora":
         four_bit(torch.device("cpu"))
-    if twin is not None and stage.has_adapter and stage.lora.targets != "all-linear":
+    if twin is not None and stage.has_adapter:
         make_trainable(copy.deepcopy(twin), stage, None)
     if isinstance(stage, MntpSettings):
         check_mntp(stage, data, tokenizer, twin)
