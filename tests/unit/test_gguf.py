@@ -15,7 +15,7 @@ from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from unmask import ArtifactError, TextEncoder
-from unmask.backbone.gguf import is_gguf, unpacked
+from unmask.backbone.gguf import Header, _unread, is_gguf, unpacked
 from unmask.backbone.loading import load_model
 from unmask.backbone.locate import load_tokenizer, resolve_model
 from unmask.backbone.pieces import SAMPLES
@@ -333,6 +333,27 @@ def test_the_lineage_and_the_inputs_of_a_run_name_the_file(tmp_path, small):
     inputs = RunInputs(recipe, tmp_path / "run", fresh=True)
     assert list(inputs.training[MODEL]) == [str(path)]
     assert inputs.training[MODEL][str(path)]["bytes"] == path.stat().st_size
+
+
+@pytest.mark.parametrize(("number", "pooling"), [(0, "mean"), (2, "first"), (3, "last")])
+def test_the_pooling_that_a_file_asks_for_is_taken(small, number, pooling):
+    path, _ = small(more={"llama.pooling_type": number})
+    assert TextEncoder.load(path).settings.pooling == pooling
+
+
+@pytest.mark.parametrize(
+    ("says", "unread"),
+    [
+        ({"attention.causal": True, "rope.scaling.type": "none"}, []),
+        ({"attention.causal": False}, ["lfm2.attention.causal"]),
+        ({"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0}, ["lfm2.rope.scaling.type"]),
+    ],
+)
+def test_what_a_reader_of_the_very_architecture_leaves_out_is_seen(says, unread):
+    values = {"general.architecture": "lfm2", **{f"lfm2.{key}": value for key, value in says.items()}}
+    header = Header(values, frozenset(), {}, None)
+    assert header.is_read_whole
+    assert _unread(header, transformers.Lfm2Config()) == unread
 
 
 def test_convert_takes_a_file(tmp_path, small, capsys):

@@ -25,12 +25,12 @@ from safetensors import SafetensorError
 from unmask.backbone.gguf_tokenizer import check_tokenizer, read_tokenizer
 from unmask.backbone.structure import MODEL_ERRORS, first_line
 from unmask.errors import ArtifactError, MissingExtraError
-from unmask.files import file_digest, new_folder
+from unmask.files import file_digest, new_folder, write_json
 
 logger = logging.getLogger(__name__)
 
 _MAGIC = b"GGUF"
-_VERSION = 1  # raised when files are unpacked otherwise, so that no folder of an older version is taken
+_VERSION = 2  # raised when files are unpacked otherwise, so that no folder of an older version is taken
 _FILE = "model.gguf"
 _PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 # What a file says of its model that transformers does not read, and that no state depends on or shapes of weights show.
@@ -40,6 +40,8 @@ _NO_INFLUENCE = (
     *("expert_feed_forward_length", "expert_shared_feed_forward_length", "use_parallel_residual", "tensor_data_layout"),
     *("pooling_type", "rope.scaling.original_context_length", "rope.scaling.finetuned"),
 )
+# llama.cpp's numbers of what sentence-transformers calls so; an embedding model's file says one of them.
+_POOLING = {1: "mean", 2: "cls", 3: "lasttoken"}
 _CAPS = ("attn_logit_softcapping", "final_logit_softcapping")  # the same names in configs
 _ROPE = "rope_freqs.weight"
 
@@ -67,7 +69,7 @@ class Header:
 
     @property
     def is_read_whole(self) -> bool:
-        """True if transformers has a reader for this very architecture, which takes all that a file says."""
+        """True if transformers has a reader for this very architecture, which takes most of what a file says."""
         from transformers.integrations.gguf import GGUF_CONFIG_ARCHS
 
         return self.architecture in GGUF_CONFIG_ARCHS
@@ -185,12 +187,15 @@ def _unread(header: Header, config: Any) -> list[str]:
     """The keys about the model that transformers leaves out and that may change its states."""
     from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
 
+    scaled = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+    same: dict[str, Any] = {"attention.causal": getattr(config, "is_causal", True)}
+    same["rope.scaling.type"] = "none" if scaled == "default" else scaled
     if header.is_read_whole:
-        return []
+        named = {f"{header.architecture}.{name}": value for name, value in same.items()}
+        return [key for key, value in named.items() if header.values.get(key, value) != value]
     plain = {name.replace("_", ""): keys for name, keys in GGUF_CONFIG_MAPPING.items()}
     read = plain.get(header.architecture.replace("-", "").replace("_", ""), {})
-    same = {name: getattr(config, name, None) for name in _CAPS}
-    same |= {"rope.scaling.type": "none", "attention.causal": True, "rope.dimension_count": _rotary_width(config)}
+    same |= {name: getattr(config, name, None) for name in _CAPS} | {"rope.dimension_count": _rotary_width(config)}
     same["rope.freq_base"] = (getattr(config, "rope_parameters", None) or {}).get("rope_theta")
     same["attention.layer_norm_epsilon"] = getattr(config, "layer_norm_epsilon", None)
     found = []
@@ -274,3 +279,15 @@ def _unpack(path: Path, scratch: str, header: Header, config: Any, folder: Path)
         raise ArtifactError(f"{kind} with {held:,} weights, of which {type(model).__name__} has a place for {read:,}.")
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    if pooling := _POOLING.get(header.values.get(f"{header.architecture}.pooling_type", 0)):
+        _write_pooling(folder, pooling, int(config.hidden_size))
+
+
+def _write_pooling(folder: Path, pooling: str, width: int) -> None:
+    """Say in sentence-transformers' words how an embedding model's states become a vector."""
+    kind = "sentence_transformers.models"
+    modules = [{"idx": 0, "name": "0", "path": "", "type": f"{kind}.Transformer"}]
+    modules.append({"idx": 1, "name": "1", "path": "1_Pooling", "type": f"{kind}.Pooling"})
+    write_json(folder / "modules.json", modules)
+    (folder / "1_Pooling").mkdir()
+    write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": width, "pooling_mode": pooling})
