@@ -6,7 +6,7 @@ weighted mean, last token: the causal decoder pooled in two other ways (SGPT; Pr
 Echo: every text twice, pooled over the second, which has seen all of the first (arXiv 2402.15449).
 input embeddings: the mean of what the embedding layer says, in no context.
 BM25: words alone, for tasks that rank documents (package bm25s).
-A figure that is in the file already is not computed again; those of another `evaluation.precision` belong in another.
+A figure that is in the file already is not computed again, so figures of another recipe belong in another file.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from unmask import TextEncoder
 from unmask.backbone.devices import precision_here
 from unmask.backbone.structure import body, decoder_layers
 from unmask.data.ranking import Beir, Candidates
+from unmask.encoder.opening import reader_for
 from unmask.evaluation.tasks import Task
 from unmask.evaluation.tasks.retrieval import Run, rank_measures
 from unmask.files import read_json, write_json
@@ -57,9 +58,11 @@ class EchoReader(Reader):
 
 def causal(recipe: Recipe, pooling: str) -> TextEncoder:
     """The untouched decoder, read as the recipe reads."""
-    name, settings = recipe.model.name, recipe.model.encoder_settings()
-    options = {"max_length": settings.max_length, "include_special_tokens": settings.include_special_tokens}
-    return TextEncoder.load(name, attention="causal", pooling=pooling, dtype=dtype(recipe), **options)
+    settings = recipe.model.encoder_settings().changed(pooling=pooling)
+    options = {"pooling": pooling, "chat_template": settings.chat_template, "dtype": dtype(recipe)}
+    encoder = TextEncoder.load(recipe.model.name, attention="causal", **options)
+    encoder.reader = reader_for(encoder.model, encoder.tokenizer, settings, encoder.reader.chat)
+    return encoder
 
 
 def dtype(recipe: Recipe) -> Dtype:

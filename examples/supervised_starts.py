@@ -28,9 +28,11 @@ def run(start: str, seed: int, out: Path, overrides: list[str]) -> dict[str, Any
     """Final figures, and the curve: supervised step -> Spearman."""
     folder = out / f"{start}-{seed}"
     scores = folder / "scores.json"
-    if scores.is_file():
-        return dict(json.loads(scores.read_text()))
     recipe = load_recipe(f"{RECIPE}:{start}", [f"seed={seed}", *overrides])
+    if scores.is_file():
+        if load_recipe(folder / "recipe.yaml") != recipe:
+            raise SystemExit(f"{folder} was made by other settings; choose another --out.")
+        return dict(json.loads(scores.read_text()))
     result = train(recipe, folder, evaluate=lambda _: {}, progress=True)
     encoder = TextEncoder.load(result.encoder, dtype="float32")
     figures = evaluate_rung(encoder, recipe, open_data(recipe).texts)

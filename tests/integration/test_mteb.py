@@ -83,6 +83,18 @@ def test_instructions_of_a_users_own_leave_no_task_out(tasks, tmp_path):
         task_instructions(str(path), tasks[:1])
 
 
+def test_parts_of_a_task_have_its_instruction_unless_they_have_their_own(tmp_path):
+    (whole,) = select_tasks(["CQADupstackRetrieval"])
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({"CQADupstackRetrieval": "Same? ", "CQADupstackTexRetrieval": "TeX: "}))
+    found = task_instructions(str(path), [whole])
+    assert len(found) == 13
+    assert found.pop("CQADupstackTexRetrieval") == "TeX: "
+    assert set(found.values()) == {"Same? "}
+    path.write_text(json.dumps({part.metadata.name: "" for part in whole.tasks}))
+    assert set(task_instructions(str(path), [whole]).values()) <= {"", None}
+
+
 def test_a_score_that_is_not_finite_takes_only_its_own_file(bidirectional, tiny, tokenizer, tasks, tmp_path):
     import torch
 

@@ -75,6 +75,14 @@ def test_what_must_not_go_is_refused(folder, tmp_path, capsys, name, message):
     assert len(text.strip().splitlines()) == 1
 
 
+def test_of_a_run_the_encoder_is_named(tmp_path, capsys):
+    (tmp_path / "run" / "stages").mkdir(parents=True)
+    (tmp_path / "run" / "recipe.yaml").write_text("name: t\n")
+    code, text = said(capsys, tmp_path / "run", "me/encoder", "--dry-run")
+    assert code == 2
+    assert f"is the folder of a run; push {tmp_path / 'run' / 'encoder'}" in text
+
+
 def test_no_encoder_no_name_no_network_no_token(folder, tmp_path, capsys, monkeypatch):
     for arguments, expected in [
         ((tmp_path / "nothing", "me/encoder"), "No folder"),

@@ -102,6 +102,11 @@ def test_saved_outputs_are_read_and_others_refused(tmp_path):
     conll = {"encoder": "mine", "task": "words", "data": "conll2003", "results": words}
     (tmp_path / "words.json").write_text(json.dumps(conll))
     assert set(read_run(tmp_path / "words.json")[0].values) <= set(read_published("table4")[0].values)
+    (tmp_path / "words.json").write_text(json.dumps(conll | {"data": "conll2003/valid.txt"}))
+    assert set(read_run(tmp_path / "words.json")[0].values) == {"ner on conll2003/valid.txt"}
+    words[0]["probe"] = "paper"
+    (tmp_path / "words.json").write_text(json.dumps(conll))
+    assert read_run(tmp_path / "words.json")[0].label == "mine (layer 6, same, the paper's probe)"
     (tmp_path / "other.json").write_text("[]")
     for path, message in [(tmp_path / "other.json", "is not what this version writes"), (tmp_path, "holds no results")]:
         with pytest.raises(DataError, match=message):

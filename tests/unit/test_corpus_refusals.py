@@ -16,6 +16,7 @@ import pytest
 from tests.corpus_files import TEXTS, content, shards, table, write
 
 from unmask import CorpusOptions, DataError
+from unmask.cli.main import build_parser
 from unmask.corpus.encode import carry_out
 from unmask.corpus.plan import make_plan
 from unmask.corpus.ray_engine import RayEngine, cpus_each
@@ -48,6 +49,23 @@ def test_bad_input_is_told_before_anything_is_written(encode, tmp_path):
         with pytest.raises(DataError, match=message):
             encode(good, path)
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("name", ["-", "v.csv", "v.jsonl"])
+def test_an_output_that_would_be_no_folder_is_refused(encode, tmp_path, name):
+    with pytest.raises(DataError, match=r"vectors are written as \.parquet, \.npy or a folder of shards"):
+        encode(write(tmp_path, "a.txt", "one\n"), out=name)
+    assert not (tmp_path / name).exists()
+
+
+def test_columns_between_semicolons_are_called_that(encode, tmp_path):
+    with pytest.raises(DataError, match="Columns of csv are parted by commas"):
+        encode(write(tmp_path, "a.csv", "id;text\n1;one, two\n"))
+
+
+@pytest.mark.parametrize("arguments", [["pocket", "-.csv", "--out", "v"], ["--out", "v", "pocket", "-.jsonl.gz", "x"]])
+def test_the_kind_of_standard_input_is_no_option(arguments):
+    assert build_parser().parse_args(["encode", *arguments]).inputs[0].startswith("-.")
 
 
 def test_broken_rows_go_to_a_file_of_rejects(encode, tmp_path):

@@ -45,7 +45,7 @@ def test_texts_of_every_format_are_read_alike(tmp_path):
         ("a.jsonl", '["a"]\n', "a.jsonl:1: expected a JSON object"),
         ("a.jsonl", '{"text": 3}\n', "a.jsonl:1: 'text' is a int"),
         ("a.jsonl", '{"body": "x"}\n', "no 'text' here; found 'body'"),
-        ("a.csv", "text,id\none\n", "a.csv:2: 1 columns, the header has 2 columns"),
+        ("a.csv", "text,id\none\n", "a.csv:2: 1 columns, the header has 2"),
         ("a.parquet", b"not parquet", "not a readable Parquet"),
         ("a.txt", "\n \n", "no text found"),
     ],

@@ -229,6 +229,8 @@ def test_converting_a_trained_encoder_keeps_what_it_was_trained_to_be(tmp_path):
     convert_and_save(str(tmp_path / "trained"), tmp_path / "bi")
     converted = TextEncoder.load(tmp_path / "bi")
     assert converted.went_through_mntp
+    converted.lineage = {"base": "trained", "base_stages": converted.lineage["stages"], "stages": []}
+    assert converted.went_through_mntp
     assert converted.settings == settings
     convert_and_save(
         str(tmp_path / "trained"), tmp_path / "mean", pooling="mean", include_special_tokens=True, normalize=False

@@ -1,6 +1,7 @@
 """The LoRA branch of our own against peft's, whose layers it stands in for."""
 
 import peft
+import pytest
 import torch
 from peft.tuners.lora.layer import Linear
 
@@ -8,6 +9,7 @@ from unmask.backbone.fast.lora_branch import add_branch
 from unmask.backbone.fast.random_masks import random_mask
 from unmask.backbone.forward import token_states
 from unmask.backbone.lora import add_lora
+from unmask.errors import RecipeError
 
 IDS = torch.arange(40, 56)[None]
 
@@ -35,6 +37,11 @@ def pair(tiny, dtype, own):
         peft.get_peft_model(model, peft.LoraConfig(r=4, lora_alpha=8, target_modules="all-linear"))
     assert any(type(m) is Linear for m in model.modules()) == (not own)
     return trained(model)
+
+
+def test_experts_take_no_dropout_and_the_message_says_so(tiny):
+    with pytest.raises(RecipeError, match=r"lora_dropout(.|\n)*lora: {dropout: 0} takes it away"):
+        add_lora(tiny("mixtral", head=False), rank=4, alpha=8, dropout=0.1)
 
 
 def test_without_dropout_loss_and_gradients_are_those_of_peft(tiny):

@@ -71,6 +71,8 @@ def test_all_mistakes_are_reported_at_once_with_the_nearest_name():
         ({"stages__0__data": "doc"}, "stages.0.data: no data source 'doc'; did you mean 'docs'"),
         ({"stages__0__objective": "mlm"}, "mlm"),
         ({"stages__0__warmup_steps": 20}, "warmup_steps=20 is more than steps=10"),
+        ({"stages__0__warmup_steps": 4, "stages__0__schedule_steps": 4}, "schedule_steps=4 must be more than warmup"),
+        ({"data": {2024: {"files": ["docs.txt"]}}}, "no data source 'docs'; known: 2024"),
         ({"stages__0__mask_rate": 1.5}, "mask_rate"),
         ({"stages__0__batch_tokens": 100}, "less than one block_size"),
         (

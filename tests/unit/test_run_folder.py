@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from unmask import TextEncoder
 from unmask.errors import ArtifactError, DataError, RecipeError, TrainingError
 from unmask.files import locked, new_folder, read_json, remove_folder
 from unmask.runs.claim import claimed
@@ -83,7 +84,7 @@ def test_figures_stay_when_a_stage_has_to_stop_and_the_recipe_may_be_corrected(r
         train(changed(recipe, lr=1e-4), tmp_path / "run")
     assert "Nothing was trained yet, so the run begins with the recipe as it is now." in caplog.text
     assert opened == ["Bi+MNTP"]  # the other two are known
-    with pytest.raises(RecipeError, match="holds a run of another recipe"):
+    with pytest.raises(RecipeError, match=r"holds a run of another recipe(.|\n)*stages\.0\."):
         train(changed(recipe, lr=1e-5), tmp_path / "run")
 
 
@@ -122,6 +123,26 @@ def test_the_mask_token_of_the_evaluation_is_looked_at_first(recipe, tmp_path):
     recipe["evaluation"]["masked"]["mask_token"] = "no such token"
     with pytest.raises(RecipeError, match="it must be one known token"):
         train(load_recipe(recipe), tmp_path / "run")
+
+
+def test_the_masked_figures_of_other_texts_of_a_file_are_others(recipe, tmp_path):
+    (tmp_path / "run").mkdir()
+    seen = set()
+    for limit in (4, 6):
+        recipe["data"]["docs"]["limit"] = limit
+        inputs = RunInputs(load_recipe(recipe), tmp_path / "run", fresh=True)
+        seen.add(inputs.digests(recipe["model"]["name"])["masked"])
+    assert len(seen) == 2
+
+
+def test_a_stage_that_starts_from_a_trained_encoder_knows_what_it_went_through(recipe, tmp_path):
+    first = train(load_recipe(recipe), tmp_path / "first")
+    recipe["model"]["name"], recipe["evaluation"] = str(first.encoder), {}
+    recipe["stages"] = [{"objective": "simcse", "data": "docs", "steps": 1, "batch_size": 2, "max_length": 16}]
+    second = TextEncoder.load(train(load_recipe(recipe), tmp_path / "second").encoder)
+    assert [stage["name"] for stage in second.lineage["base_stages"]] == ["mntp"]
+    assert [stage["name"] for stage in second.lineage["stages"]] == ["simcse"]
+    assert second.went_through_mntp
 
 
 class OneProcess:

@@ -65,6 +65,8 @@ def _analyse_models(arguments: argparse.Namespace) -> None:
     text = _text(Path(arguments.text)) if arguments.text else TEXT
     pairs = _pairs(arguments.pairs) or [(triple.query, triple.positive) for triple in triples]
     running = read_paragraphs(Path(arguments.context)) if arguments.context else []
+    if arguments.context and not running:
+        raise DataError(f"{arguments.context} has no line of more than 200 characters; --context needs paragraphs.")
     quiet_transformers()
     target = Path(arguments.target)
     of_a_run = (target / "recipe.yaml").is_file()

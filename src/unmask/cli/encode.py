@@ -28,6 +28,8 @@ EXAMPLE = "encode pocket-bi articles/ --field text --id-field id --keep title --
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
+    # argparse lets arguments that look like negative numbers be what they are; `-.csv` is one of ours.
+    parser._negative_number_matcher = re.compile(r"-\d+$|-\d*\.\d+$|-\.[a-z]")
     parser.add_argument("encoder", metavar="ENCODER", help=MODEL_HELP)
     parser.add_argument(
         "inputs",

@@ -57,7 +57,8 @@ class Encoded:
         pace = ", all of them before" if self.texts else ""
         if self.new:
             rate = f"{self.new / self.seconds:,.0f} rows/s, {self.new_tokens / self.seconds:,.0f} tokens/s"
-            pace = f", {self.new:,} of them now at {rate}"
+            now = "" if self.new == self.texts else f"{self.new:,} texts now, "
+            pace = f", {now}{rate}"
         said = [f"{self.texts:,} vectors written to {self.out}: {self.tokens:,} tokens{pace}"]
         if self.cut:
             said.append(f"{self.cut:,} texts were longer than the model reads and were cut")
@@ -145,6 +146,8 @@ def _manifest(plan: Plan, encoder: TextEncoder, name: str) -> Manifest:
         "eight_bits": encoder.quantized,
     }
     kinds = plan.known.kinds if plan.known is not None else plan.found.kinds if plan.found is not None else {}
+    if Path(name).is_dir():
+        name = str(Path(name).absolute())  # for who reads the vectors from another folder
     return Manifest(name, encoder.fingerprint(), settings, options.dimensions or encoder.dimension, kinds)
 
 

@@ -19,6 +19,7 @@ from unmask.errors import DataError
 
 SHARD_ROWS = 32768
 _FILES = (".parquet", ".npy")  # names that end so are of one file
+_NOT_WRITTEN = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".txt", ".npz", ".safetensors", ".gz", ".zst")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +89,10 @@ class Output:
             DataError: it cannot be written there, or options do not fit.
         """
         single = path.suffix in _FILES and not path.is_dir() and options.shard_rows is None
+        if not path.exists() and (path.name == "-" or path.suffix in _NOT_WRITTEN):
+            raise DataError(
+                f"{path}: vectors are written as .parquet, .npy or a folder of shards; give --out such a name."
+            )
         if not path.parent.is_dir():
             raise DataError(f"{path.parent} is not a folder, so {path.name} cannot be written there.")
         if not os.access(path if path.is_dir() else path.parent, os.W_OK):

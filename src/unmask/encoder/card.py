@@ -147,6 +147,7 @@ def _origin(lineage: Mapping[str, Any]) -> str:
     lines = [
         f"- base: {base}{f' at {revision}' if revision else ''}, whose licence and that of the data hold here, too"
     ]
+    lines += [f"  {_stage(number, stage)}" for number, stage in enumerate(lineage.get("base_stages") or [], 1)]
     stages = lineage.get("stages") or []
     lines += [_stage(number, stage) for number, stage in enumerate(stages, 1)]
     if not stages:

@@ -39,6 +39,12 @@ def read_lineage(folder: Path) -> dict[str, Any]:
     return {}
 
 
+def objectives(lineage: Mapping[str, Any]) -> set[str]:
+    """What an encoder was trained by, in the run that made it and in those before."""
+    stages = [stage for key in ("base_stages", "stages") for stage in lineage.get(key) or []]
+    return {str(stage.get("settings", {}).get("objective")) for stage in stages}
+
+
 def read_fingerprint(folder: Path) -> str | None:
     """The fingerprint that an encoder had when it was saved; None where none was written. Weights may have changed."""
     saved = read_json(folder / "unmask.json", missing={}).get("fingerprint")

@@ -19,6 +19,7 @@ from unmask.encoder.fingerprint import Fingerprint
 from unmask.encoder.folder import POOLING_WEIGHTS, write_encoder
 from unmask.encoder.opening import open_model, reader_for
 from unmask.encoder.runner import EncoderModule, Runner
+from unmask.encoder.saved import objectives
 from unmask.encoder.stream import (
     EncodeOptions,
     Floats,
@@ -41,9 +42,7 @@ from unmask.text.spans import TokenizedText
 
 
 class TextEncoder:
-    """A decoder (or encoder) model, its tokenizer and the settings that turn text into vectors.
-
-    Several threads may call the methods that encode on one encoder; do not change it meanwhile.
+    """A decoder (or encoder) model, its tokenizer and the settings that turn text into vectors; threads may share it.
 
     Args:
         model: the transformers model without head; put in evaluation mode when it encodes.
@@ -172,7 +171,7 @@ class TextEncoder:
     @property
     def went_through_mntp(self) -> bool:
         """True if the lineage names a stage of masked next-token prediction, so that states predict the next token."""
-        return any(stage.get("settings", {}).get("objective") == "mntp" for stage in self.lineage.get("stages") or [])
+        return "mntp" in objectives(self.lineage)
 
     @property
     def padding_side(self) -> PaddingSide:

@@ -163,36 +163,43 @@ def _ladder(rungs: Sequence[Mapping[str, Any]], recipe: Path, source: str) -> It
     """A row a rung and measure; the recipe tells what each figure is."""
     measures = _measures(recipe)
     for rung in rungs:
-        by_measure: dict[str, dict[str, float]] = {}
+        rows: dict[tuple[str, str], dict[str, float]] = {}
         for key, value in rung.items():
             if key != "name":
-                measure, task = measures.get(key, (_OTHER, key))
-                by_measure.setdefault(measure, {})[task] = float(value)
-        for measure, values in by_measure.items():
-            yield Row(str(rung["name"]), measure, values, source)
+                measure, task, place = measures.get(key, (_OTHER, key, ""))
+                rows.setdefault((measure, place), {})[task] = float(value)
+        for (measure, place), values in rows.items():
+            yield Row(f"{rung['name']}{place}", measure, values, source)
 
 
-def _measures(recipe: Path) -> dict[str, tuple[str, str]]:
-    """Name of a figure in a run's results -> what is measured, and the task."""
-    found = {name: (_MASKED, name) for name in ("masked loss", "masked accuracy")}
+def _measures(recipe: Path) -> dict[str, tuple[str, str, str]]:
+    """Name of a figure in a run's results -> what is measured, the task, and where words are read otherwise."""
+    found = {name: (_MASKED, name, "") for name in ("masked loss", "masked accuracy")}
     if not recipe.is_file():
         return found
     evaluation = (yaml.safe_load(recipe.read_text(encoding="utf-8")) or {}).get("evaluation") or {}
     for kind, task in TASKS.items():
         for name, settings in (evaluation.get(kind) or {}).items():
             corpus = _corpus(str(settings.get("test")))
-            found |= {one.figure(name): (one.title, f"{name}{one.variant}{corpus}") for one in task.measures}
+            first = (settings.get("positions") or ["same"])[0]
+            place = "" if first == "same" else f" ({first})"
+            for one in task.measures:
+                shown = "" if one.variant else place  # a variant says its own place
+                found[one.figure(name)] = (one.title, f"{name}{one.variant}{corpus}", shown)
     return found
 
 
 def _corpus(source: str) -> str:
     """What is added to a task's name where its data is the paper's, so that it shares the paper's column."""
-    return _CONLL if "conll2003" in source.lower() else ""
+    named = source.lower()
+    other = re.search(r"valid|dev|train|testa", named.rpartition("conll2003")[2])
+    return _CONLL if "conll2003" in named and not other else ""
 
 
 def _mteb(summary: Any, source: str) -> Iterator[Row]:
     """Single tasks; and for the paper's 56 or its 15 the means that its tables give."""
-    label = str(summary["settings"]["encoder"])
+    plain = " without instructions" * (summary["settings"].get("instructions") == "none")
+    label = f"{summary['settings']['encoder']}{plain}"
     values = {score["task"]: float(score["score"]) for score in summary["scores"]}
     average = summary.get("average")
     published = {one["id"]: one for one in _published()["tables"]}
@@ -220,7 +227,8 @@ def _saved(found: Mapping[str, Any], source: str) -> Iterator[Row]:
 
 def _label(found: Mapping[str, Any], row: Mapping[str, Any]) -> str:
     """The encoder, and where in it the words of a probe were read."""
-    place = f" (layer {row['layer']}, {row['position']})" if "layer" in row else ""
+    probe = ", the paper's probe" if row.get("probe") == "paper" else ""
+    place = f" (layer {row['layer']}, {row['position']}{probe})" if "layer" in row else ""
     return f"{found['encoder']}{place}"
 
 

@@ -250,6 +250,8 @@ def _run(bridge: MtebEncoder, task: Any, cache: Any) -> float:
         if getattr(task, "data_loaded", False):
             task.unload_data()
     result = found.task_results[0]
+    if result.scores:  # the file may hold subsets and splits of another benchmark, too
+        result = result.validate_and_filter_scores(task)
     score = result.get_score() if result.scores else None
     if score is None or not np.isfinite(score):
         # mteb takes such a file for a finished task; without it the next call runs the task again

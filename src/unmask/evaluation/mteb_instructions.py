@@ -26,9 +26,17 @@ def task_instructions(wanted: Instructions, tasks: Sequence[Any]) -> dict[str, s
     texts = load_instructions(wanted)
     if wanted == "none":
         return {}
-    parts = [part.metadata for task in tasks for part in (task, *getattr(task, "tasks", []))]
-    found = {part.name: _instruction(part, texts, own=wanted == "paper") for part in parts}
-    missing = [task.metadata.name for task in tasks if found[task.metadata.name] is None]
+    found: dict[str, str | None] = {}
+    missing = []
+    for task in tasks:
+        own = wanted == "paper"
+        whole, parts = _instruction(task.metadata, texts, own=own), getattr(task, "tasks", [])
+        found[task.metadata.name] = whole
+        for part in parts:
+            text = _instruction(part.metadata, texts, own=own)
+            found[part.metadata.name] = whole if text is None else text
+        if any(found[one.metadata.name] is None for one in parts or (task,)):  # parts are what is read
+            missing.append(task.metadata.name)
     if missing and wanted != "paper":
         raise DataError(f"{wanted} has no instruction for {', '.join(missing)}; an empty text stands for none.")
     return {name: text or "" for name, text in found.items()}

@@ -123,6 +123,8 @@ def _files(folder: Path) -> dict[str, int]:
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     paths = [path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
     refuse_pointers(paths)
+    if (folder / "recipe.yaml").is_file() and (folder / "stages").is_dir():
+        raise ArtifactError(f"{folder} is the folder of a run; push {folder / 'encoder'}, which it ends with.")
     if folder.name.endswith(_UNFINISHED):
         raise ArtifactError(f"{folder} was not finished: it has the name of a folder that is still written.")
     for path in paths:

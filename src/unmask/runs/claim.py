@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from unmask.errors import ArtifactError, RecipeError, UnmaskError
 from unmask.files import locked, write_text
@@ -16,6 +17,7 @@ from unmask.runs.schema import Recipe
 logger = logging.getLogger(__name__)
 
 _RECIPE, _LOCK = "recipe.yaml", ".lock"
+_TOLD = 10  # changed keys that are named
 _OF_TASKS = "What is evaluated was changed; rungs are scored as the recipe asks now."
 _OF_ALL = "Nothing was trained yet, so the run begins with the recipe as it is now."
 _TRAINED = ("stages/*/checkpoints/step-*", "stages/*/encoder", "encoder")
@@ -83,10 +85,26 @@ def _change(folder: Path, recipe: Recipe) -> str | None:
         return _OF_TASKS
     if begun is not None and not has_trained(folder):
         return _OF_ALL
-    raise RecipeError(
-        f"{folder} holds a run of another recipe (compare {folder / _RECIPE}). Choose another --out, or remove the "
-        "folder."
-    )
+    changes = [] if begun is None else _differences(begun, recipe)
+    more = [f"and {len(changes) - _TOLD} more keys"] if len(changes) > _TOLD else []
+    heading = f"{folder} holds a run of another recipe. Choose another --out, or remove the folder."
+    raise RecipeError("\n  ".join([heading, *changes[:_TOLD], *more]))
+
+
+def _differences(begun: Recipe, asked: Recipe) -> list[str]:
+    """The keys that a recipe changes, one a line; those of the evaluation may."""
+    before, now = (_flat(one.model_dump(mode="json", exclude={"evaluation"})) for one in (begun, asked))
+    changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    return [f"{key}: it was {before.get(key)}, and is {now.get(key)}" for key in changed]
+
+
+def _flat(value: Any, place: str = "") -> dict[str, Any]:
+    """Place of a key -> its value, for every key below a recipe's."""
+    if not value or not isinstance(value, dict | list):
+        return {place: value}
+    parts = value.items() if isinstance(value, dict) else enumerate(value)
+    below = [_flat(part, f"{place}.{name}" if place else str(name)) for name, part in parts]
+    return {key: one for found in below for key, one in found.items()}
 
 
 def _leave_nothing(folder: Path) -> None:

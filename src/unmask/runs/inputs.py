@@ -106,7 +106,9 @@ class RunInputs:
         files = _fingerprints(_task_files(self._recipe))
         found: dict[str, dict[str, Any]] = {}
         if evaluation.masked:
-            found["masked"] = {"task": evaluation.masked.model_dump(mode="json"), **self._masked, **shared}
+            source = self._recipe.data[evaluation.masked.data].model_dump(mode="json")
+            asked = evaluation.masked.model_dump(mode="json")
+            found["masked"] = {"task": asked, "source": source, **self._masked, **shared}
         for task, name, settings in evaluation.tasks():
             label = f"{task.name}.{name}"
             asked = settings.model_dump(mode="json") | ({"revision": task.revision} if task.revision else {})

@@ -189,7 +189,7 @@ def _index(entries: list[Any], key: str, path: str) -> int:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """`; did you mean X?`, or what there is."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    if close:
+    names = sorted(map(str, known))  # YAML has keys that are numbers
+    if close := difflib.get_close_matches(name, names, n=1, cutoff=0.5):
         return f"; did you mean {close[0]!r}?"
-    return f"; known: {', '.join(sorted(known))}" if known else ""
+    return f"; known: {', '.join(names)}" if names else ""

@@ -90,7 +90,10 @@ def read_pairs(
         try:
             number = float(value)
         except (TypeError, ValueError):
-            raise DataError(f"{place}: {names[2]} {value!r} is not a number.") from None
+            hint = (
+                "; if this line is a header, name its columns with --columns" if headless and not pairs.scores else ""
+            )
+            raise DataError(f"{place}: {names[2]} {value!r} is not a number{hint}.") from None
         if not np.isfinite(number):
             raise DataError(f"{place}: {names[2]} {value!r} is not finite.")
         if not isinstance(first, str) or not isinstance(second, str):
