@@ -83,6 +83,18 @@ def test_instructions_of_a_users_own_leave_no_task_out(tasks, tmp_path):
         task_instructions(str(path), tasks[:1])
 
 
+def test_subsets_of_another_benchmark_do_not_count(bidirectional, tasks, tmp_path):
+    chosen = [task for task in tasks if task.metadata.name == "STSBenchmark"]
+    (before,) = evaluate_mteb(bidirectional, chosen, tmp_path, name="pocket", instructions="none").scores
+    (path,) = tmp_path.rglob("STSBenchmark.json")
+    found = json.loads(path.read_text())
+    for split in found["scores"].values():
+        split.append({**split[0], "hf_subset": "ar-ar", "main_score": 0.0})
+    path.write_text(json.dumps(found))
+    (after,) = evaluate_mteb(bidirectional, chosen, tmp_path, name="pocket", instructions="none").scores
+    assert after.score == before.score > 0
+
+
 def test_parts_of_a_task_have_its_instruction_unless_they_have_their_own(tmp_path):
     (whole,) = select_tasks(["CQADupstackRetrieval"])
     path = tmp_path / "mine.json"

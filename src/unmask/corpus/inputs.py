@@ -182,7 +182,8 @@ def kept_stdin(given: Sequence[str], beside: Path, part: tuple[int, int] | None 
         part: of it that is written by this process.
 
     Raises:
-        DataError: standard input is asked for twice, or there is no room for it; another process writes the same.
+        DataError: standard input is asked for twice, is empty, or there is no room for it; another process writes the
+            same.
     """
     names = [one for one in given if is_stdin(one)]
     if not names:
@@ -198,6 +199,8 @@ def kept_stdin(given: Sequence[str], beside: Path, part: tuple[int, int] | None 
             file.truncate(0)  # what a killed process has left
             shutil.copyfileobj(sys.stdin.buffer, file)
             file.flush()
+            if not file.tell():
+                raise DataError("Standard input is empty.")
         except OSError as error:
             raise DataError(f"Standard input cannot be kept in {path} ({error.strerror}).") from error
         yield path
