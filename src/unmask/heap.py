@@ -1,4 +1,4 @@
-"""glibc's heap on a CPU. Where another C library allocates, nothing here does anything.
+"""glibc's heap on a CPU, and what oneDNN keeps. Where another C library allocates, nothing is done about the heap.
 
 Two things cost by themselves. Each thread's heap keeps what a training step once took: a third more than the step. And
 what lies free at the end of a heap goes back to the system as soon as it is some dozen megabytes, so that what one
@@ -16,6 +16,7 @@ from functools import cache
 from unmask.backbone.devices import default_device
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # in malloc.h
+_KERNELS = "PRIMITIVE_CACHE_CAPACITY"
 _KEPT_BYTES = 512 << 20  # free at the end of the heap
 _LARGEST_BLOCK = 32 << 20  # that comes from the heap; glibc's own limit grows as far
 # By these a user says how much of what is freed glibc keeps; any of them stops it from finding out by itself.
@@ -31,6 +32,16 @@ def use_one_heap() -> None:
     libc = glibc_of_a_cpu()
     if libc is not None and not _said(("MALLOC_ARENA_MAX",), ("glibc.malloc.arena_max",)):
         libc.mallopt(_ARENA_MAX, 1)
+
+
+def keep_few_kernels() -> None:
+    """Let oneDNN keep fewer of the kernels that it makes for each size of a product, unless the environment says so.
+
+    By itself it keeps a thousand, and training has new sizes for long: SmolLM2's process grew from 7.8 to 11.8 GB in 80
+    steps (docs/log.md). oneDNN asks the environment at its first product, so this comes before any work.
+    """
+    if not any(f"{prefix}_{_KERNELS}" in os.environ for prefix in ("ONEDNN", "DNNL")):
+        os.environ[f"ONEDNN_{_KERNELS}"] = "64"
 
 
 def trim_heap() -> None:

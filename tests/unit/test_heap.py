@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from unmask.backbone.fast.operators import multiplies_bf16_on_cpu
 from unmask.heap import glibc_of_a_cpu
 
 pytestmark = pytest.mark.skipif(glibc_of_a_cpu() is None, reason="another C library, or a GPU")
@@ -79,3 +80,28 @@ def test_what_a_batch_frees_serves_the_next(folder):
 def test_what_the_environment_says_stands(folder, name):
     value = "131072" if name.startswith("MALLOC") else "glibc.malloc.trim_threshold=131072"
     assert faults(folder, **{name: value}) > PAGES / 2
+
+
+KERNELS = """
+import sys, psutil, torch
+from unmask.heap import keep_few_kernels
+if sys.argv[1] == "few":
+    keep_few_kernels()
+weights, rows = torch.randn(512, 512).bfloat16(), torch.randn(600, 512).bfloat16()
+rows[:5] @ weights
+before = psutil.Process().memory_info().rss
+for count in range(6, 600):
+    rows[:count] @ weights
+print(psutil.Process().memory_info().rss - before)
+"""
+
+
+@pytest.mark.skipif(not multiplies_bf16_on_cpu(), reason="no kernels of bfloat16")
+def test_fewer_kernels_of_products_are_kept():
+    def grown(kept):
+        environment = {name: value for name, value in os.environ.items() if "PRIMITIVE_CACHE" not in name}
+        done = subprocess.run([sys.executable, "-c", KERNELS, kept], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return int(done.stdout)
+
+    assert grown("few") < 0.8 * grown("all")

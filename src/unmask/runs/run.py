@@ -25,7 +25,7 @@ from unmask.encoder import TextEncoder
 from unmask.encoder.card import with_scores
 from unmask.encoder.saved import read_lineage, read_scores
 from unmask.files import new_folder, write_json, write_text
-from unmask.heap import use_one_heap
+from unmask.heap import keep_few_kernels, use_one_heap
 from unmask.runs.check import check_before
 from unmask.runs.claim import claimed
 from unmask.runs.evaluate import Score, scorers
@@ -100,6 +100,7 @@ def train(
     started = time.perf_counter()
     check_launcher()
     use_one_heap()
+    keep_few_kernels()
     check_files(recipe)
     data = open_data(recipe)
     check_before(recipe, data)
