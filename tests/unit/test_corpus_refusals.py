@@ -59,7 +59,7 @@ def test_an_output_that_would_be_no_folder_is_refused(encode, tmp_path, name):
 
 
 def test_columns_between_semicolons_are_called_that(encode, tmp_path):
-    with pytest.raises(DataError, match="Columns of csv are parted by commas"):
+    with pytest.raises(DataError, match="Semicolons do not part columns here"):
         encode(write(tmp_path, "a.csv", "id;text\n1;one, two\n"))
 
 

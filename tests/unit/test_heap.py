@@ -104,4 +104,7 @@ def test_fewer_kernels_of_products_are_kept():
         assert done.returncode == 0, done.stderr
         return int(done.stdout)
 
-    assert grown("few") < 0.8 * grown("all")
+    everything = grown("all")
+    if everything < 200e6:
+        pytest.skip("this processor's kernels are small")
+    assert grown("few") < 0.8 * everything

@@ -142,7 +142,10 @@ def test_a_stage_that_starts_from_a_trained_encoder_knows_what_it_went_through(r
     second = TextEncoder.load(train(load_recipe(recipe), tmp_path / "second").encoder)
     assert [stage["name"] for stage in second.lineage["base_stages"]] == ["mntp"]
     assert [stage["name"] for stage in second.lineage["stages"]] == ["simcse"]
-    assert second.went_through_mntp
+    recipe["model"]["name"] = str(tmp_path / "second" / "encoder")
+    third = TextEncoder.load(train(load_recipe(recipe), tmp_path / "third").encoder)
+    assert [stage["name"] for stage in third.lineage["base_stages"]] == ["mntp", "simcse"]
+    assert third.went_through_mntp
 
 
 class OneProcess:

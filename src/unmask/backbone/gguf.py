@@ -280,7 +280,7 @@ def _unpack(path: Path, scratch: str, header: Header, config: Any, folder: Path)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     if pooling := _POOLING.get(header.values.get(f"{header.architecture}.pooling_type", 0)):
-        _write_pooling(folder, pooling, int(config.hidden_size))
+        _write_pooling(folder, pooling, int(config.get_text_config().hidden_size))
 
 
 def _write_pooling(folder: Path, pooling: str, width: int) -> None:

@@ -146,7 +146,7 @@ def _manifest(plan: Plan, encoder: TextEncoder, name: str) -> Manifest:
         "eight_bits": encoder.quantized,
     }
     kinds = plan.known.kinds if plan.known is not None else plan.found.kinds if plan.found is not None else {}
-    if Path(name).is_dir():
+    if name and Path(name).exists():
         name = str(Path(name).absolute())  # for who reads the vectors from another folder
     return Manifest(name, encoder.fingerprint(), settings, options.dimensions or encoder.dimension, kinds)
 

@@ -48,7 +48,7 @@ class Manifest:
     """What an output is made of.
 
     Attributes:
-        encoder: how it was named by the first command.
+        encoder: how it was named by the first command; the whole path of a folder or file.
         fingerprint: of the encoder.
         settings: how rows are read and encoded.
         dimension: numbers of a vector, before they are packed.

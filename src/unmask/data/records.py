@@ -295,7 +295,7 @@ def _csv_rows(path: Path, quoting: Quoting, start: int, broken: Broken) -> Itera
         if line == head:
             continue
         if len(row) != len(header):
-            other = " Columns of csv are parted by commas." if len(header) == 1 and ";" in header[0] else ""
+            other = " Semicolons do not part columns here." if len(header) == 1 and ";" in header[0] else ""
             broken(path, line, f"{len(row)} columns, the header has {len(header)}.{other}")
         else:
             yield line, dict(zip(header, row, strict=True))

@@ -39,10 +39,14 @@ def read_lineage(folder: Path) -> dict[str, Any]:
     return {}
 
 
+def all_stages(lineage: Mapping[str, Any]) -> list[Any]:
+    """What an encoder went through, in the runs before the one that made it and in that."""
+    return [stage for key in ("base_stages", "stages") for stage in lineage.get(key) or []]
+
+
 def objectives(lineage: Mapping[str, Any]) -> set[str]:
-    """What an encoder was trained by, in the run that made it and in those before."""
-    stages = [stage for key in ("base_stages", "stages") for stage in lineage.get(key) or []]
-    return {str(stage.get("settings", {}).get("objective")) for stage in stages}
+    """What an encoder was trained by."""
+    return {str(stage.get("settings", {}).get("objective")) for stage in all_stages(lineage)}
 
 
 def read_fingerprint(folder: Path) -> str | None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from unmask.encoder.runner import EncoderModule, Runner
-from unmask.errors import ArtifactError, MissingExtraError
+from unmask.errors import ArtifactError, DataError, MissingExtraError
 from unmask.text.reader import Reader
 
 try:
@@ -45,8 +45,15 @@ class EncoderInput(InputModule):  # type: ignore[misc]
         return self._reader.tokenizer
 
     def preprocess(self, inputs: Sequence[str], prompt: str | None = None, **_: Any) -> dict[str, torch.Tensor]:
-        """Padded tensors of texts, [texts, tokens]."""
+        """Padded tensors of texts, [texts, tokens].
+
+        Raises:
+            DataError: texts that the model cannot read in one batch.
+        """
         tokenized = self._reader.tokenize(list(inputs), prompt or "", max_length=self.max_seq_length)
+        lengths = [len(text) for text in tokenized]
+        if len(list(self._reader.groups(lengths, len(lengths) * max(lengths, default=0), padded=True))) > 1:
+            raise DataError("This model reads short and long texts by other frequencies; encode them apart.")
         batch = self._reader.pad(tokenized, torch.device("cpu"))
         return {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "pooled": batch.pooled}
 

@@ -192,7 +192,7 @@ def _measures(recipe: Path) -> dict[str, tuple[str, str, str]]:
 def _corpus(source: str) -> str:
     """What is added to a task's name where its data is the paper's, so that it shares the paper's column."""
     named = source.lower()
-    other = re.search(r"valid|dev|train|testa", named.rpartition("conll2003")[2])
+    other = re.search(r"(?<![a-z])(valid|dev|train|testa)", named.rpartition("conll2003")[2])
     return _CONLL if "conll2003" in named and not other else ""
 
 

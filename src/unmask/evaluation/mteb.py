@@ -233,6 +233,12 @@ def _with_earlier(path: Path, result: MtebResult) -> MtebResult:
     return MtebResult(scores, failures, _means(scores), _average(scores, failures), result.settings)
 
 
+def _holds_more(result: Any, task: Any) -> bool:
+    """Whether a results file has splits or subsets that are not asked for, of another benchmark."""
+    held = {one["hf_subset"] for scores in result.scores.values() for one in scores}
+    return not task.is_aggregate and not (set(result.scores) <= set(task.eval_splits) and held <= set(task.hf_subsets))
+
+
 def _run(bridge: MtebEncoder, task: Any, cache: Any) -> float:
     """The main score of one task in percent."""
     try:
@@ -250,7 +256,7 @@ def _run(bridge: MtebEncoder, task: Any, cache: Any) -> float:
         if getattr(task, "data_loaded", False):
             task.unload_data()
     result = found.task_results[0]
-    if result.scores:  # the file may hold subsets and splits of another benchmark, too
+    if _holds_more(result, task):
         result = result.validate_and_filter_scores(task)
     score = result.get_score() if result.scores else None
     if score is None or not np.isfinite(score):

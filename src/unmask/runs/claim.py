@@ -85,7 +85,7 @@ def _change(folder: Path, recipe: Recipe) -> str | None:
         return _OF_TASKS
     if begun is not None and not has_trained(folder):
         return _OF_ALL
-    changes = [] if begun is None else _differences(begun, recipe)
+    changes = [f"compare {folder / _RECIPE}"] if begun is None else _differences(begun, recipe)
     more = [f"and {len(changes) - _TOLD} more keys"] if len(changes) > _TOLD else []
     heading = f"{folder} holds a run of another recipe. Choose another --out, or remove the folder."
     raise RecipeError("\n  ".join([heading, *changes[:_TOLD], *more]))

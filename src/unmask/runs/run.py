@@ -23,7 +23,7 @@ from unmask import __version__
 from unmask.backbone.locate import SCORES, layout_folder, revision
 from unmask.encoder import TextEncoder
 from unmask.encoder.card import with_scores
-from unmask.encoder.saved import read_lineage, read_scores
+from unmask.encoder.saved import all_stages, read_lineage, read_scores
 from unmask.files import new_folder, write_json, write_text
 from unmask.heap import keep_few_kernels, use_one_heap
 from unmask.runs.check import check_before
@@ -241,7 +241,7 @@ def _origin(recipe: Recipe, inputs: RunInputs) -> dict[str, Any]:
         "attention": recipe.model.attention,
         "code": {"unmask": __version__, **{name: version(name) for name in _PACKAGES}},
         "python": sys.version.split()[0],
-        "base_stages": list(read_lineage(layout_folder(recipe.model.name)).get("stages") or []),
+        "base_stages": all_stages(read_lineage(layout_folder(recipe.model.name))),
         "stages": [],
     }
 

@@ -120,7 +120,7 @@ def deal(groups: Sequence[list[int]], processes: int) -> list[list[tuple[int, li
     """Share the groups of one step out among processes, as many to each; every group keeps a number of its own.
 
     Where the number of groups is no multiple of `processes`, the largest are cut in two; where all are single rows, the
-    last are put together. Every process must call this with the same groups.
+    last are put together, whatever their lengths. Every process must call this with the same groups.
 
     Args:
         groups: row numbers, as `token_budget` makes them.

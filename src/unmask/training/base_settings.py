@@ -162,6 +162,6 @@ class TrainedStage(StageSettings, OptimSettings):
         if self.warmup_steps > self.steps:
             raise ValueError(f"warmup_steps={self.warmup_steps} is more than steps={self.steps}")
         last = self.schedule_steps
-        if last is not None and last <= self.warmup_steps and self.schedule != "constant":
+        if last is not None and last <= self.warmup_steps and self.schedule != "constant" and not self.final_lr_share:
             raise ValueError(f"schedule_steps={last} must be more than warmup_steps={self.warmup_steps}")
         return self

@@ -7,6 +7,7 @@ for a constant; without one it makes every token look at the end of the text, wh
 import inspect
 from typing import Any
 
+import torch
 from torch import nn
 
 _BIAS = "alibi"
@@ -43,5 +44,10 @@ def _takes_bias(module: nn.Module) -> bool:
 def _make_symmetric(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     bias = kwargs.get(_BIAS)
     if bias is not None and getattr(module, _SYMMETRIC):  # [texts x heads, 1, keys], slope x position
-        kwargs[_BIAS] = -(bias.transpose(1, 2) - bias).abs()
+        # Positions are counted, because sixteen bits do not hold their products with the slope exactly.
+        ahead = bias > 0
+        positions = ahead.cumsum(-1).float()
+        slope = bias.float().masked_fill(~ahead, torch.inf).amin(-1, keepdim=True)
+        slope = slope.masked_fill(slope.isinf(), 0.0)
+        kwargs[_BIAS] = (-slope * (positions.transpose(1, 2) - positions).abs()).to(bias.dtype)
     return args, kwargs

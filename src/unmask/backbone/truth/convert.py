@@ -17,6 +17,7 @@ from unmask.backbone.families.switches import (
     window_mode,
 )
 from unmask.backbone.forward import token_states
+from unmask.backbone.loading import learned_positions, short_positions
 from unmask.backbone.structure import MODEL_ERRORS, backend_in_use, body, family, first_line, text_config
 from unmask.backbone.truth.probes import LONG, layer_reach, padding_shift
 from unmask.backbone.truth.recurrent import (
@@ -96,17 +97,26 @@ def require_decoder(model: nn.Module) -> None:
         raise ConversionError(f"{name} is an encoder: its attention is bidirectional already; {_ENCODER}")
 
 
-def _turn(model: nn.Module, recurrent: Recurrent, window: Window, backends: Sequence[str] | None) -> VerificationReport:
-    """Set all that is asked for, and prove it.
+def refuse_bias(model: nn.Module) -> None:
+    """Refuse ALiBi where its class has it inside the mask.
 
     Raises:
-        ConversionError: it cannot be done; the model may be half turned.
+        ConversionError: it has.
     """
     if getattr(text_config(model), "alibi", False):
         raise ConversionError(
             f"{family(model)} with alibi: true cannot be converted: its class adds a bias that grows with the place of "
             "the key, so that without a causal mask every token looks at the end of the text."
         )
+
+
+def _turn(model: nn.Module, recurrent: Recurrent, window: Window, backends: Sequence[str] | None) -> VerificationReport:
+    """Set all that is asked for, and prove it.
+
+    Raises:
+        ConversionError: it cannot be done; the model may be half turned.
+    """
+    refuse_bias(model)
     left = _set(model, recurrent, window)
     if left and recurrent == "refuse":
         raise ConversionError(
@@ -254,6 +264,12 @@ def compatibility_gaps(model: nn.Module) -> list[str]:
         alike = reads_alike(twin)
     except MODEL_ERRORS as error:
         return [*gaps, f"Not checked how other runtimes read this {family(model)}: {first_line(error)}."]
+    short = short_positions(model)
+    if short is not None and short < max(getattr(text_config(model), "max_position_embeddings", 0), short):
+        gaps.append(
+            f"In plain transformers a text of more than {short} tokens changes the frequencies of shorter ones in its "
+            "batch (LongRoPE); keep them apart there."
+        )
     mixed = layers_with(model, installed_mixers(model))
     blind = [check for check in report.failures() if check.layer not in mixed]
     if blind:
@@ -276,8 +292,9 @@ def compatibility_gaps(model: nn.Module) -> list[str]:
 
 def reads_alike(plain: nn.Module) -> bool:
     """Whether our switches change no state of a model that its config alone makes bidirectional."""
-    ids = torch.arange(LONG)[None] + 20
+    length = min(LONG, learned_positions(plain) or LONG)
+    ids = (torch.arange(length)[None] + 20) % text_config(plain).vocab_size
     with torch.no_grad():
         before = token_states(plain, ids)
         set_attention_mode(plain, "bidirectional")
-        return bool(torch.allclose(before, token_states(plain, ids), atol=1e-5))
+        return bool(torch.allclose(before, token_states(plain, ids), atol=1e-5, equal_nan=True))

@@ -18,7 +18,7 @@ from unmask.backbone.families.switches import (
 )
 from unmask.backbone.lora import load_lora, merge_lora
 from unmask.backbone.structure import backend_in_use, first_line, text_config
-from unmask.backbone.truth.convert import convert
+from unmask.backbone.truth.convert import convert, refuse_bias
 from unmask.backbone.truth.recurrent import (
     install_reading,
     installed_mixers,
@@ -90,6 +90,7 @@ def apply_attention(model: nn.Module, spec: AttentionSpec, *, verified: bool = F
         convert(model, recurrent=spec.recurrent, window=spec.window, backends=[backend_in_use(model)])
         return
     else:
+        refuse_bias(model)
         try:
             set_attention_mode(model, mode)
         except ConversionError as error:
